@@ -1,0 +1,55 @@
+"""Installation of cprune_tf: compiler-informed pruning of Keras CNNs for one given device."""
+
+import pathlib
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+
+# Lower bounds here, exact versions in constraints.txt. Two pins are hard: this apache-tvm crashes
+# while committing tuning records with any later apache-tvm-ffi.
+_REQUIRES = [
+    "absl-py>=2.1",
+    "ai-edge-litert>=2.1",
+    "apache-tvm==0.27.0.post1",
+    "apache-tvm-ffi==0.1.14.post1",
+    "jinja2>=3.1",
+    "keras>=3.10",
+    "matplotlib>=3.9",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "psutil>=6.0",
+    "rich>=13.9",
+    "tensorflow>=2.19",
+    "xgboost-cpu>=3.0",
+    "ziglang>=0.13",
+]
+
+setuptools.setup(
+    name="cprune_tf",
+    version="0.1.0",
+    description="Prunes Keras CNNs with the compiler in the loop, for one given device",
+    long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["cprune_tf", "cprune_tf.*"]),
+    package_data={"cprune_tf": ["py.typed", "**/*.npz", "**/*.keras", "**/*.j2", "**/LICENSE*"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=_REQUIRES,
+    extras_require={
+        "tfds": ["tensorflow-datasets>=4.9"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.13",
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "ruff>=0.8",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "cprune-prune = cprune_tf.cli.prune:run",
+            "cprune-train = cprune_tf.cli.train:run",
+        ],
+    },
+)
