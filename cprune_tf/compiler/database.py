@@ -1,0 +1,156 @@
+"""The database of measured programs: one per run directory, never measured twice.
+
+A thin layer over MetaSchedule's JSON database that repairs what a killed writer left and speaks in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from tvm.s_tir import meta_schedule as ms
+
+_LOGGER = logging.getLogger(__name__)
+_WORKLOADS = "database_workload.json"
+_RECORDS = "database_tuning_record.json"
+_ALL = 1_000_000
+
+
+class DatabaseError(RuntimeError):
+    """The database cannot be read or written; says which file and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One measured schedule of a workload.
+
+    Attributes:
+        trace: The MetaSchedule trace, with its decisions.
+        latency_ms: Of one call, on the device.
+        record: The database's own record.
+    """
+
+    trace: tvm.s_tir.schedule.Trace
+    latency_ms: float
+    record: ms.database.TuningRecord
+
+
+class ProgramDatabase:
+    """Measured programs by workload, on disk.
+
+    Args:
+        directory: Where the two files lie; made if missing.
+
+    Raises:
+        DatabaseError: If the directory cannot be written or a file is corrupt in its middle.
+    """
+
+    def __init__(self, directory: pathlib.Path | str) -> None:
+        directory = pathlib.Path(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for name in (_WORKLOADS, _RECORDS):
+                _repair_last_line(directory / name)
+            self._database = ms.database.JSONDatabase(work_dir=str(directory))
+        except OSError as error:
+            raise DatabaseError(
+                f"The tuning database in {directory} cannot be opened: {error}. "
+                "Check that the folder is writable and the disk not full."
+            ) from error
+        except tvm.error.TVMError as error:
+            raise DatabaseError(
+                f"The tuning database in {directory} is corrupt: {str(error).splitlines()[-1]}. "
+                "Move the folder away to tune again."
+            ) from error
+        self.directory = directory
+
+    @property
+    def native(self) -> ms.database.Database:
+        """MetaSchedule's own object, for its passes and searches."""
+        return self._database
+
+    def __len__(self) -> int:
+        return len(self._database)
+
+    def programs(self, mod: tvm.IRModule, limit: int = _ALL) -> tuple[Program, ...]:
+        """The valid measured programs of a workload, fastest first.
+
+        Args:
+            mod: The workload, normalised.
+            limit: At most this many.
+        """
+        if not self._database.has_workload(mod):
+            return ()
+        workload = self._database.commit_workload(mod)
+        records = self._database.get_top_k(workload, limit)
+        return tuple(
+            Program(record.trace, _latency_ms(record.run_secs), record) for record in records
+        )
+
+    def best_latency_ms(self, mod: tvm.IRModule) -> float | None:
+        """The fastest measured program's latency, or None where none was measured."""
+        programs = self.programs(mod, 1)
+        return programs[0].latency_ms if programs else None
+
+    def add(
+        self,
+        mod: tvm.IRModule,
+        trace: tvm.s_tir.schedule.Trace,
+        samples_ms: Sequence[float],
+        target: tvm.target.Target,
+        arguments: Sequence[Any],
+    ) -> None:
+        """Writes one measured program to disk.
+
+        Args:
+            mod: The workload, normalised.
+            trace: The program's trace.
+            samples_ms: Measured latencies; their median is what counts.
+            target: What it was built for.
+            arguments: MetaSchedule's ArgInfo of each argument.
+
+        Raises:
+            DatabaseError: If the disk refuses.
+        """
+        median_sec = statistics.median(samples_ms) / 1e3
+        try:
+            workload = self._database.commit_workload(mod)
+            self._database.commit_tuning_record(
+                ms.database.TuningRecord(trace, workload, [median_sec], target, list(arguments))
+            )
+        except tvm.error.TVMError as error:
+            raise DatabaseError(
+                f"A measurement could not be written to {self.directory}: "
+                f"{str(error).splitlines()[-1]}. Check the disk's free space."
+            ) from error
+
+
+def _latency_ms(run_secs: Sequence[Any]) -> float:
+    return statistics.median(float(value) for value in run_secs) * 1e3
+
+
+def _repair_last_line(path: pathlib.Path) -> None:
+    """Cuts a line that a killed writer left unfinished; refuses anything worse."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data:
+        return
+    lines = data.split(b"\n")
+    tail = lines[-1] if lines[-1] else (lines[-2] if len(lines) > 1 else b"")
+    try:
+        json.loads(tail)
+    except ValueError:
+        keep = len(data.rstrip(b"\n")) - len(tail)
+        _LOGGER.warning(
+            "%s ended in an unfinished line of %d bytes; it was cut.", path.name, len(tail)
+        )
+        with path.open("r+b") as stream:
+            stream.truncate(keep)

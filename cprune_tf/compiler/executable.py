@@ -1,0 +1,68 @@
+"""A tuned model as one shared library: weights inside, laid out as the programs want them.
+
+Users need five lines to run it:
+
+    import tvm, numpy as np
+    from tvm import relax
+    vm = relax.VirtualMachine(tvm.runtime.load_module("final.so"), tvm.cpu())
+    image = tvm.runtime.tensor(np.zeros((1, 28, 28, 1), "float32"))
+    print(vm["main"](image).numpy())
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from cprune_tf.compiler.database import ProgramDatabase
+from cprune_tf.compiler.linker import linker_for
+from cprune_tf.compiler.tasks import LoweredModel
+
+
+class UntunedTaskError(RuntimeError):
+    """A model would be built with a default schedule in it, and its latency would mislead."""
+
+
+def build_library(
+    lowered: LoweredModel, database: ProgramDatabase, path: pathlib.Path | str
+) -> None:
+    """Compiles a lowered model with the fastest known programs.
+
+    Args:
+        lowered: The model.
+        database: Holds at least one measured program for every task.
+        path: The library to write, atomically.
+
+    Raises:
+        UntunedTaskError: If a task has no measured program.
+    """
+    untuned = [task.name for task in lowered.tasks if not database.programs(task.mod, 1)]
+    if untuned:
+        raise UntunedTaskError(
+            f"No measured program for {len(untuned)} of {len(lowered.tasks)} tasks: "
+            f"{', '.join(untuned)}. Tune the model first."
+        )
+    path = pathlib.Path(path)
+    params = {
+        name: tvm.runtime.tensor(np.ascontiguousarray(value))
+        for name, value in lowered.params.items()
+    }
+    # Binding before folding lets the weights' layout transforms run here, once, not at inference.
+    passes = [
+        relax.transform.MetaScheduleApplyDatabase(),
+        relax.transform.SplitLayoutRewritePreproc(),
+        relax.transform.BindParams("main", params),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with lowered.target, database.native, tvm.transform.PassContext(opt_level=3):
+        mod = tvm.transform.Sequential(passes)(lowered.mod)
+        built = relax.build(mod, lowered.target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    built.export_library(str(partial), fcompile=linker_for(lowered.target))
+    os.replace(partial, path)

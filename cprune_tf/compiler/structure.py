@@ -1,0 +1,106 @@
+"""Program structure: how a program tiles the filter (output channel) axis.
+
+CPrune (ECCV 2022, section 3.3) reads from the fastest program of a task how many filters can go so
+that the program's structure stays: the product of the filter axis's tile factors without one copy
+of the largest, taken in the compute stage and in its epilogue; the larger of the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+from tvm.tirx.analysis import undefined_vars
+
+from cprune_tf.compiler.database import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramStructure:
+    """The filter axis's tile factors, outermost first.
+
+    Attributes:
+        compute: In the anchor's reduction block; empty where the workload has no reduction.
+        epilogue: In the block that writes the workload's output.
+        filters: The extent of the filter axis.
+    """
+
+    compute: tuple[int, ...]
+    epilogue: tuple[int, ...]
+    filters: int
+
+    @property
+    def step(self) -> int:
+        """The paper's structure step, in filters; at least 1."""
+        return max(_product_without_largest(self.compute), _product_without_largest(self.epilogue))
+
+    def __str__(self) -> str:
+        compute = "x".join(map(str, self.compute)) or "-"
+        return f"{compute} | epilogue {'x'.join(map(str, self.epilogue)) or '-'}"
+
+
+def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
+    """Reads the tile factors of the filter axis from a program.
+
+    Args:
+        program: A measured program.
+        mod: Its workload; channels last.
+
+    Returns:
+        The factors of the loops that the filter axis was split into, in both stages.
+    """
+    schedule = Schedule(mod)
+    program.trace.apply_to_schedule(schedule, remove_postproc=True)
+    blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
+    filters = int(ms.arg_info.ArgInfo.from_prim_func(mod["main"])[-1].shape[-1])
+    reductions = [block for block in blocks if _has_reduction(schedule, block)]
+    anchor = max(reductions, key=lambda b: _iterations(schedule, b), default=None)
+    output = blocks[-1]
+    compute = _channel_factors(schedule, anchor) if anchor is not None else ()
+    return ProgramStructure(compute, _channel_factors(schedule, output), filters)
+
+
+def _product_without_largest(factors: tuple[int, ...]) -> int:
+    return math.prod(factors) // max(factors) if factors else 1
+
+
+def _has_reduction(schedule: Schedule, block: Any) -> bool:
+    iter_vars = schedule.get(block).iter_vars
+    return any(var.iter_type == tvm.tirx.IterVar.CommReduce for var in iter_vars)
+
+
+def _iterations(schedule: Schedule, block: Any) -> int:
+    return math.prod(int(schedule.get(loop).extent) for loop in schedule.get_loops(block))
+
+
+def _channel_factors(schedule: Schedule, block: Any) -> tuple[int, ...]:
+    """Extents of the loops around a block that its last output index is made of, outer to inner."""
+    realize = _realize(schedule, block)
+    iter_vars = realize.block.iter_vars
+    channel = undefined_vars(realize.block.writes[0].region[-1].min)
+    values = [
+        value
+        for iter_var, value in zip(iter_vars, realize.iter_values, strict=True)
+        if any(iter_var.var.same_as(used) for used in channel)
+    ]
+    used = [variable for value in values for variable in undefined_vars(value)]
+    loops = (schedule.get(loop) for loop in schedule.get_loops(block))
+    return tuple(
+        int(loop.extent) for loop in loops if any(loop.loop_var.same_as(var) for var in used)
+    )
+
+
+def _realize(schedule: Schedule, block: Any) -> Any:
+    """The SBlockRealize that binds a block's iterators to the loops around it."""
+    statement = schedule.get(block)
+    loops = schedule.get_loops(block)
+    node = schedule.get(loops[-1]).body if loops else schedule.mod["main"].body.block.body
+    nodes = list(node.seq) if isinstance(node, tvm.tirx.SeqStmt) else [node]
+    for node in nodes:
+        if isinstance(node, tvm.s_tir.SBlockRealize) and node.block.same_as(statement):
+            return node
+    raise ValueError(f"Block {statement.name_hint} is not directly below its innermost loop.")

@@ -1,0 +1,81 @@
+"""The one place that touches what TVM does not document as public.
+
+Pinned to apache-tvm 0.27; an upgrade is checked here first.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import tvm
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule import _ffi_api
+
+_SEARCH_LOGGER = logging.getLogger("cprune_tf.compiler.search")
+
+
+def _log_search(level: int, filename: str, line: int, message: str) -> None:
+    """Receives MetaSchedule's chatter; a round of search is dozens of lines at INFO."""
+    if level >= logging.WARNING:
+        _SEARCH_LOGGER.log(level, "[%s:%d] %s", filename, line, message)
+
+
+class LightTuneContext(ms.TuneContext):
+    """A TuneContext without the stock constructor's import of every target's tensor intrinsics.
+
+    That import (`tvm.s_tir.tensor_intrin`) parses hundreds of CUDA intrinsics and costs 17 to 26
+    seconds of CPU; float32 CPU schedule rules use none of them.
+    """
+
+    def __init__(
+        self,
+        mod: tvm.IRModule,
+        target: tvm.target.Target,
+        strategy: ms.search_strategy.SearchStrategy | None,
+        *,
+        num_threads: int,
+        seed: int,
+    ) -> None:
+        # Rule kinds are named, not "from-target": with VNNI the latter wants int8 intrinsics.
+        generator = ms.space_generator.PostOrderApply(
+            sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"
+        )
+        self.__init_handle_by_constructor__(
+            _ffi_api.TuneContext,
+            mod,
+            target,
+            generator,
+            strategy,
+            "main",
+            num_threads,
+            seed,
+            _log_search,
+        )
+        _ffi_api.TuneContextInitialize(self)
+
+
+def normalize_task_module(function: tvm.tirx.PrimFunc) -> tvm.IRModule:
+    """The form in which MetaSchedule's database looks a fused function up."""
+    return tvm.get_global_func("tvm.s_tir.meta_schedule.normalize_mod")(function)
+
+
+def structural_hash(mod: tvm.IRModule) -> int:
+    """Equal for modules that compute the same thing with the same shapes."""
+    import tvm_ffi
+
+    return int(tvm_ffi.structural_hash(mod))
+
+
+def structural_equal(left: Any, right: Any) -> bool:
+    """Whether two modules are the same up to variable names."""
+    import tvm_ffi
+
+    return bool(tvm_ffi.structural_equal(left, right))
+
+
+def estimate_flops(mod: tvm.IRModule) -> float:
+    """Floating point operations of one call, counted from the loops; a multiply-add is two."""
+    from tvm.s_tir.analysis import estimate_tir_flops
+
+    return float(estimate_tir_flops(mod))
