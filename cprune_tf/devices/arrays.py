@@ -1,0 +1,86 @@
+"""Values to time programs with: deterministic, of ordinary magnitude, never subnormal."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_CACHE_LIMIT_BYTES = 256 << 20
+
+
+def random_array(dtype: str, shape: Sequence[int], seed: int = 0) -> npt.NDArray[Any]:
+    """Random values whose magnitude cannot make arithmetic slow.
+
+    Zeros and subnormal numbers are avoided: some processors compute with them much faster or much
+    slower. Integers of 32 bits and more may be indices, so they are all 0: always in range.
+
+    Args:
+        dtype: A numpy type's name, e.g. "float32", "int8", "bool".
+        shape: Of the result.
+        seed: Equal seeds give equal arrays.
+
+    Returns:
+        Floats with magnitudes in [0.1, 1) and random signs; small positive integers; True.
+
+    Raises:
+        TypeError: Numpy does not know the type.
+    """
+    kind = np.dtype(dtype)
+    generator = np.random.default_rng(seed)
+    if kind.kind == "f":
+        values = generator.random(tuple(shape), dtype=np.float32) * 1.8 - 0.9
+        return np.asarray(values + np.copysign(np.float32(0.1), values), dtype=kind)
+    if kind.kind in "iu" and kind.itemsize < 4:
+        return generator.integers(1, 100, size=tuple(shape)).astype(kind)
+    if kind.kind == "b":
+        return np.ones(tuple(shape), kind)
+    return np.zeros(tuple(shape), kind)
+
+
+class ArgumentBuffers:
+    """Device buffers for kernels' arguments, kept between kernels of the same shapes.
+
+    A kernel overwrites its output and may leave anything there, so each use starts with fresh
+    values; only the drawing of random numbers and the allocation are saved.
+    """
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._cache: collections.OrderedDict[Any, tuple[npt.NDArray[Any], Any]] = (
+            collections.OrderedDict()
+        )
+        self._num_bytes = 0
+
+    def get(self, arguments: Sequence[tuple[str, Sequence[int]]], tensor: Any) -> list[Any]:
+        """Buffers for one kernel, filled.
+
+        Args:
+            arguments: (dtype, shape) of each argument.
+            tensor: Makes a device tensor from a numpy array.
+
+        Returns:
+            One device tensor for each argument; equal arguments get different buffers.
+        """
+        buffers = []
+        for position, (dtype, shape) in enumerate(arguments):
+            key = (position, dtype, tuple(shape))
+            if key not in self._cache:
+                values = random_array(dtype, shape, seed=position)
+                self._cache[key] = (values, tensor(values))
+                self._num_bytes += 2 * values.nbytes
+            else:
+                values, buffer = self._cache[key]
+                buffer.copyfrom(values)
+            self._cache.move_to_end(key)
+            buffers.append(self._cache[key][1])
+        self._shrink(keep=len(buffers))
+        return buffers
+
+    def _shrink(self, keep: int) -> None:
+        while self._num_bytes > _CACHE_LIMIT_BYTES and len(self._cache) > keep:
+            _, (values, _) = self._cache.popitem(last=False)
+            self._num_bytes -= 2 * values.nbytes

@@ -1,0 +1,344 @@
+"""What a device is to the rest of the package: something that runs and times compiled models.
+
+A kind of device says how its process is called (`_call`) and how a file gets there (`_upload`);
+everything else is the same for a child process, a board and a phone.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.runtimes import RUNTIMES
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.config import MeasureConfig
+
+Array = npt.NDArray[Any]
+TensorSpec = tuple[str, tuple[int, ...]]
+
+_KERNEL_TIMEOUT_SEC = 30.0
+_MODEL_TIMEOUT_SEC = 600.0
+_DESCRIBE_TIMEOUT_SEC = 60.0
+_LOAD_TIMEOUT_SEC = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceInfo:
+    """What a device is and has; None for what it does not tell.
+
+    Attributes:
+        kind: "local", later "rpc" and "adb".
+        abi: The machine type, e.g. "x86_64" or "aarch64".
+        cpu_name: As the device names its processor.
+        num_cores: Cores its process may run on.
+        features: Instruction set extensions.
+        memory_bytes: Main memory.
+        max_frequency_mhz: Of the fastest core.
+        governor: Of the frequency of core 0.
+        temperature_celsius: The hottest thermal zone, when asked.
+        os: Name and release.
+        python: Version of the device's Python.
+        runtimes: Version of "tvm" and of "litert" there; None: not installed.
+        emulated: Its latencies mean nothing.
+    """
+
+    kind: str
+    abi: str
+    cpu_name: str
+    num_cores: int
+    features: tuple[str, ...]
+    memory_bytes: int | None
+    max_frequency_mhz: float | None
+    governor: str | None
+    temperature_celsius: float | None
+    os: str
+    python: str
+    runtimes: Mapping[str, str | None]
+    emulated: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The same fields as JSON types."""
+        return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(self))))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DeviceInfo:
+        """The reverse of to_json."""
+        return cls(**{**values, "features": tuple(values["features"])})
+
+    def __str__(self) -> str:
+        memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"
+        emulated = ", emulated" if self.emulated else ""
+        cores = f"{self.num_cores} core{'' if self.num_cores == 1 else 's'}"
+        return f"{self.kind}: {self.cpu_name} ({self.abi}), {cores}{memory}, {self.os}{emulated}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """The distribution of a measured latency.
+
+    Attributes:
+        median_ms: The median: what is compared.
+        q1_ms: Lower quartile.
+        q3_ms: Upper quartile.
+        min_ms: The fastest sample.
+        count: Samples.
+        num_threads: Threads it was measured with.
+    """
+
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    min_ms: float
+    count: int
+    num_threads: int
+
+    @property
+    def iqr_ms(self) -> float:
+        """The interquartile range, in ms."""
+        return self.q3_ms - self.q1_ms
+
+    @classmethod
+    def from_samples(cls, samples_ms: Sequence[float], num_threads: int) -> Latency:
+        """Summarises samples.
+
+        Args:
+            samples_ms: Durations of single runs, in ms.
+            num_threads: Threads they were measured with.
+
+        Returns:
+            Their summary.
+
+        Raises:
+            ValueError: There are no samples, or one is not a positive number.
+        """
+        samples = np.asarray(samples_ms, dtype=np.float64)
+        if samples.size == 0 or not np.all(np.isfinite(samples)) or samples.min() <= 0:
+            raise ValueError(
+                f"A latency needs at least one sample, all of them positive; received "
+                f"{samples.size} samples{': ' + str(samples[:5]) if samples.size else ''}."
+            )
+        q1, median, q3 = (float(q) for q in np.percentile(samples, (25, 50, 75)))
+        return cls(median, q1, q3, float(samples.min()), int(samples.size), num_threads)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same fields as JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Latency:
+        """The reverse of to_json."""
+        return cls(**values)
+
+    def __str__(self) -> str:
+        threads = f"{self.num_threads} thread{'' if self.num_threads == 1 else 's'}"
+        return (
+            f"{self.median_ms:.4g} ms (quartiles {self.q1_ms:.4g} to {self.q3_ms:.4g}, "
+            f"{self.count} samples, {threads})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A compiled model in a file, ready for a device.
+
+    Attributes:
+        name: For messages.
+        runtime: "tvm" (a library exported from a Relax VM executable) or "litert" (`.tflite`).
+        path: The file on this machine.
+        inputs: (dtype, shape) of each input with its batch dimension of 1; empty: the file tells.
+    """
+
+    name: str
+    runtime: str
+    path: str
+    inputs: tuple[TensorSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise ValueError(
+                f"ModelFile {self.name!r} has runtime {self.runtime!r}; expected one of "
+                f"{', '.join(RUNTIMES)}."
+            )
+        object.__setattr__(self, "path", os.fspath(self.path))
+
+
+class Device(abc.ABC):
+    """Runs and times compiled code in a process of its own, here or elsewhere.
+
+    All methods raise DeviceError (or DeviceTimeoutError, DeviceCrashError) with the reason when
+    something fails on the device; the next call works again.
+    """
+
+    _info: DeviceInfo | None = None
+
+    @property
+    @abc.abstractmethod
+    def kind(self) -> str:
+        """The kind of device, e.g. "local"."""
+
+    @abc.abstractmethod
+    def target(self, num_threads: int = 1) -> dict[str, Any]:
+        """What to compile for.
+
+        Args:
+            num_threads: Threads the code will run on; decides whether schedules are parallel.
+
+        Returns:
+            A dict for `tvm.target.Target`.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends the device's process; a later call starts it again."""
+
+    @abc.abstractmethod
+    def _call(self, function: str, timeout_sec: float, **arguments: Any) -> Any:
+        """Calls a function of `on_device` on the device."""
+
+    @abc.abstractmethod
+    def _upload(self, path: str) -> str:
+        """Makes a file of this machine readable there; returns its path there."""
+
+    def info(self) -> DeviceInfo:
+        """What the device is and has (asked once)."""
+        if self._info is None:
+            values = self._call("describe", _DESCRIBE_TIMEOUT_SEC)
+            self._info = DeviceInfo.from_json({"kind": self.kind, **values})
+        return self._info
+
+    def time_kernel(
+        self,
+        library_path: str | os.PathLike[str],
+        function_name: str,
+        arguments: Sequence[tuple[str, Sequence[int]]],
+        *,
+        num_threads: int = 1,
+        number: int = 3,
+        repeat: int = 3,
+        min_repeat_ms: int = 30,
+        timeout_sec: float = _KERNEL_TIMEOUT_SEC,
+    ) -> tuple[float, ...]:
+        """Times one function of a TVM library on random arguments.
+
+        The function runs once untimed, then `repeat` times `number` times in a row.
+
+        Args:
+            library_path: The shared library, on this machine.
+            function_name: The function; its outputs are arguments too.
+            arguments: (dtype, shape) of each argument.
+            num_threads: Threads its parallel loops run on.
+            number: Calls in one sample.
+            repeat: Samples.
+            min_repeat_ms: `number` grows until a sample takes that long.
+            timeout_sec: For all of it.
+
+        Returns:
+            `repeat` samples: the mean duration of one call, in ms.
+        """
+        self._check_threads(num_threads)
+        samples = self._call(
+            "time_kernel",
+            timeout_sec,
+            library_path=self._upload(os.fspath(library_path)),
+            function_name=function_name,
+            arguments=[(str(dtype), tuple(int(n) for n in shape)) for dtype, shape in arguments],
+            num_threads=num_threads,
+            number=number,
+            repeat=repeat,
+            min_repeat_ms=min_repeat_ms,
+        )
+        return tuple(samples)
+
+    def run_model(
+        self,
+        model_file: ModelFile,
+        inputs: Array | Sequence[Array],
+        num_threads: int = 1,
+        *,
+        timeout_sec: float = _MODEL_TIMEOUT_SEC,
+    ) -> list[Array]:
+        """Runs a model of batch size 1 on many samples, one after the other, on the device.
+
+        Args:
+            model_file: The model.
+            inputs: One array for each input of the model (or the one), [num_samples, ...].
+            num_threads: Threads.
+            timeout_sec: For all samples.
+
+        Returns:
+            One array for each output of the model, [num_samples, ...].
+        """
+        self._check_threads(num_threads)
+        path = self._upload(model_file.path)
+        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        if model_file.runtime == "tvm":
+            return typing.cast(
+                list[Array],
+                self._call(
+                    "run_tvm",
+                    timeout_sec,
+                    library_path=path,
+                    inputs=arrays,
+                    num_threads=num_threads,
+                ),
+            )
+        return typing.cast(
+            list[Array],
+            self._call(
+                "run_litert", timeout_sec, path=path, inputs=arrays, num_threads=num_threads
+            ),
+        )
+
+    def time_models(
+        self, models: Sequence[ModelFile], num_threads: int, measure: MeasureConfig
+    ) -> tuple[Latency, ...]:
+        """Times models against each other: interleaved, warmed up, until the medians are stable.
+
+        Args:
+            models: What to compare; of either runtime.
+            num_threads: Threads of each (measure.num_threads is not looked at).
+            measure: Warm-up, number of samples, time and stability.
+
+        Returns:
+            The latency of each.
+        """
+        if not models:
+            return ()
+        self._check_threads(num_threads)
+        # A slow model's warm-up and last sample come on top of the time it is given.
+        generous_sec = 20 * (measure.max_time_sec + measure.warmup_ms / 1000)
+        samples = self._call(
+            "time_models",
+            _LOAD_TIMEOUT_SEC + len(models) * (generous_sec + _LOAD_TIMEOUT_SEC),
+            entries=[(m.runtime, self._upload(m.path), m.inputs) for m in models],
+            num_threads=num_threads,
+            warmup_ms=measure.warmup_ms,
+            min_samples=measure.min_samples,
+            max_time_sec=measure.max_time_sec,
+            stable_fraction=measure.stable_fraction,
+        )
+        return tuple(Latency.from_samples(taken, num_threads) for taken in samples)
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _check_threads(self, num_threads: int) -> None:
+        cores = self.info().num_cores
+        if not 1 <= num_threads <= cores:
+            raise DeviceError(
+                f"{num_threads} threads were asked for; this device ({self.kind}) has {cores} "
+                f"cores, so 1 to {cores} threads can be measured."
+            )

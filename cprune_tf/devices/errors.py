@@ -1,0 +1,15 @@
+"""What can go wrong on a device, told apart so that a caller can go on with the next program."""
+
+from __future__ import annotations
+
+
+class DeviceError(RuntimeError):
+    """Something asked of a device failed there; the message says what and why."""
+
+
+class DeviceTimeoutError(DeviceError):
+    """A call on a device did not end in its time; it was stopped and the device works again."""
+
+
+class DeviceCrashError(DeviceError):
+    """A call on a device ended its process (segmentation fault, abort, out of memory, ...)."""

@@ -1,0 +1,86 @@
+"""The machine this runs on as a device: everything in a child process."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from cprune_tf.devices.base import Device
+from cprune_tf.devices.describe import available_cores, cpu_features
+from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.process import WorkerProcess
+from cprune_tf.devices.runtimes import process_environment
+
+_ON_DEVICE = "cprune_tf.devices.on_device"
+
+# What LLVM may take for granted on a processor it knows by name, though a hypervisor can hide it.
+_VERIFIED_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl")
+# From the widest to what every 64-bit x86 has.
+_X86_LEVELS = {
+    "x86-64-v4": frozenset(("avx512f", "avx512bw", "avx512vl", "avx2", "fma", "f16c", "bmi2")),
+    "x86-64-v3": frozenset(("avx2", "fma", "f16c", "bmi2")),
+    "x86-64-v2": frozenset(("ssse3", "sse4_1", "sse4_2", "popcnt")),
+    "x86-64": frozenset(),
+}
+
+
+class LocalDevice(Device):
+    """This machine's CPU. A crashing or hanging kernel ends the child process, never this one."""
+
+    def __init__(self) -> None:
+        """Prepares the device; its process starts with the first call."""
+        self._worker = WorkerProcess(process_environment(available_cores()))
+
+    @property
+    def kind(self) -> str:
+        """See Device."""
+        return "local"
+
+    def target(self, num_threads: int = 1) -> dict[str, Any]:
+        """See Device; the CPU is the one that TVM's LLVM detects."""
+        self._check_threads(num_threads)
+        return {"kind": "llvm", "mcpu": host_cpu(), "num-cores": num_threads}
+
+    def close(self) -> None:
+        """See Device."""
+        self._worker.close()
+
+    def _call(self, function: str, timeout_sec: float, **arguments: Any) -> Any:
+        return self._worker.call(f"{_ON_DEVICE}:{function}", timeout_sec=timeout_sec, **arguments)
+
+    def _upload(self, path: str) -> str:
+        absolute = os.path.abspath(path)
+        if not os.path.isfile(absolute):
+            raise DeviceError(f"There is no file {absolute} to run or time on the device.")
+        return absolute
+
+
+@functools.cache
+def host_cpu() -> str:
+    """The name TVM's LLVM has for this machine's processor, e.g. "znver4".
+
+    Where the machine hides a vector extension which that name implies (a virtual machine may), it
+    is the widest generic x86 level that the machine has: code for the name would be killed.
+    """
+    import tvm
+
+    name = str(tvm.get_global_func("target.llvm_get_system_cpu")())
+    target = tvm.target.Target({"kind": "llvm", "mcpu": name})
+    implied = set(tvm.get_global_func("target.llvm_get_cpu_features")(target))
+    present = cpu_features()
+    if not present or implied.intersection(_VERIFIED_FEATURES) <= present:
+        return name
+    return generic_x86_cpu(present)
+
+
+def generic_x86_cpu(features: frozenset[str]) -> str:
+    """The widest of LLVM's generic x86 levels that a processor with these features can run.
+
+    Args:
+        features: As in the flags of /proc/cpuinfo.
+
+    Returns:
+        E.g. "x86-64-v3".
+    """
+    return next(level for level, needed in _X86_LEVELS.items() if needed <= features)

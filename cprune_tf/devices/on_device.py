@@ -1,0 +1,157 @@
+"""What a device's process can be asked to do: plain functions of plain arguments.
+
+Every device runs these, wherever its process is: a child here, a server on a board or a phone. So
+this needs numpy, TVM's runtime and LiteRT (or tflite-runtime) only, and imports the last two when
+first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cprune_tf.devices import describe as _describe
+from cprune_tf.devices.arrays import ArgumentBuffers, random_array
+from cprune_tf.devices.interleave import interleave
+from cprune_tf.devices.runtimes import (
+    Array,
+    Model,
+    load_model,
+    load_tvm,
+    set_tvm_threads,
+    wait_until_idle,
+)
+
+TensorSpecs = Sequence[tuple[str, Sequence[int]]]
+
+# Allocating and filling arguments costs as much as timing a small kernel, and the tuner times
+# thousands of kernels with the same arguments in one process.
+_ARGUMENT_BUFFERS = ArgumentBuffers()
+
+
+def time_kernel(
+    library_path: str,
+    function_name: str,
+    arguments: TensorSpecs,
+    num_threads: int,
+    number: int,
+    repeat: int,
+    min_repeat_ms: int,
+) -> list[float]:
+    """Times one function of a TVM library on random arguments.
+
+    The function runs once untimed, then `repeat` times `number` times in a row.
+
+    Args:
+        library_path: The shared library on this device.
+        function_name: The function; its outputs are arguments too.
+        arguments: (dtype, shape) of each argument.
+        num_threads: Threads its parallel loops run on.
+        number: Calls in one sample.
+        repeat: Samples.
+        min_repeat_ms: `number` grows until a sample takes that long.
+
+    Returns:
+        `repeat` samples: the mean duration of one call, in ms.
+    """
+    tvm = load_tvm()
+    set_tvm_threads(num_threads)
+    device = tvm.cpu(0)
+    library = tvm.runtime.load_module(library_path)
+    buffers = _ARGUMENT_BUFFERS.get(arguments, tvm.runtime.tensor)
+    evaluator = library.time_evaluator(
+        function_name, device, number=number, repeat=repeat, min_repeat_ms=min_repeat_ms
+    )
+    return [seconds * 1000 for seconds in evaluator(*buffers).results]
+
+
+def run_tvm(library_path: str, inputs: Sequence[Array], num_threads: int) -> list[Array]:
+    """Runs a TVM model of batch size 1 on many samples, one after the other.
+
+    Args:
+        library_path: Exported from a Relax VM executable; "main" takes the data inputs.
+        inputs: One array for each input of the model, [num_samples, ...].
+        num_threads: Threads its parallel loops run on.
+
+    Returns:
+        One array for each output of the model, [num_samples, ...].
+    """
+    return _run(load_model("tvm", library_path, num_threads), inputs)
+
+
+def run_litert(path: str, inputs: Sequence[Array], num_threads: int) -> list[Array]:
+    """Runs a `.tflite` model of batch size 1 on many samples, one after the other.
+
+    Args:
+        path: The `.tflite` file on this device.
+        inputs: One array for each input of the model, [num_samples, ...].
+        num_threads: Threads of LiteRT.
+
+    Returns:
+        One array for each output of the model, [num_samples, ...].
+    """
+    return _run(load_model("litert", path, num_threads), inputs)
+
+
+def time_models(
+    entries: Sequence[tuple[str, str, TensorSpecs]],
+    num_threads: int,
+    warmup_ms: float,
+    min_samples: int,
+    max_time_sec: float,
+    stable_fraction: float,
+) -> list[list[float]]:
+    """Times whole models against each other, interleaved, on random inputs.
+
+    Args:
+        entries: (runtime, path, inputs) of each model: "tvm" or "litert"; the file on this device;
+            (dtype, shape) of each input, or none where the file tells them itself.
+        num_threads: Threads of each.
+        warmup_ms: Running time of each thrown away first.
+        min_samples: Samples of each at least.
+        max_time_sec: Running time of each at most.
+        stable_fraction: See interleave.
+
+    Returns:
+        For each model, the duration of every timed inference in ms.
+    """
+    models = [_ready_model(*entry, num_threads) for entry in entries]
+    return interleave(
+        [model.invoke for model in models],
+        warmup_ms=warmup_ms,
+        min_samples=min_samples,
+        max_time_sec=max_time_sec,
+        stable_fraction=stable_fraction,
+        # With one thread nothing is left spinning by the model before.
+        before_block=wait_until_idle if num_threads > 1 else lambda: None,
+    )
+
+
+def describe() -> dict[str, Any]:
+    """What this device is and has; see DeviceInfo for the keys."""
+    return _describe.describe()
+
+
+def _ready_model(runtime: str, path: str, specs: TensorSpecs, num_threads: int) -> Model:
+    model = load_model(runtime, path, num_threads)
+    arrays = [random_array(dtype, shape, seed=i) for i, (dtype, shape) in enumerate(specs)]
+    model.set_inputs(arrays or model.random_inputs())
+    return model
+
+
+def _run(model: Model, inputs: Sequence[Array]) -> list[Array]:
+    counts = {len(array) for array in inputs}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"Inputs need the same number of samples, at least one; received shapes "
+            f"{[array.shape for array in inputs]}."
+        )
+    contiguous = [np.ascontiguousarray(array) for array in inputs]
+    results = []
+    for i in range(counts.pop()):
+        model.set_inputs([array[i : i + 1] for array in contiguous])
+        model.invoke()
+        results.append(model.outputs())
+    return [np.concatenate(column) for column in zip(*results, strict=True)]

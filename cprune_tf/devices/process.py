@@ -1,0 +1,248 @@
+"""A child process that runs named functions: what crashes or hangs there costs one call.
+
+The parent keeps time itself and reads the child's exit status, so the reason of a failure is known
+(which signal, how long), even where the child can't answer any more because native code holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+from cprune_tf.devices.errors import DeviceCrashError, DeviceError, DeviceTimeoutError
+
+HEADER = struct.Struct("<Q")
+_START_TIMEOUT_SEC = 120.0
+_LOG_EXCERPT_BYTES = 600
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class _EndOfStreamError(Exception):
+    pass
+
+
+class _DeadlineError(Exception):
+    pass
+
+
+class WorkerProcess:
+    """One child process, started at the first call and again after every crash or timeout.
+
+    Functions are named as "package.module:function" and run one at a time; arguments and results
+    are pickled. The child ends with the parent. Safe to use from several threads.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        """Prepares the worker; nothing is started yet.
+
+        Args:
+            environment: Variables set for the child on top of this process's own.
+        """
+        self._environment = dict(environment or {})
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._to_child = -1
+        self._from_child = -1
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None while there is no child."""
+        return self._process.pid if self._process is not None else None
+
+    def call(self, function: str, *args: Any, timeout_sec: float, **kwargs: Any) -> Any:
+        """Runs a function in the child and returns its result.
+
+        Args:
+            function: "package.module:function".
+            *args: Positional arguments, picklable.
+            timeout_sec: Time the function may take; starting the child is not counted.
+            **kwargs: Keyword arguments, picklable.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            DeviceTimeoutError: It took too long; the child was killed.
+            DeviceCrashError: The child ended; says by which signal or exit status.
+            DeviceError: The function raised; says what. The child lives on.
+        """
+        request = pickle.dumps((function, args, kwargs, timeout_sec), protocol=5)
+        with self._lock:
+            self._start()
+            try:
+                assert self._log is not None
+                self._log.truncate(0)
+                deadline = time.monotonic() + timeout_sec
+                self._write(request, deadline)
+                ok, value = pickle.loads(self._read(deadline))
+            except (_EndOfStreamError, BrokenPipeError):
+                raise self._crash(function) from None
+            except _DeadlineError:
+                self.kill()
+                raise DeviceTimeoutError(
+                    f"{_short(function)} did not end within {timeout_sec:g} s; its process was "
+                    "killed. Raise the time limit if that is too short for this device."
+                ) from None
+            except BaseException:  # an interrupt leaves an answer behind: it must not be read next
+                self.kill()
+                raise
+        if not ok:
+            raise DeviceError(f"{_short(function)} failed: {value}")
+        return value
+
+    def kill(self) -> None:
+        """Ends the child now; the next call starts another."""
+        with self._lock:
+            if self._process is None:
+                return
+            self._process.kill()
+            self._process.wait()
+            self._forget()
+
+    def close(self) -> None:
+        """Ends the child after it has seen the end of its input; waits for it."""
+        with self._lock:
+            if self._process is None:
+                return
+            os.close(self._to_child)
+            self._to_child = -1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=2.0)
+            self.kill()
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        if self._process is not None:
+            self._forget()
+        child_in, self._to_child = os.pipe()
+        self._from_child, child_out = os.pipe()
+        os.set_blocking(self._to_child, False)
+        path = os.environ.get("PYTHONPATH", "")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (_PACKAGE_PARENT, path))),
+            **self._environment,
+        }
+        # Appending, so that the parent may truncate it while the child has it open.
+        self._log = tempfile.TemporaryFile(mode="a+b")  # noqa: SIM115 - lives as long as the child
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cprune_tf.devices.worker", str(child_in), str(child_out)],
+                pass_fds=(child_in, child_out),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
+        except OSError:
+            self._forget()
+            raise
+        finally:
+            os.close(child_in)
+            os.close(child_out)
+        try:
+            self._read(time.monotonic() + _START_TIMEOUT_SEC)
+        except _EndOfStreamError:
+            raise self._crash("the start of the worker process") from None
+        except _DeadlineError:
+            self.kill()
+            raise DeviceTimeoutError(
+                f"The worker process did not start within {_START_TIMEOUT_SEC:g} s."
+            ) from None
+
+    def _forget(self) -> None:
+        for descriptor in (self._to_child, self._from_child):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._to_child = self._from_child = -1
+        if self._log is not None:
+            self._log.close()
+        self._log = None
+        self._process = None
+
+    def _write(self, data: bytes, deadline: float) -> None:
+        view = memoryview(HEADER.pack(len(data)) + data)
+        while view:
+            _wait(self._to_child, select.POLLOUT, deadline)
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._to_child, view) :]
+
+    def _read(self, deadline: float) -> bytes:
+        (size,) = HEADER.unpack(self._read_exactly(HEADER.size, deadline))
+        return self._read_exactly(size, deadline)
+
+    def _read_exactly(self, size: int, deadline: float) -> bytes:
+        parts = []
+        while size:
+            _wait(self._from_child, select.POLLIN, deadline)
+            part = os.read(self._from_child, min(size, 1 << 20))
+            if not part:
+                raise _EndOfStreamError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _crash(self, function: str) -> DeviceCrashError:
+        assert self._process is not None
+        try:
+            status: int | None = self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            status = None
+        printed = self._log_excerpt()
+        self.kill()
+        reason = "closed its connection" if status is None else _describe_exit(status)
+        printed = f" It printed:\n{printed}" if printed else ""
+        return DeviceCrashError(f"{_short(function)}: its process {reason}.{printed}")
+
+    def _log_excerpt(self) -> str:
+        """What the child printed first since this call began: what follows is mostly traces."""
+        if self._log is None:
+            return ""
+        excerpt = os.pread(self._log.fileno(), _LOG_EXCERPT_BYTES, 0)
+        return excerpt.decode("utf-8", "replace").strip()
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poller = select.poll()
+    poller.register(descriptor, event)
+    while True:
+        left_sec = deadline - time.monotonic()
+        if left_sec <= 0:
+            raise _DeadlineError
+        if poller.poll(min(left_sec, 3600.0) * 1000 + 1):
+            return
+
+
+def _short(function: str) -> str:
+    return function.rpartition(":")[2]
+
+
+def _describe_exit(status: int) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        hint = " (the kernel's out-of-memory killer?)" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+    return f"ended with exit status {status}"
