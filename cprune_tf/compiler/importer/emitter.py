@@ -1,0 +1,129 @@
+"""What a converter works with: emits Relax calls, names parameters, remembers whose they are."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from cprune_tf.compiler.importer.keras_graph import OpCall
+
+
+@dataclasses.dataclass(frozen=True)
+class Absorbed:
+    """Calls that another call's conversion takes in.
+
+    Attributes:
+        batch_norm: The batch normalisation to fold into this call's kernel and bias.
+        padding: The zero padding ((top, bottom), (left, right)) done before it.
+        names: The names of the absorbed layers, in graph order without the absorbing one.
+    """
+
+    batch_norm: Any = None
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    names: tuple[str, ...] = ()
+
+
+class Emitter:
+    """Builds one Relax function call by call.
+
+    Converters use `emit`, `param` and `shape`; the rest belongs to `import_model`.
+    """
+
+    def __init__(self, builder: relax.BlockBuilder):
+        self._builder = builder
+        self._call: OpCall | None = None
+        self._absorbed = Absorbed()
+        self.params: dict[str, np.ndarray] = {}
+        self.param_vars: dict[str, relax.Var] = {}
+        self.layers_of_param: dict[str, tuple[str, ...]] = {}
+        self.layers_of_var: dict[str, tuple[str, ...]] = {}
+
+    @contextlib.contextmanager
+    def converting(self, call: OpCall, absorbed: Absorbed) -> Iterator[None]:
+        """While active, everything emitted belongs to `call` and the layers absorbed into it."""
+        self._call, self._absorbed = call, absorbed
+        try:
+            yield
+        finally:
+            self._call, self._absorbed = None, Absorbed()
+
+    @property
+    def call(self) -> OpCall:
+        """The call under conversion."""
+        if self._call is None:
+            raise RuntimeError("Emitter used outside of a conversion.")
+        return self._call
+
+    @property
+    def absorbed(self) -> Absorbed:
+        """What the call under conversion has to take in."""
+        return self._absorbed
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The Keras layers whose work the call under conversion does."""
+        return (self.call.name, *self._absorbed.names)
+
+    def emit(self, expr: Any) -> relax.Var:
+        """Binds a Relax expression to a variable named after the layer under conversion."""
+        var = self._builder.emit(expr, name_hint=self.call.name)
+        self.layers_of_var[var.name] = self.layers
+        return var
+
+    def emit_te(self, function: Any, *args: Any, **kwargs: Any) -> relax.Var:
+        """Like `emit` for a tensor-expression function of Relax variables."""
+        var = self._builder.emit_te(function, *args, **kwargs, name_hint=self.call.name)
+        self.layers_of_var[var.name] = self.layers
+        return var
+
+    def param(self, role: str, value: Any, *, dtype: str = "float32") -> relax.Var:
+        """A parameter of the module, named "layer/role".
+
+        Args:
+            role: "kernel", "bias", ...
+            value: A NumPy array, a Keras variable or a Keras tensor. Any dtype; stored as `dtype`.
+            dtype: The parameter's type.
+
+        Returns:
+            The variable; the same one when a shared layer asks again.
+
+        Raises:
+            ValueError: A second, different value for the same name.
+        """
+        name = f"{self.call.name}/{role}"
+        array = np.ascontiguousarray(to_numpy(value).astype(dtype))
+        if name in self.params:
+            if not np.array_equal(self.params[name], array):
+                raise ValueError(f"Two different values for the parameter {name!r}.")
+            return self.param_vars[name]
+        var = relax.Var(name, relax.TensorType(array.shape, dtype))
+        self.params[name], self.param_vars[name] = array, var
+        folded = self._absorbed.batch_norm
+        self.layers_of_param[name] = (self.call.name, *([folded.name] if folded else []))
+        return var
+
+
+def shape(var: Any) -> tuple[int, ...]:
+    """The static shape of a Relax variable."""
+    return tuple(int(extent) for extent in var.ty.shape)
+
+
+def dtype(var: Any) -> str:
+    """The element type of a Relax variable as a NumPy type name."""
+    return str(var.ty.dtype)
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A Keras variable or tensor, or anything array-like, as a NumPy array."""
+    # A variable's own method avoids a deprecated NumPy protocol in Keras's conversion.
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
+def scalar(value: float, like: Any) -> Any:
+    """A constant of the same type as the variable `like`."""
+    return relax.const(value, dtype(like))

@@ -1,0 +1,105 @@
+"""What importer tests need: models with lively weights, and a run through TVM beside Keras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from cprune_tf.compiler.importer import ImportedModel, import_model
+
+TARGET = {"kind": "llvm"}
+
+
+def run_imported(imported: ImportedModel, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Compiles without tuning and runs once on the CPU."""
+    executable = tvm.compile(imported.mod, target=tvm.target.Target(TARGET))
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    arrays = [*inputs, *imported.params.values()]
+    outputs = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays])
+    if isinstance(outputs, tvm.runtime.Tensor):
+        outputs = [outputs]
+    return [output.numpy() for output in outputs]
+
+
+def randomize(model: keras.Model, seed: int = 0) -> None:
+    """Gives every weight a value that shows when it is forgotten; statistics non-trivial."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        name, shape = variable.name, variable.shape
+        if "seed" in name or not np.issubdtype(np.dtype(str(variable.dtype)), np.floating):
+            continue
+        if "variance" in name:
+            value = rng.uniform(0.5, 2.0, shape)
+        elif "gamma" in name or "scale" in name:
+            value = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) >= 2:
+            fan_in = max(np.prod(shape[:-1]), 1)
+            value = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
+        else:
+            value = rng.normal(0.0, 0.3, shape)
+        variable.assign(value)
+
+
+def random_inputs(model: keras.Model, batch_size: int = 1, seed: int = 1) -> list[np.ndarray]:
+    """One array for every input; integers are small enough for any embedding here."""
+    rng = np.random.default_rng(seed)
+    inputs = []
+    for tensor in model.inputs:
+        shape = (batch_size, *tensor.shape[1:])
+        if "int" in str(tensor.dtype):
+            inputs.append(rng.integers(0, 8, shape).astype(str(tensor.dtype)))
+        else:
+            inputs.append(rng.normal(0.0, 1.0, shape).astype("float32"))
+    return inputs
+
+
+def relative_errors(model: keras.Model, inputs: Sequence[np.ndarray], outputs) -> list[float]:
+    """Largest absolute difference from Keras over Keras's largest value, for every output."""
+    expected = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+    expected = [e.numpy() for e in keras.tree.flatten(expected)]
+    assert [e.shape for e in expected] == [o.shape for o in outputs]
+    return [
+        float(np.abs(e - o).max() / max(np.abs(e).max(), 1e-6))
+        for e, o in zip(expected, outputs, strict=True)
+    ]
+
+
+@pytest.fixture
+def check_against_keras() -> Callable[..., ImportedModel]:
+    """A function that imports, runs and compares a model; returns what was imported."""
+
+    def check(
+        model: keras.Model,
+        inputs: Sequence[np.ndarray] | None = None,
+        *,
+        batch_size: int = 1,
+        tolerance: float = 1e-4,
+        shuffle_weights: bool = True,
+    ) -> ImportedModel:
+        if shuffle_weights:
+            randomize(model)
+        inputs = random_inputs(model, batch_size) if inputs is None else inputs
+        imported = import_model(model, batch_size=batch_size)
+        errors = relative_errors(model, inputs, run_imported(imported, inputs))
+        assert max(errors) < tolerance, errors
+        return imported
+
+    return check
+
+
+@pytest.fixture
+def shared_models() -> Path:
+    """The folder of pretrained models beside the repository; skips where it is absent."""
+    folder = Path(__file__).resolve().parents[4] / "shared" / "data" / "models"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here: real pretrained models are not part of the repository")
+    return folder

@@ -1,0 +1,84 @@
+"""Every fused call is tied to the Keras layers it computes."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+import tvm
+from keras import layers
+from small_models import mobilenet, resnet8, vgg
+from tvm import relax
+
+from cprune_tf.compiler.importer import ProvenanceError, import_model, provenance
+from cprune_tf.compiler.lowering import lower
+
+TARGET = tvm.target.Target({"kind": "llvm"})
+
+
+def fused_layers(model):
+    imported = import_model(model)
+    return provenance(lower(imported.mod, TARGET), imported)
+
+
+def test_resnet8_names_every_layer_of_every_call():
+    calls = list(fused_layers(resnet8()).values())
+    assert ("stem_conv", "stem_bn", "stem_relu") in calls
+    assert ("s1_b_conv", "s1_b_bn", "s1_add", "s1_out") in calls
+    assert ("s2_shortcut",) in calls
+    assert ("pool",) in calls
+    assert len([call for call in calls if "classes" in call]) >= 1
+
+
+@pytest.mark.parametrize("build", [resnet8, vgg, mobilenet])
+def test_every_working_layer_is_found(build):
+    model = build()
+    found = {name for call in fused_layers(model).values() for name in call}
+    idle = (layers.InputLayer, layers.Dropout)
+    assert found == {layer.name for layer in model.layers if not isinstance(layer, idle)}
+
+
+def test_identical_operations_on_one_tensor_are_told_apart():
+    """Two ReLUs of one tensor compute the same; each has its own readers."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Softmax(name="start")(inputs)
+    left, right = layers.ReLU(name="left")(x), layers.ReLU(name="right")(x)
+    left = layers.Conv2D(4, 1, name="left_conv")(left)
+    right = layers.Softmax(name="right_softmax")(right)
+    imported = import_model(keras.Model(inputs, [left, right]))
+    fused = lower(imported.mod, TARGET)
+    calls = provenance(fused, imported)
+    reads_of = {
+        calls[binding.var.name]: [arg.name for arg in binding.value.args[1].fields]
+        for block in fused["main"].body.blocks
+        for binding in block.bindings
+    }
+    assert calls[reads_of[("left_conv",)][0]] == ("left",)
+    assert calls[reads_of[("right_softmax",)][0]] == ("right",)
+
+
+def test_max_and_mean_of_one_tensor_are_told_apart():
+    inputs = keras.Input((8, 8, 3), name="image")
+    most = layers.GlobalMaxPooling2D(name="most")(inputs)
+    mean = layers.GlobalAveragePooling2D(name="mean")(inputs)
+    imported = import_model(keras.Model(inputs, [mean, most]))
+    fused = lower(imported.mod, TARGET)
+    calls = provenance(fused, imported)
+    for block in fused["main"].body.blocks:
+        for binding in block.bindings:
+            function = binding.value.args[0].name_hint
+            expected = ("most",) if function.startswith("max") else ("mean",)
+            assert calls[binding.var.name] == expected
+
+
+def test_the_plain_passes_work_as_well_as_lower():
+    imported = import_model(resnet8())
+    with TARGET:
+        fused = relax.get_pipeline("zero")(imported.mod)
+    calls = list(provenance(fused, imported).values())
+    assert ("s3_b_conv", "s3_b_bn", "s3_add", "s3_out") in calls
+
+
+def test_another_models_module_is_refused():
+    other = lower(import_model(vgg()).mod, TARGET)
+    with pytest.raises(ProvenanceError, match="matches no fusion group"):
+        provenance(other, import_model(mobilenet()))
