@@ -1,0 +1,6 @@
+"""Labelled images: the embedded set, or larger ones by name or path."""
+
+from cprune_tf.data.image_data import DataError, ImageData
+from cprune_tf.data.loader import load
+
+__all__ = ["DataError", "ImageData", "load"]

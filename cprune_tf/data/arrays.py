@@ -1,0 +1,269 @@
+"""Data sets that fit in memory: embedded, keras.datasets, .npz; checked and turned to ImageData."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.resources
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cprune_tf.config import DataConfig
+from cprune_tf.data import pipeline
+from cprune_tf.data.image_data import DataError, ImageData
+
+EMBEDDED = "fashion_mnist_subset"
+
+_NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_FASHION_CLASSES = (
+    "t-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+_KERAS_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "fashion_mnist": _FASHION_CLASSES,
+    "cifar10": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+}
+# Which images are left out by max_train / max_test is no random choice of a run: accuracies of
+# different seeds must stay comparable.
+_SUBSET_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawArrays:
+    """Images in memory as their source holds them.
+
+    Attributes:
+        name: Where they come from.
+        train_images: [n, height, width] or [n, height, width, channels], 0..255.
+        train_labels: [n] or [n, 1] integers.
+        test_images: As train_images.
+        test_labels: As train_labels.
+        class_names: One for each class, or empty.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+
+
+def read_embedded() -> RawArrays:
+    """The Fashion-MNIST subset that comes with the package."""
+    folder = importlib.resources.files("cprune_tf.data") / "fashion_mnist"
+    with importlib.resources.as_file(folder / f"{EMBEDDED}.npz") as path:
+        return dataclasses.replace(read_npz(path), name=EMBEDDED, class_names=_FASHION_CLASSES)
+
+
+def read_keras(name: str) -> RawArrays:
+    """A data set of `keras.datasets`, downloaded by Keras unless it has it already.
+
+    Args:
+        name: "cifar10", "cifar100", "mnist" or "fashion_mnist".
+
+    Raises:
+        DataError: For another name, or when the download fails.
+    """
+    known = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+    if name not in known:
+        raise DataError(
+            f"keras.datasets has no image set {name!r}; expected one of {', '.join(known)}."
+        )
+    module = importlib.import_module(f"keras.datasets.{name}")
+    try:
+        (x_train, y_train), (x_test, y_test) = module.load_data()
+    except Exception as error:  # keras raises a bare Exception when a download fails
+        raise DataError(
+            f"keras.datasets.{name} could not be loaded ({error}). Without a network, put its "
+            f"arrays into an .npz ({', '.join(_NPZ_KEYS)}) and give that path as data.name."
+        ) from error
+    classes = _KERAS_CLASSES.get(name, ())
+    return RawArrays(f"keras:{name}", x_train, y_train, x_test, y_test, classes)
+
+
+def read_npz(path: pathlib.Path) -> RawArrays:
+    """Images from an .npz with x_train, y_train, x_test, y_test.
+
+    Raises:
+        DataError: When the file cannot be read or lacks an array.
+    """
+    try:
+        with np.load(path) as file:
+            missing = [key for key in _NPZ_KEYS if key not in file.files]
+            if missing:
+                raise DataError(
+                    f"{path} has the arrays {', '.join(file.files)}; expected "
+                    f"{', '.join(_NPZ_KEYS)} ({', '.join(missing)} missing)."
+                )
+            arrays = [file[key] for key in _NPZ_KEYS]
+    except (OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path} is not a readable .npz file ({error}).") from error
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} cannot be read without unpickling ({error}); expected numeric arrays only."
+        ) from error
+    return RawArrays(str(path), *arrays)
+
+
+def to_image_data(
+    raw: RawArrays,
+    config: DataConfig,
+    *,
+    input_shape: tuple[int, int, int] | None,
+    num_classes: int | None,
+) -> ImageData:
+    """Checks raw arrays and prepares them as `config` says.
+
+    Args:
+        raw: The images and labels.
+        config: Preprocessing, batch size, augmentation, limits.
+        input_shape: What the model takes; None: whatever the images are.
+        num_classes: What the model gives; None: as many as there are labels.
+
+    Raises:
+        DataError: When the arrays are no labelled images, or not those the model takes.
+    """
+    train_images = _images(raw.train_images, f"{raw.name}: training images", config.max_train)
+    test_images = _images(raw.test_images, f"{raw.name}: test images", config.max_test)
+    train_labels = _labels(raw.train_labels, raw.train_images, f"{raw.name}: training labels")
+    test_labels = _labels(raw.test_labels, raw.test_images, f"{raw.name}: test labels")
+    shape = train_images.shape[1:]
+    check_shape(raw.name, shape, input_shape)
+    check_shape(f"{raw.name}: test images", test_images.shape[1:], shape)
+    check_channels(config, shape[-1])
+    if num_classes is None:
+        num_classes = len(raw.class_names) or _count_classes(raw.name, train_labels)
+    for labels, what in ((train_labels, "training"), (test_labels, "test")):
+        check_labels(f"{raw.name}: {what} labels", labels, num_classes)
+    batches = pipeline.array_batches(
+        train_images,
+        _first(train_labels, config.max_train),
+        batch_size=config.batch_size,
+        mean=config.mean,
+        std=config.std,
+        augmented=config.augment,
+    )
+    return ImageData(
+        name=raw.name,
+        input_shape=shape,
+        num_classes=num_classes,
+        class_names=raw.class_names if len(raw.class_names) == num_classes else (),
+        test_images=pipeline.preprocess(test_images, config.mean, config.std).numpy(),
+        test_labels=_first(test_labels, config.max_test),
+        num_train=len(train_images),
+        train_dataset=batches,
+    )
+
+
+def check_shape(what: str, received: Sequence[int], expected: Sequence[int] | None) -> None:
+    """Raises DataError unless images have the shape that the model takes."""
+    if expected is not None and tuple(received) != tuple(expected):
+        raise DataError(
+            f"{what}: images are {_by(received)}; expected {_by(expected)} (height x width x "
+            "channels), the model's input. Choose data or a model that fit each other."
+        )
+
+
+def check_channels(config: DataConfig, channels: int) -> None:
+    """Raises DataError unless mean and std are one value or one per channel."""
+    for name in ("mean", "std"):
+        count = len(getattr(config, name))
+        if count not in (1, channels):
+            raise DataError(
+                f"data.{name} has {count} values; expected 1, or {channels} (one per channel)."
+            )
+
+
+def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:
+    """Raises DataError unless all labels are classes of the model."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"{what} are {low}..{high}; expected 0..{num_classes - 1} for {num_classes} classes."
+        )
+
+
+def check_finite(what: str, images: np.ndarray) -> None:
+    """Raises DataError for NaN or infinite pixels."""
+    if np.issubdtype(images.dtype, np.floating):
+        # A sum is not finite if one item is not; no array of flags as large as the images.
+        bad = [i for i, image in enumerate(images) if not np.isfinite(image.sum(dtype=np.float64))]
+        if bad:
+            raise DataError(
+                f"{what}: {len(bad)} of {len(images)} images hold NaN or infinite pixels (the "
+                f"first is number {bad[0]}); expected finite values. Remove or repair them."
+            )
+
+
+def _images(array: np.ndarray, what: str, limit: int) -> np.ndarray:
+    numeric = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
+    if not numeric or array.ndim not in (3, 4):
+        raise DataError(
+            f"{what} are {array.dtype} of shape {_by(array.shape)}; expected numbers of shape "
+            "n x height x width (x channels)."
+        )
+    if not len(array):
+        raise DataError(f"{what}: there are none; at least one is needed.")
+    array = _first(array, limit)
+    check_finite(what, array)
+    return array if array.ndim == 4 else array[..., np.newaxis]
+
+
+def _labels(array: np.ndarray, images: np.ndarray, what: str) -> np.ndarray:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or len(array) != len(images):
+        raise DataError(
+            f"{what} have the shape {_by(array.shape)}; expected {len(images)}, one for each image."
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise DataError(f"{what} are {array.dtype}; expected integers, the class of each image.")
+    return array.astype(np.int32)
+
+
+def _first(array: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` items (0: all), spread over the array: it may be grouped by class."""
+    if not 0 < limit < len(array):
+        return array
+    order = np.random.default_rng(_SUBSET_SEED).permutation(len(array))
+    return array[order[:limit]]
+
+
+def _count_classes(name: str, labels: np.ndarray) -> int:
+    num_classes = int(labels.max()) + 1
+    missing = sorted(set(range(num_classes)) - set(labels.tolist()))
+    if missing:
+        raise DataError(
+            f"{name}: of the classes 0..{num_classes - 1}, {len(missing)} have no training images "
+            f"(the first is {missing[0]}); expected labels counted from 0 without gaps."
+        )
+    return num_classes
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(str(size) for size in shape)

@@ -1,0 +1,53 @@
+"""What a data set is to the rest of the package: training batches and test images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+_TEST_BATCH = 250
+
+
+class DataError(ValueError):
+    """Images or labels that cannot be used: says what was received, expected and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """Labelled images, ready for a model: preprocessed, checked, and batched for training.
+
+    Attributes:
+        name: Where the images come from.
+        input_shape: (height, width, channels) of an image.
+        num_classes: Labels are 0 .. num_classes - 1.
+        class_names: One for each class; empty where the source has none.
+        test_images: [n, height, width, channels] float32, preprocessed.
+        test_labels: [n] int32.
+        num_train: Training images in an epoch; None where the source does not tell.
+        train_dataset: Called with a seed, gives a `tf.data.Dataset` of ([batch, height, width,
+            channels] float32, [batch] int32) batches. Each pass over it is one epoch, shuffled and
+            augmented anew; the same seed gives the same sequence of epochs.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...]
+    test_images: np.ndarray = dataclasses.field(repr=False)
+    test_labels: np.ndarray = dataclasses.field(repr=False)
+    num_train: int | None
+    train_dataset: Callable[[int], tf.data.Dataset] = dataclasses.field(repr=False)
+
+    @property
+    def train(self) -> tf.data.Dataset:
+        """The training batches with seed 0; see `train_dataset`."""
+        return self.train_dataset(0)
+
+    @property
+    def test(self) -> tf.data.Dataset:
+        """The test images in their order, as (images, labels) batches."""
+        arrays = (self.test_images, self.test_labels)
+        return tf.data.Dataset.from_tensor_slices(arrays).batch(_TEST_BATCH).prefetch(1)

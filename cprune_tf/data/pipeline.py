@@ -1,0 +1,147 @@
+"""tf.data pipelines from raw images to training batches.
+
+Everything works on whole batches: on a small model, per-image operations cost as much as training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+# A shift of up to an eighth of the image: 4 pixels of 32, as is usual on CIFAR-10.
+_SHIFT_FRACTION = 8
+_SHUFFLE_BUFFER = 2048
+
+
+def preprocess(
+    images: tf.Tensor | np.ndarray, mean: Sequence[float], std: Sequence[float]
+) -> tf.Tensor:
+    """Turns raw pixels into the model's input.
+
+    Args:
+        images: [..., channels], 0..255.
+        mean: One value or one per channel, 0..255.
+        std: One value or one per channel, 0..255.
+
+    Returns:
+        (images - mean) / std, float32.
+    """
+    scale = tf.constant(1.0 / np.asarray(std, np.float64), tf.float32)
+    return (tf.cast(images, tf.float32) - tf.constant(mean, tf.float32)) * scale
+
+
+def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Shifts each image by up to an eighth of its size and mirrors half of them.
+
+    What a shift uncovers is filled with zeros (black), so raw pixels go in.
+
+    Args:
+        images: [batch, height, width, channels], any type.
+        seed: [2] integers; the same seed gives the same result.
+
+    Returns:
+        Images of the same shape and type.
+    """
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    seeds = tf.random.split(seed, 3)
+    rows = _shifted(count, height, seeds[0])
+    columns = _shifted(count, width, seeds[1])
+    flip = tf.random.stateless_uniform([count, 1], seeds[2]) < 0.5
+    columns = tf.where(flip, columns[:, ::-1], columns)
+    images = tf.gather(_with_border(images, axis=1), rows, axis=1, batch_dims=1)
+    return tf.gather(_with_border(images, axis=2), columns, axis=2, batch_dims=1)
+
+
+def array_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmented: bool,
+) -> Callable[[int], tf.data.Dataset]:
+    """Training batches from images in memory; see `ImageData.train_dataset`.
+
+    Args:
+        images: [n, height, width, channels], raw; kept in their type.
+        labels: [n] int32.
+        batch_size: Of each batch; the last, smaller one of an epoch is dropped.
+        mean: See `preprocess`.
+        std: See `preprocess`.
+        augmented: Whether to shift and mirror.
+
+    Returns:
+        A function from a seed to the data set.
+    """
+    count = len(labels)
+    all_images, all_labels = tf.constant(images), tf.constant(labels)
+
+    def prepare(indices: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        batch = tf.gather(all_images, indices)
+        if augmented:
+            batch = augment(batch, seed)
+        return preprocess(batch, mean, std), tf.gather(all_labels, indices)
+
+    def dataset(seed: int) -> tf.data.Dataset:
+        # Shuffling indices and gathering whole batches: no image passes the pipeline singly.
+        indices = tf.data.Dataset.range(count).shuffle(count, seed=seed)
+        indices = indices.batch(min(batch_size, count), drop_remainder=True)
+        return tf.data.Dataset.zip(indices, _seeds(seed)).map(prepare).prefetch(2)
+
+    return dataset
+
+
+def stream_batches(
+    stream: Callable[[int], tf.data.Dataset],
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmented: bool,
+) -> Callable[[int], tf.data.Dataset]:
+    """Training batches from images that are read as they are needed; see `array_batches`.
+
+    Args:
+        stream: From a seed, a data set of single raw (image, label) pairs, all of one shape.
+        batch_size: Of each batch; the last, smaller one of an epoch is dropped.
+        mean: See `preprocess`.
+        std: See `preprocess`.
+        augmented: Whether to shift and mirror.
+
+    Returns:
+        A function from a seed to the data set.
+    """
+
+    def prepare(batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = batch
+        if augmented:
+            images = augment(images, seed)
+        return preprocess(images, mean, std), tf.cast(labels, tf.int32)
+
+    def dataset(seed: int) -> tf.data.Dataset:
+        batches = stream(seed).shuffle(_SHUFFLE_BUFFER, seed=seed)
+        batches = batches.batch(batch_size, drop_remainder=True)
+        return tf.data.Dataset.zip(batches, _seeds(seed)).map(prepare).prefetch(2)
+
+    return dataset
+
+
+def _seeds(seed: int) -> tf.data.Dataset:
+    """Endless pairs for stateless random operations, others in each pass."""
+    options = {"seed": seed, "rerandomize_each_iteration": True}
+    return tf.data.Dataset.random(**options).batch(2, drop_remainder=True)
+
+
+def _shifted(count: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """[count, size] indices into an axis with a border, shifted by a random number for each row."""
+    border = size // _SHIFT_FRACTION
+    offset = tf.random.stateless_uniform([count, 1], seed, 0, 2 * border + 1, tf.int32)
+    return offset + tf.range(size)[tf.newaxis]
+
+
+def _with_border(images: tf.Tensor, axis: int) -> tf.Tensor:
+    border = images.shape[axis] // _SHIFT_FRACTION
+    return tf.pad(images, [[border * (i == axis)] * 2 for i in range(4)])

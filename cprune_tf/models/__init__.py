@@ -1,0 +1,7 @@
+"""Model builders, embedded trained models, and loading of the user's."""
+
+from cprune_tf.models.loader import ModelError, load_model
+from cprune_tf.models.resnet import resnet8
+from cprune_tf.models.small import mobilenet_small, vgg_small
+
+__all__ = ["ModelError", "load_model", "mobilenet_small", "resnet8", "vgg_small"]

@@ -1,0 +1,129 @@
+"""Loads embedded models and the user's files, Keras 2 ones included."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+_EMBEDDED = ("resnet8_fashion",)
+
+
+class ModelError(ValueError):
+    """A model that cannot be used: says what was received, expected and what to do."""
+
+
+class _Keras2DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """Stands in while a file is read: Keras 2 wrote `groups`, which Keras 3 does not know."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.layers.DepthwiseConv2D:
+        """Gives a plain DepthwiseConv2D, so that nothing of this class is left in the model."""
+        config = dict(config)
+        groups = config.pop("groups", 1)
+        if groups != 1:
+            raise ModelError(
+                f"layer {config.get('name')!r}: DepthwiseConv2D with groups={groups}; expected 1."
+            )
+        return keras.layers.DepthwiseConv2D.from_config(config)
+
+
+def load_model(
+    name_or_path: str | pathlib.Path, *, custom_objects: Mapping[str, Any] | None = None
+) -> keras.Model:
+    """Loads a model for inference or further training, uncompiled.
+
+    Args:
+        name_or_path: "resnet8_fashion" (embedded), or the path of a `.keras` or `.h5` file. Of
+            Keras 2, `.h5` files are read.
+        custom_objects: The caller's own layers and functions that the file names.
+
+    Returns:
+        A Functional or Sequential model.
+
+    Raises:
+        ModelError: When there is no such model, the file cannot be read or holds something else.
+    """
+    if str(name_or_path) in _EMBEDDED:
+        folder = importlib.resources.files("cprune_tf.models") / "pretrained"
+        with importlib.resources.as_file(folder / f"{name_or_path}.keras") as path:
+            return _read(path, {})
+    path = pathlib.Path(name_or_path).expanduser()
+    _check_format(path)
+    return _read(path, custom_objects or {})
+
+
+def _check_format(path: pathlib.Path) -> None:
+    """Raises ModelError for what is known not to work, before Keras tries."""
+    expected = "expected a Keras model saved as .keras or .h5"
+    if not path.exists():
+        raise ModelError(
+            f"there is no model {str(path)!r}; {expected}, or the name of an embedded model "
+            f"({', '.join(_EMBEDDED)})."
+        )
+    if path.is_dir():
+        kind = "a SavedModel" if (path / "saved_model.pb").exists() else "a folder"
+        raise ModelError(
+            f"{path} is {kind}; {expected}. A SavedModel holds no Keras layers: load the model "
+            "where it was made and save it with model.save('model.keras')."
+        )
+    if path.suffix == ".tflite":
+        raise ModelError(
+            f"{path} is a TFLite model; {expected}. A .tflite file cannot be trained: give the "
+            "Keras model that it was converted from."
+        )
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ModelError(f"{path} has the suffix {path.suffix!r}; {expected}.")
+
+
+def _read(path: pathlib.Path, custom_objects: Mapping[str, Any]) -> keras.Model:
+    objects = {"DepthwiseConv2D": _Keras2DepthwiseConv2D, **custom_objects}
+    try:
+        model = keras.models.load_model(path, custom_objects=objects, compile=False)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file makes Keras raise
+        raise ModelError(f"{path} cannot be loaded: {_explain(path, error)}") from error
+    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+        raise ModelError(
+            f"{path} holds a subclassed model ({type(model).__name__}); expected a Functional or "
+            "Sequential one, whose layers can be seen. Rebuild it as keras.Model(inputs, outputs)."
+        )
+    return model
+
+
+def _is_functional(model: keras.Model) -> bool:
+    # keras.Model(inputs, outputs) makes an instance of a subclass without a public name; only that
+    # one lists its operations.
+    return isinstance(model, keras.Model) and hasattr(model, "operations")
+
+
+def _explain(path: pathlib.Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()
+    first = reason[0][:300] if reason else type(error).__name__
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
+        version = _keras_version(path)
+        if version.startswith("2."):
+            return (
+                f"it was saved by Keras {version} (tf_keras); expected Keras 3. Load it with "
+                "tf_keras and save it as .h5, which is read here."
+            )
+    if "Could not locate class" in str(error) or "Unknown layer" in str(error):
+        return (
+            f"it has a class that is not Keras' own ({first}). Pass it in custom_objects, or "
+            "register it with keras.saving.register_keras_serializable; a subclassed model must "
+            "be rebuilt with keras.Model(inputs, outputs)."
+        )
+    return f"{first} Expected a Keras model saved as .keras or .h5; was it saved completely?"
+
+
+def _keras_version(path: pathlib.Path) -> str:
+    with zipfile.ZipFile(path) as file:
+        if "metadata.json" not in file.namelist():
+            return ""
+        return str(json.loads(file.read("metadata.json")).get("keras_version", ""))

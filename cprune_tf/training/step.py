@@ -1,0 +1,122 @@
+"""One training step as one graph: forward, loss, gradients, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cprune_tf.config import FitConfig
+from cprune_tf.data import ImageData
+from cprune_tf.training import losses
+from cprune_tf.training.errors import TrainingError
+
+# Images shown to a model to see whether it ends in a softmax.
+_NUM_PROBES = 32
+
+Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def check_fit(model: keras.Model, data: ImageData) -> None:
+    """Raises TrainingError unless the model takes the images and gives one output per class."""
+    expected = (None, *data.input_shape), (None, data.num_classes)
+    received = model.input_shape, model.output_shape
+    if received != expected:
+        raise TrainingError(
+            f"model {model.name!r} takes {received[0]} and gives {received[1]}; the data "
+            f"{data.name} need a model that takes {expected[0]} and gives {expected[1]}."
+        )
+
+
+def make_optimizer(
+    model: keras.Model, config: FitConfig, total_steps: int
+) -> keras.optimizers.Optimizer:
+    """SGD as the config says, with weight decay on kernels only.
+
+    Args:
+        model: Whose trainable variables it updates.
+        config: Rate, momentum, decay, schedule.
+        total_steps: In which a cosine schedule reaches zero.
+
+    Returns:
+        A built optimizer.
+    """
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, max(total_steps, 1))
+    optimizer = keras.optimizers.SGD(
+        rate, momentum=config.momentum, weight_decay=config.weight_decay or None
+    )
+    variables = model.trainable_variables
+    if config.weight_decay:
+        # Biases, betas and gammas have one axis; kernels have two or more.
+        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if v.ndim < 2])
+    optimizer.build(variables)
+    return optimizer
+
+
+def make_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    data: ImageData,
+    *,
+    teacher: keras.Model | None,
+    distill: float,
+) -> Step:
+    """Builds the function that trains on one batch.
+
+    Args:
+        model: Its variables are updated.
+        optimizer: Built for the model.
+        data: For the shapes, and to see what the models put out.
+        teacher: Used when distill > 0.
+        distill: Weight of the teacher in the loss, 0..1.
+
+    Returns:
+        A function of (images, labels) that gives the loss and the fraction classified right.
+    """
+    probes = data.test_images[:_NUM_PROBES]
+    are_probabilities = losses.gives_probabilities(model, probes)
+    teaching = _teacher(teacher, distill, probes)
+    variables = model.trainable_variables
+
+    def compute(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            outputs = model(images, training=True)
+            loss = losses.cross_entropy(labels, outputs, are_probabilities)
+            if teaching is not None:
+                logits = losses.as_logits(outputs, are_probabilities)
+                taught = losses.distillation(logits, teaching(images))
+                loss = (1.0 - distill) * loss + distill * taught
+            if model.losses:
+                loss += tf.add_n(model.losses)
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        optimizer.apply(gradients, variables)
+        right = tf.argmax(outputs, axis=-1, output_type=tf.int32) == labels
+        return loss, tf.reduce_mean(tf.cast(right, tf.float32))
+
+    # None for the batch: a last, smaller batch must not trace everything anew.
+    signature = [
+        tf.TensorSpec([None, *data.input_shape], tf.float32),
+        tf.TensorSpec([None], tf.int32),
+    ]
+    return tf.function(compute, input_signature=signature)
+
+
+def _teacher(
+    teacher: keras.Model | None, distill: float, probes: np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    if not distill:
+        return None
+    if teacher is None:
+        raise TrainingError(
+            f"fit.distill is {distill}, but no teacher was given; expected the original model."
+        )
+    are_probabilities = losses.gives_probabilities(teacher, probes)
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return losses.as_logits(teacher(images, training=False), are_probabilities)
+
+    return logits
