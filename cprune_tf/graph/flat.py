@@ -1,0 +1,183 @@
+"""A model as a flat list of calls: nested models inlined, shared layers called several times.
+
+Everything else in this package works on this form; it holds the original's layers by reference and
+is never written to.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from cprune_tf.graph import keras_internals
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor of the graph: what a call returns and another takes.
+
+    Attributes:
+        shape: With the batch axis first; None where unknown.
+        dtype: Its name.
+    """
+
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer or raw operation.
+
+    Attributes:
+        operation: The layer or raw operation of the original model.
+        name: The operation's name, unique in the flat graph; calls of a shared layer share it.
+        path: Its name below the nested models that held it ("backbone/conv1").
+        args: Positional arguments, with a Tensor where a tensor goes.
+        kwargs: Keyword arguments, likewise.
+        inputs: All Tensors among the arguments, in order.
+        outputs: The Tensors it returns, flat.
+    """
+
+    operation: Any
+    name: str
+    path: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether this is a Keras layer rather than a raw operation."""
+        return isinstance(self.operation, keras.layers.Layer)
+
+
+@dataclass(frozen=True, eq=False)
+class FlatGraph:
+    """A whole model.
+
+    Attributes:
+        model: The original.
+        calls: In topological order.
+        input_layers: The original's InputLayers, in the order of its inputs.
+        inputs: The Tensors they return.
+        outputs: The model's outputs, in their original structure (a Tensor, list, dict, ...).
+    """
+
+    model: Any
+    calls: tuple[Call, ...]
+    input_layers: tuple[Any, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: Any
+
+    def layers(self) -> dict[str, Any]:
+        """The distinct layers and raw operations by flat name, in topological order."""
+        return {call.name: call.operation for call in self.calls}
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    operation: Any
+    path: str
+    depth: int
+    args: Any
+    kwargs: Any
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def flatten(model: Any) -> FlatGraph:
+    """Lists the calls of a model, with nested functional and Sequential models inlined.
+
+    Args:
+        model: A functional or built Sequential Keras 3 model.
+
+    Returns:
+        The flat graph; its layers are the model's own.
+
+    Raises:
+        GraphError: Where `model` is not such a model.
+    """
+    keras_internals.check_model(model)
+    top = keras_internals.functional(model)
+    tensors = {id(t): Tensor(tuple(t.shape), t.dtype) for t in top.inputs}
+    inputs = tuple(tensors[id(t)] for t in top.inputs)
+    drafts: list[_Draft] = []
+    _walk(top, tensors, drafts, "", 0, {})
+    outputs = keras.tree.map_structure(
+        lambda t: tensors[id(t)], keras_internals.output_structure(top)
+    )
+    input_layers = tuple(keras_internals.input_layer(t) for t in top.inputs)
+    names = _names(drafts, {layer.name for layer in input_layers})
+    calls = tuple(
+        Call(d.operation, names[id(d.operation)], d.path, d.args, d.kwargs, d.inputs, d.outputs)
+        for d in drafts
+    )
+    return FlatGraph(model, calls, input_layers, inputs, outputs)
+
+
+def _walk(
+    model: Any,
+    tensors: dict[int, Tensor],
+    drafts: list[_Draft],
+    prefix: str,
+    depth: int,
+    extra: dict[str, Any],
+) -> None:
+    """Appends the calls of `model`; `tensors` maps its KerasTensors (by id) and is extended."""
+
+    def swap(value: Any) -> Any:
+        return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
+
+    for node in keras_internals.nodes(model):
+        args = keras.tree.map_structure(swap, node.args)
+        kwargs = keras.tree.map_structure(swap, node.kwargs)
+        path = prefix + node.operation.name
+        if keras_internals.is_inlinable(node.operation):
+            inner = keras_internals.functional(node.operation)
+            given = [tensors[id(t)] for t in node.inputs]
+            scope = {id(t): g for t, g in zip(inner.inputs, given, strict=True)}
+            training = kwargs.get("training")
+            passed = extra if training is None else {"training": training}
+            _walk(inner, scope, drafts, f"{path}/", depth + 1, passed)
+            for outer, produced in zip(node.outputs, inner.outputs, strict=True):
+                tensors[id(outer)] = scope[id(produced)]
+            continue
+        for produced in node.outputs:
+            tensors[id(produced)] = Tensor(tuple(produced.shape), produced.dtype)
+        inputs = tuple(tensors[id(t)] for t in node.inputs)
+        outputs = tuple(tensors[id(t)] for t in node.outputs)
+        kwargs = {**_accepted(node.operation, extra, kwargs), **kwargs}
+        drafts.append(_Draft(node.operation, path, depth, args, kwargs, inputs, outputs))
+
+
+def _accepted(operation: Any, extra: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a nested model's call passes on to a layer inside it (`training=False`)."""
+    if not extra or kwargs.get("training") is not None:
+        return {}
+    known = inspect.signature(operation.call).parameters
+    return {key: value for key, value in extra.items() if key in known}
+
+
+def _names(drafts: list[_Draft], taken: set[str]) -> dict[int, str]:
+    """Names by operation id: outer models' first, inner ones prefixed where they collide."""
+    names: dict[int, str] = {}
+    used = set(taken)
+    for draft in sorted(drafts, key=lambda d: d.depth):
+        if id(draft.operation) in names:
+            continue
+        name = draft.operation.name
+        if name in used:
+            name = draft.path.replace("/", "_")
+        number = 1
+        while name in used:
+            name, number = f"{draft.path.replace('/', '_')}_{number}", number + 1
+        used.add(name)
+        names[id(draft.operation)] = name
+    return names

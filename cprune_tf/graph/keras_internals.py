@@ -1,0 +1,209 @@
+"""Every use of Keras's private attributes, in one place.
+
+Keras 3 offers no public way to walk a functional model's calls, to find the graph behind a
+`Sequential`, or to tell which raw `keras.ops` operation a graph holds. What the package needs of
+that is here; nothing outside this module touches an attribute with a leading underscore or imports
+from `keras.src`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional
+from keras.src.ops.operation import Operation
+
+from cprune_tf.graph.errors import GraphError
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One call of one operation inside one model.
+
+    Attributes:
+        operation: The layer or raw operation that was called.
+        args: Positional arguments, KerasTensors where the graph's tensors go.
+        kwargs: Keyword arguments, likewise.
+        inputs: All KerasTensors among the arguments, in order.
+        outputs: The KerasTensors the call returned, flat.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+
+def check_model(model: object) -> None:
+    """Raises GraphError unless `model` is a built functional or Sequential Keras 3 model.
+
+    Args:
+        model: What the user passed.
+
+    Raises:
+        GraphError: For a tf_keras model, a subclassed model, an unbuilt Sequential, another type.
+    """
+    module = type(model).__module__
+    legacy = ("tf_keras", "tensorflow.python.keras", "keras.legacy")
+    ancestors = [cls.__module__ for cls in type(model).__mro__]
+    if any(name.startswith(legacy) for name in ancestors):
+        raise GraphError(
+            f"Received a Keras 2 model ({module}.{type(model).__name__}); expected Keras 3. "
+            "Save it as .h5 and load it with keras.models.load_model of Keras 3."
+        )
+    if not isinstance(model, keras.Model):
+        raise GraphError(
+            f"Received {type(model).__name__}; expected a keras.Model (functional or Sequential)."
+        )
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise GraphError(
+                f"The Sequential model '{model.name}' has not been built, so its shapes are "
+                "unknown. Start it with keras.Input(shape=...) or call model.build(input_shape)."
+            )
+        return
+    if not isinstance(model, Functional):
+        raise GraphError(
+            f"'{model.name}' ({type(model).__name__}) is a subclassed model: its call() is Python "
+            "code, not a graph. Rewrite it with the functional API: keras.Model(inputs, outputs)."
+        )
+    if not has_inherited_call(model):
+        raise GraphError(
+            f"'{model.name}' ({type(model).__name__}) is built from inputs and outputs but "
+            "overrides call(), so its graph does not say what it computes. Remove the override."
+        )
+
+
+def has_inherited_call(model: Any) -> bool:
+    """Whether a functional model computes what its graph says (it does not override `call`)."""
+    base = keras.Sequential if isinstance(model, keras.Sequential) else Functional
+    return type(model).call is base.call
+
+
+def is_inlinable(operation: object) -> bool:
+    """Whether an operation of a graph is itself a model whose graph can replace it."""
+    if isinstance(operation, keras.Sequential):
+        return operation._functional is not None and has_inherited_call(operation)
+    return isinstance(operation, Functional) and has_inherited_call(operation)
+
+
+def has_nested_models(model: Any) -> bool:
+    """Whether any operation of a model's graph is itself a model that is inlined."""
+    return any(is_inlinable(operation) for operation in functional(model).operations)
+
+
+def functional(model: Any) -> Any:
+    """The functional graph behind a Sequential; a functional model itself."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def nodes(model: Any) -> Iterator[Node]:
+    """The calls that belong to `model`, in topological order, without its inputs.
+
+    Args:
+        model: A functional model (not a Sequential, see `functional`).
+
+    Yields:
+        One Node per call; a shared layer appears once per call.
+    """
+    order = {id(op): position for position, op in enumerate(model.operations)}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        level = [n for n in model._nodes_by_depth[depth] if n.operation and not n.is_input]
+        level.sort(key=lambda n: (order[id(n.operation)], n.operation._inbound_nodes.index(n)))
+        for node in level:
+            yield Node(
+                node.operation,
+                tuple(node.arguments.args),
+                dict(node.arguments.kwargs),
+                tuple(node.input_tensors),
+                tuple(node.outputs),
+            )
+
+
+def input_structure(model: Any) -> Any:
+    """The structure (tensor, list, dict, ...) of a functional model's inputs."""
+    return model._inputs_struct
+
+
+def output_structure(model: Any) -> Any:
+    """The structure of a functional model's outputs."""
+    return model._outputs_struct
+
+
+def input_layer(tensor: Any) -> Any:
+    """The InputLayer that made a model's input tensor."""
+    return tensor._keras_history.operation
+
+
+def operation_kind(operation: Any) -> type | str:
+    """What a rule is registered for: a layer's class, or a raw operation's name ("ops.Relu")."""
+    if isinstance(operation, keras.layers.Layer):
+        return type(operation)
+    if type(operation).__module__.startswith("keras.src.ops"):
+        return f"ops.{type(operation).__name__}"
+    return type(operation)
+
+
+def is_operation(value: object) -> bool:
+    """Whether a value is a layer or raw operation of Keras."""
+    return isinstance(value, Operation)
+
+
+def recreate_operation(operation: Any, changes: dict[str, Any]) -> Any:
+    """A new raw operation like `operation`, with some constructor arguments changed.
+
+    Args:
+        operation: A raw operation (not a layer).
+        changes: Constructor arguments by name.
+
+    Returns:
+        The new operation, of the same name, without any calls.
+
+    Raises:
+        GraphError: Where the arguments must change and Keras did not record them.
+    """
+    try:
+        config = dict(operation.get_config())
+    except NotImplementedError as error:
+        if changes:
+            raise GraphError(
+                f"The operation '{operation.name}' ({type(operation).__name__}) was made with "
+                "arguments that Keras cannot record, so it cannot be made again for fewer channels."
+            ) from error
+        twin = copy.copy(operation)
+        twin._inbound_nodes, twin._outbound_nodes = [], []
+        return twin
+    twin = type(operation).from_config({**config, **changes})
+    twin.name = operation.name
+    return twin
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """The loss and the metrics that a model was compiled with, as the user passed them."""
+    metrics, weighted = model._compile_metrics, None
+    arguments: dict[str, Any] = {"loss": model.loss, "run_eagerly": model.run_eagerly}
+    arguments["jit_compile"] = model.jit_compile
+    arguments["steps_per_execution"] = model.steps_per_execution
+    if model._compile_loss is not None:
+        arguments["loss_weights"] = model._compile_loss._user_loss_weights
+    if metrics is not None:
+        arguments["metrics"] = metrics._user_metrics
+        weighted = metrics._user_weighted_metrics
+    if weighted is not None:
+        arguments["weighted_metrics"] = weighted
+    return arguments
+
+
+def relative_weight_names(layer: Any) -> list[str]:
+    """Names of `layer.weights`, in order, relative to the layer ("kernel", "query/kernel")."""
+    prefix = f"{layer.path}/" if getattr(layer, "path", None) else f"{layer.name}/"
+    names = []
+    for weight in layer.weights:
+        path = weight.path
+        names.append(path[len(prefix) :] if path.startswith(prefix) else weight.name)
+    return names

@@ -1,0 +1,93 @@
+"""Labels: which channel is which, through the whole graph.
+
+Every index of every channel axis, of a tensor or of a weight, carries a label (an integer). A
+layer that makes channels (a convolution's filters) makes fresh labels; every other operation says
+how the labels of its inputs arrive in its outputs: its index map. A concatenation concatenates
+the label arrays, a flatten repeats them, a depthwise convolution with multiplier m repeats each m
+times. Where two channels must live and die together (an addition), their labels are tied. Read
+forward, the label arrays say where a channel goes; read backward (which indices hold this
+label?), they say what has to go when it is removed. So one mechanism serves all operations, and a
+wrong offset cannot hide: the same arrays cut the weights of both neighbours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+# One entry per axis, the batch axis first; None for an axis that carries no channels.
+Axes = tuple[Labels | None, ...]
+
+
+class LabelSpace:
+    """Makes labels, collects ties and protections, and resolves them at the end."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._ties: list[tuple[Labels, Labels]] = []
+        self._protections: list[tuple[Labels, str]] = []
+
+    def fresh(self, count: int) -> Labels:
+        """New labels, `count` of them."""
+        labels = np.arange(self.size, self.size + count, dtype=np.int64)
+        self.size += count
+        return labels
+
+    def tie(self, first: Labels, second: Labels) -> None:
+        """Declares that first[i] and second[i] are one channel, for all i (arrays broadcast)."""
+        a, b = np.broadcast_arrays(first, second)
+        if a is not b:
+            self._ties.append((a.ravel(), b.ravel()))
+
+    def protect(self, labels: Labels, reason: str) -> None:
+        """Declares that these labels can never be removed."""
+        self._protections.append((labels.ravel(), reason))
+
+    def roots(self) -> Labels:
+        """For each label the smallest label it is tied to, directly or through others."""
+        return components(self.size, self._ties)
+
+    def protected(self, roots: Labels) -> tuple[Labels, tuple[str, ...]]:
+        """Which roots are protected, and why.
+
+        Args:
+            roots: As returned by `roots`.
+
+        Returns:
+            For each label (looked up by its root) the number of the first reason given, or -1; and
+            the reasons.
+        """
+        number = np.full(self.size, -1, dtype=np.int64)
+        for position in range(len(self._protections) - 1, -1, -1):
+            number[roots[self._protections[position][0]]] = position
+        return number[roots], tuple(reason for _, reason in self._protections)
+
+
+def components(size: int, ties: list[tuple[Labels, Labels]]) -> Labels:
+    """Connected components by hooking and pointer jumping, all in numpy.
+
+    Args:
+        size: Number of labels.
+        ties: Pairs of equally long label arrays.
+
+    Returns:
+        For each label the smallest label of its component, [size].
+    """
+    parent = np.arange(size, dtype=np.int64)
+    if not ties:
+        return parent
+    a = np.concatenate([pair[0] for pair in ties])
+    b = np.concatenate([pair[1] for pair in ties])
+    while True:
+        ra, rb = parent[a], parent[b]
+        open_ = ra != rb
+        if not open_.any():
+            return parent
+        a, b, ra, rb = a[open_], b[open_], ra[open_], rb[open_]
+        np.minimum.at(parent, np.maximum(ra, rb), np.minimum(ra, rb))
+        while True:
+            jumped = parent[parent]
+            if np.array_equal(jumped, parent):
+                break
+            parent = jumped

@@ -1,0 +1,177 @@
+"""Masking: the same shapes as the original, with the removed channels forced to zero.
+
+Definition. `mask(model, removal)` computes what the model would compute if the removed channels did
+not exist: wherever a tensor leaves a layer, after its normalisation and its activation, its removed
+channels are set to exactly zero, so whoever consumes them receives zero. A normalisation that mixes
+channels (layer normalisation) takes its mean and variance over the remaining channels only. This
+equals `rebuild(model, removal, fold_constants=False)` up to the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph.channel_graph import ChannelGraph, Removal
+from cprune_tf.graph.flat import Call
+from cprune_tf.graph.labels import Axes
+from cprune_tf.graph.propagation import Propagation
+from cprune_tf.graph.rebuild import graph_of, resize_config
+from cprune_tf.graph.replay import copy_compile_state, copy_weights, make_operation, replay
+from cprune_tf.graph.rules.registry import Keep
+
+
+@keras.saving.register_keras_serializable(package="cprune_tf")
+class ChannelMask(keras.layers.Layer):
+    """Sets some indices of one axis to zero.
+
+    Attributes:
+        axis: Which axis.
+        kept: The indices that stay.
+        size: The size of the axis.
+    """
+
+    def __init__(self, axis: int, kept: list[int], size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis, self.kept, self.size = axis, list(kept), size
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the inputs with zeroes in the masked places."""
+        shape = [1] * len(inputs.shape)
+        shape[self.axis] = self.size
+        flags = np.zeros(self.size, dtype=bool)
+        flags[self.kept] = True
+        return keras.ops.where(flags.reshape(shape), inputs, keras.ops.zeros_like(inputs))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "axis": self.axis, "kept": self.kept, "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="cprune_tf")
+class TakeChannels(ChannelMask):
+    """Picks the kept indices of one axis."""
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the smaller tensor."""
+        return keras.ops.take(inputs, np.asarray(self.kept, dtype="int32"), axis=self.axis)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's with the axis shrunk."""
+        shape = list(input_shape)
+        shape[self.axis] = len(self.kept)
+        return tuple(shape)
+
+
+@keras.saving.register_keras_serializable(package="cprune_tf")
+class SpreadChannels(ChannelMask):
+    """Puts the kept indices back in their places, zeroes in the others."""
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the larger tensor."""
+        # One extra index of zeroes is what every removed place reads.
+        widths = [(0, 0)] * len(inputs.shape)
+        widths[self.axis] = (0, 1)
+        source = np.full(self.size, len(self.kept), dtype="int32")
+        source[self.kept] = np.arange(len(self.kept))
+        return keras.ops.take(keras.ops.pad(inputs, widths), source, axis=self.axis)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's with the axis grown."""
+        shape = list(input_shape)
+        shape[self.axis] = self.size
+        return tuple(shape)
+
+
+def mask(model: Any, removal: Removal, *, graph: ChannelGraph | None = None) -> Any:
+    """A model of unchanged shapes in which the removed channels are zero.
+
+    Args:
+        model: A functional or built Sequential model; it is not modified.
+        removal: Unit indices by channel group name.
+        graph: The model's groups where the caller has them.
+
+    Returns:
+        A new keras.Model, compiled like `model`; it can be trained and saved.
+
+    Raises:
+        GraphError: For a model or removal that cannot work.
+    """
+    graph = graph_of(model, graph)
+    keep = graph.keep(removal)
+    masked = _Masker(graph.propagation, keep).build()
+    copy_compile_state(model, masked)
+    return masked
+
+
+class _Masker:
+    """Replays a graph with masks between the calls."""
+
+    def __init__(self, propagation: Propagation, keep: Keep) -> None:
+        self._p = propagation
+        self._keep = keep
+        self._mixes: dict[str, bool] = {}
+        self._made: dict[str, Any] = {}
+        self._masked: set[int] = set()
+        self._count = 0
+        for call, effect, axes in zip(
+            propagation.flat.calls, propagation.effects, propagation.arriving, strict=True
+        ):
+            mixed = effect.mixes and any(keep.touches(a) for a in axes[0])
+            self._mixes[call.name] = self._mixes.get(call.name, False) or mixed
+
+    def build(self) -> Any:
+        """The masked model with the original's weights."""
+        model = replay(self._p.flat, self._make, self._invoke)
+        for call, effect in zip(self._p.flat.calls, self._p.effects, strict=True):
+            smaller = self._keep if self._mixes[call.name] else None
+            copy_weights(call, self._made[call.name], dict(effect.weights), smaller)
+        return model
+
+    def _make(self, call: Call) -> Any:
+        changes: dict[str, Any] = {}
+        if self._mixes[call.name]:
+            position = self._p.flat.calls.index(call)
+            changes = resize_config(self._p.effects[position], self._keep)
+        self._made[call.name] = make_operation(call, changes)
+        return self._made[call.name]
+
+    def _invoke(self, position: int, operation: Any, args: Any, kwargs: Any) -> Any:
+        call, effect = self._p.flat.calls[position], self._p.effects[position]
+        if self._mixes[call.name]:
+            return self._mixed(position, operation, args, kwargs)
+        outputs = operation(*args, **kwargs)
+        clean = effect.keeps_zero and all(
+            id(t) in self._masked or not any(self._keep.touches(a) for a in axes)
+            for t, axes in zip(call.inputs, self._p.arriving[position], strict=True)
+        )
+        flat = keras.tree.flatten(outputs)
+        if not clean:
+            pairs = zip(flat, effect.outputs, strict=True)
+            flat = [self._through(ChannelMask, value, axes) for value, axes in pairs]
+        self._masked.update(id(t) for t in call.outputs)
+        return flat
+
+    def _mixed(self, position: int, operation: Any, args: Any, kwargs: Any) -> Any:
+        """Takes the removed channels out, calls the smaller layer, puts zeroes back."""
+        effect = self._p.effects[position]
+        small = self._through(TakeChannels, args[0], self._p.arriving[position][0])
+        value = operation(small, *args[1:], **kwargs)
+        self._masked.update(id(t) for t in self._p.flat.calls[position].outputs)
+        return self._through(SpreadChannels, value, effect.outputs[0])
+
+    def _through(self, layer: type, value: Any, axes: Axes) -> Any:
+        """Applies a mask layer along every axis from which something goes."""
+        for axis, labels in enumerate(axes):
+            if labels is not None and self._keep.touches(labels):
+                kept = self._keep.indices(labels).tolist()
+                name = f"cprune_mask_{self._count}"
+                self._count += 1
+                value = layer(axis, kept, len(labels), name=name)(value)
+        return value

@@ -1,0 +1,174 @@
+"""Builds a new model by repeating a flat graph's calls with new layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph import keras_internals
+from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.flat import Call, FlatGraph, Tensor
+from cprune_tf.graph.rules.registry import Keep, Weight
+
+# Calls a new operation: (position of the call, the operation, args, kwargs) -> its outputs.
+Invoke = Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any]
+Make = Callable[[Call], Any]
+
+
+def plain_invoke(
+    position: int, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Just the call."""
+    return operation(*args, **kwargs)
+
+
+def replay(
+    flat: FlatGraph,
+    make: Make,
+    invoke: Invoke = plain_invoke,
+    arguments: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
+) -> Any:
+    """Repeats all calls on new inputs.
+
+    Args:
+        flat: The original graph.
+        make: Gives the new layer or operation for a call; asked once per distinct operation.
+        invoke: Calls it.
+        arguments: New arguments (with the original's Tensors) of the call at a position.
+
+    Returns:
+        A new functional keras.Model with the original's name and input and output structure.
+    """
+    values: dict[int, Any] = {}
+    for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
+        values[id(tensor)] = new_input(layer)
+    made: dict[str, Any] = {}
+
+    def swap(value: Any) -> Any:
+        return values[id(value)] if isinstance(value, Tensor) else value
+
+    for position, call in enumerate(flat.calls):
+        if call.name not in made:
+            made[call.name] = make(call)
+        args, kwargs = arguments(position) if arguments else (call.args, call.kwargs)
+        args = keras.tree.map_structure(swap, args)
+        kwargs = keras.tree.map_structure(swap, kwargs)
+        outputs = keras.tree.flatten(invoke(position, made[call.name], args, kwargs))
+        for tensor, output in zip(call.outputs, outputs, strict=True):
+            values[id(tensor)] = output
+    structure = keras_internals.input_structure(keras_internals.functional(flat.model))
+    inputs = keras.tree.pack_sequence_as(structure, [values[id(t)] for t in flat.inputs])
+    outputs = keras.tree.map_structure(swap, flat.outputs)
+    return model_class(flat.model)(inputs=inputs, outputs=outputs, name=flat.model.name)
+
+
+def model_class(model: Any) -> Any:
+    """The user's own functional model class, where it can be made from inputs and outputs."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model
+    parameters = inspect.signature(type(model).__init__).parameters
+    return type(model) if {"inputs", "outputs"} <= set(parameters) else keras.Model
+
+
+def new_input(layer: Any) -> Any:
+    """A new model input like an existing InputLayer's."""
+    config = layer.get_config()
+    return keras.layers.InputLayer.from_config(config).output
+
+
+def make_operation(call: Call, changes: dict[str, Any]) -> Any:
+    """A new layer or operation like a call's, of its flat name, with config entries changed.
+
+    Args:
+        call: Any call of the original.
+        changes: Config entries by name.
+
+    Returns:
+        The new, unbuilt layer, or the new operation.
+
+    Raises:
+        GraphError: Where the layer cannot be made from its own config.
+    """
+    original = call.operation
+    if not call.is_layer:
+        twin = keras_internals.recreate_operation(original, changes)
+        twin.name = call.name
+        return twin
+    try:
+        config = {**original.get_config(), **changes, "name": call.name}
+        return type(original).from_config(config)
+    except (TypeError, NotImplementedError) as error:
+        raise GraphError(
+            f"The layer '{call.path}' ({type(original).__name__}) cannot be made again from its "
+            f"config ({error}). Give it get_config() and from_config() that hold all its arguments."
+        ) from error
+
+
+def copy_weights(call: Call, twin: Any, weights: dict[str, Weight], keep: Keep | None) -> None:
+    """Copies a layer's weights, without the removed channels, and which of them are trainable.
+
+    Args:
+        call: A call of the original layer.
+        twin: Its new counterpart, built.
+        weights: The channel axes of its weights by name.
+        keep: What remains; None for everything.
+
+    Raises:
+        GraphError: Where what remains does not fit the new layer, so its rule is wrong.
+    """
+    if not call.is_layer or not call.operation.weights:
+        return
+    names = keras_internals.relative_weight_names(call.operation)
+    pairs = zip(names, call.operation.weights, twin.weights, strict=True)
+    for name, old, new in pairs:
+        value = np.asarray(old)
+        if keep is not None and name in weights:
+            value = slice_weight(value, weights[name], keep)
+        if tuple(value.shape) != tuple(new.shape):
+            raise GraphError(
+                f"The weight '{name}' of '{call.path}' ({type(call.operation).__name__}) keeps the "
+                f"shape {tuple(value.shape)}, but the new layer has {tuple(new.shape)}: the "
+                "layer's rule must list the weight's axes and resize the config; see "
+                "docs/extending.md."
+            )
+        new.assign(value)
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+
+
+def slice_weight(value: Any, weight: Weight, keep: Keep) -> Any:
+    """A weight's array without the removed channels."""
+    for axis, labels in enumerate(weight.axes):
+        if labels is not None and keep.touches(labels):
+            value = np.compress(keep.mask(labels), value, axis=axis)
+    return value
+
+
+def copy_compile_state(model: Any, twin: Any) -> None:
+    """Compiles `twin` as `model` was compiled; the optimizer is made anew.
+
+    Args:
+        model: The original.
+        twin: The new model.
+    """
+    if not getattr(model, "compiled", False):
+        return
+    arguments = keras_internals.compile_arguments(model)
+    for key in ("metrics", "weighted_metrics"):
+        if key in arguments:
+            arguments[key] = keras.tree.map_structure(_fresh_metric, arguments[key])
+    if model.optimizer is not None:
+        optimizer = model.optimizer
+        arguments["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+    twin.compile(**arguments)
+
+
+def _fresh_metric(metric: Any) -> Any:
+    """A metric without state; names and functions as they are."""
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric

@@ -1,0 +1,126 @@
+"""What several rules share: channel axes, broadcasting, activations that act value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph.flat import Shape
+from cprune_tf.graph.labels import Axes, Labels
+from cprune_tf.graph.rules.registry import LayerCall
+
+
+def names_in(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+_POINTWISE = names_in(
+    """
+    celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu linear
+    log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign sparse_plus
+    sparse_sigmoid squareplus tanh tanh_shrink threshold
+    """
+)
+_NONZERO_AT_ZERO = names_in(
+    """
+    exponential hard_sigmoid log_sigmoid sigmoid softplus sparse_plus sparse_sigmoid squareplus
+    threshold
+    """
+)
+
+
+def channel_axis(layer: Any, rank: int) -> int:
+    """The axis a layer's `data_format` calls channels."""
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    return 1 if first else rank - 1
+
+
+def activation_name(function: Any) -> str:
+    """A Keras activation's name, or "" where the function is not Keras's own."""
+    name = getattr(function, "__name__", "")
+    return name if getattr(keras.activations, name, None) is function else ""
+
+
+def is_pointwise(function: Any) -> bool:
+    """Whether an activation acts on each value alone (a softmax does not)."""
+    return function is None or activation_name(function) in _POINTWISE
+
+
+def is_zero_at_zero(function: Any) -> bool:
+    """Whether an activation maps zero to zero."""
+    name = activation_name(function)
+    return function is None or (name in _POINTWISE and name not in _NONZERO_AT_ZERO)
+
+
+def check_activation(call: LayerCall, labels: Labels | None) -> None:
+    """Protects a layer's output channels where its activation mixes them."""
+    function = getattr(call.layer, "activation", None)
+    if not is_pointwise(function):
+        name = getattr(function, "__name__", type(function).__name__)
+        call.protect(labels, f"the activation '{name}' of {call.title} may mix channels")
+
+
+def protect_others(call: LayerCall, axes: Axes, axis: int, what: str) -> Axes:
+    """Protects channels on any axis but `axis` and forgets them.
+
+    Args:
+        call: The call.
+        axes: The labels of an input.
+        axis: The axis that may carry channels.
+        what: How the call uses the other axes, for the reason: "slides over".
+
+    Returns:
+        The labels with None on all other axes.
+    """
+    for position, labels in enumerate(axes):
+        if position != axis:
+            call.protect(labels, f"{call.title} {what} the axis that holds these channels")
+    return tuple(labels if i == axis else None for i, labels in enumerate(axes))
+
+
+def same_axes(call: LayerCall, groups: Sequence[tuple[Shape, Axes]], out: Shape) -> Axes:
+    """Labels of an element by element combination, its operands' channels tied.
+
+    Args:
+        call: The call.
+        groups: Shape and labels of each operand, all of the output's rank (ones prepended).
+        out: The output's shape.
+
+    Returns:
+        Labels per output axis.
+    """
+    result: list[Labels | None] = []
+    for axis, size in enumerate(out):
+        operands = [axes[axis] for shape, axes in groups if shape[axis] != 1]
+        known = [labels for labels in operands if labels is not None]
+        if not known or size is None or size == 1:
+            for labels in known:
+                call.protect(labels, f"{call.title} broadcasts these channels")
+            result.append(None)
+            continue
+        for other in known[1:]:
+            call.tie(known[0], other)
+        if len(known) < len(operands):
+            call.protect(known[0], f"{call.title} combines them with values without channels")
+        result.append(known[0])
+    return tuple(result)
+
+
+def pad_rank(shape: Shape, axes: Axes, rank: int, position: int) -> tuple[Shape, Axes]:
+    """Inserts axes of size one at `position` until the rank fits."""
+    missing = rank - len(shape)
+    ones: Shape = (1,) * missing
+    empty: Axes = (None,) * missing
+    return (
+        shape[:position] + ones + shape[position:],
+        axes[:position] + empty + axes[position:],
+    )
+
+
+def repeat(labels: Labels | None, times: int) -> Labels | None:
+    """Each label `times` times in a row."""
+    return labels if labels is None or times == 1 else np.repeat(labels, times)

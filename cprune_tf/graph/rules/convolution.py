@@ -1,0 +1,160 @@
+"""Rules of convolutions: plain, grouped, depthwise, separable, transposed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph.labels import Axes, Labels
+from cprune_tf.graph.rules.common import (
+    channel_axis,
+    check_activation,
+    protect_others,
+    repeat,
+)
+from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, Weight, register_rule
+
+_SLIDES = "slides over"
+
+
+def _arrive(call: LayerCall) -> tuple[int, Labels | None]:
+    """The channel axis of the input and its labels; other axes are protected."""
+    axes = call.inputs[0]
+    axis = channel_axis(call.layer, len(axes))
+    return axis, protect_others(call, axes, axis, _SLIDES)[axis]
+
+
+def _leave(call: LayerCall, axis: int, labels: Labels | None) -> tuple[Axes, ...]:
+    check_activation(call, labels)
+    rank = len(call.output_shapes[0])
+    return (tuple(labels if i == axis else None for i in range(rank)),)
+
+
+def _kernel(call: LayerCall, *last: Labels | None, out: int | None) -> Weight:
+    spatial = (None,) * call.layer.rank
+    return Weight((*spatial, *last), "kernel", None if out is None else call.layer.rank + out)
+
+
+@register_rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+def convolution(call: LayerCall) -> Effect:
+    """Filters are made here; a grouped convolution is handed on."""
+    layer: Any = call.layer
+    axis, arriving = _arrive(call)
+    if layer.groups > 1:
+        return _grouped(call, axis, arriving)
+    made = call.fresh(layer.filters)
+    weights = {
+        "kernel": _kernel(call, arriving, made, out=1),
+        "bias": Weight((made,), "bias", 0),
+    }
+    return Effect(
+        _leave(call, axis, made),
+        weights,
+        {"": made},
+        lambda keep: {"filters": keep.count(made)},
+    )
+
+
+def _grouped(call: LayerCall, axis: int, arriving: Labels | None) -> Effect:
+    """Evenly across the groups where a group has several inputs and filters, else group by group.
+
+    Evenly: filter j of every group is one unit, and so is input i of every group. Group by group:
+    a unit is a whole group, its inputs and its filters together (as in a depthwise convolution).
+    """
+    groups, filters = call.layer.groups, call.layer.filters
+    per_input = call.input_shapes[0][axis] // groups
+    per_group = filters // groups
+    if per_group > 1 and (per_input > 1 or arriving is None):
+        return _evenly(call, axis, arriving, per_input)
+    if arriving is None:
+        return call.opaque(f"{call.title} has groups whose inputs carry no channels")
+    inputs = arriving.reshape(groups, per_input)
+    call.tie(inputs, inputs[:, :1])
+    leaving = np.repeat(inputs[:, 0], per_group)
+    weights = {
+        "kernel": _kernel(call, None, leaving, out=1),
+        "bias": Weight((leaving,), "bias", 0),
+    }
+
+    def resize(keep: Keep) -> dict[str, Any]:
+        return {"groups": keep.count(inputs[:, 0]), "filters": keep.count(leaving)}
+
+    return Effect(_leave(call, axis, leaving), weights, {}, resize, sizes=(arriving,))
+
+
+def _evenly(call: LayerCall, axis: int, arriving: Labels | None, per_input: int) -> Effect:
+    groups, filters = call.layer.groups, call.layer.filters
+    made = call.fresh(filters)
+    by_group = made.reshape(groups, filters // groups)
+    call.tie(by_group, by_group[:1])
+    inner = None
+    if arriving is not None:
+        inputs = arriving.reshape(groups, per_input)
+        call.tie(inputs, inputs[:1])
+        inner = inputs[0]
+    weights = {
+        "kernel": _kernel(call, inner, made, out=1),
+        "bias": Weight((made,), "bias", 0),
+    }
+    return Effect(
+        _leave(call, axis, made),
+        weights,
+        {"": made},
+        lambda keep: {"filters": keep.count(made)},
+    )
+
+
+@register_rule(
+    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose
+)
+def transposed(call: LayerCall) -> Effect:
+    """As a convolution, but the kernel holds filters before inputs."""
+    layer: Any = call.layer
+    axis, arriving = _arrive(call)
+    if getattr(layer, "groups", 1) != 1:
+        return call.opaque(f"{call.title} is a grouped transposed convolution")
+    made = call.fresh(layer.filters)
+    weights = {
+        "kernel": _kernel(call, made, arriving, out=0),
+        "bias": Weight((made,), "bias", 0),
+    }
+    return Effect(
+        _leave(call, axis, made),
+        weights,
+        {"": made},
+        lambda keep: {"filters": keep.count(made)},
+    )
+
+
+@register_rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+def depthwise(call: LayerCall) -> Effect:
+    """Follows its input: input channel i becomes outputs i*m .. i*m + m - 1."""
+    axis, arriving = _arrive(call)
+    leaving = repeat(arriving, call.layer.depth_multiplier)
+    weights = {
+        "kernel": _kernel(call, arriving, None, out=0),
+        "bias": Weight((leaving,), "bias", 0),
+    }
+    return Effect(_leave(call, axis, leaving), weights)
+
+
+@register_rule(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+def separable(call: LayerCall) -> Effect:
+    """A depthwise kernel that follows the input and a pointwise kernel that makes filters."""
+    layer: Any = call.layer
+    axis, arriving = _arrive(call)
+    made = call.fresh(layer.filters)
+    inner = repeat(arriving, layer.depth_multiplier)
+    weights = {
+        "depthwise_kernel": _kernel(call, arriving, None, out=None),
+        "pointwise_kernel": _kernel(call, inner, made, out=1),
+        "bias": Weight((made,), "bias", 0),
+    }
+    return Effect(
+        _leave(call, axis, made),
+        weights,
+        {"": made},
+        lambda keep: {"filters": keep.count(made)},
+    )

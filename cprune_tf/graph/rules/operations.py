@@ -1,0 +1,75 @@
+"""Rules of raw `keras.ops` operations in a functional graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph.flat import Shape, Tensor
+from cprune_tf.graph.labels import Axes
+from cprune_tf.graph.rules.common import pad_rank, same_axes
+from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
+
+_UNARY_KEEPS_ZERO = """
+    Absolute Abs Fabs Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Copy Elu Erf Expm1
+    Floor  Gelu HardShrink HardSilu HardTanh LeakyRelu Log1p NanToNum Negative Relu Relu6
+    Round Selu Sign  Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
+    TanhShrink Trunc
+"""
+_UNARY = """
+    Clip Cos Cosh Exp Exp2 HardSigmoid Log Log10 Log2 LogSigmoid OnesLike Reciprocal Rsqrt
+    Sigmoid  Softplus SparsePlus SparseSigmoid Squareplus Threshold
+"""
+_BINARY = """
+    Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Power Mod FloorDivide
+    Hypot Arctan2 Greater GreaterEqual Less LessEqual Equal NotEqual Where
+"""
+
+
+def _ops(names: str) -> list[str]:
+    return [f"ops.{name}" for name in names.split()]
+
+
+@register_rule(*_ops(_UNARY_KEEPS_ZERO))
+def unary_keeping_zero(call: LayerCall) -> Effect:
+    """A function of each value with f(0) = 0."""
+    return Effect((call.inputs[0],), keeps_zero=True)
+
+
+@register_rule(*_ops(_UNARY))
+def unary(call: LayerCall) -> Effect:
+    """A function of each value."""
+    return Effect((call.inputs[0],))
+
+
+@register_rule(*_ops(_BINARY))
+def binary(call: LayerCall) -> Effect:
+    """Operands are tied with numpy's broadcasting; a constant array shrinks with its channels."""
+    out_shape = call.output_shapes[0]
+    rank = len(out_shape)
+    operands: list[tuple[Shape, Axes]] = []
+    for value in (*call.call.args, *call.call.kwargs.values()):
+        if isinstance(value, Tensor):
+            operands.append(pad_rank(value.shape, call.labels_of(value), rank, 0))
+    out = same_axes(call, operands, out_shape)
+
+    def shrink(keep: Keep) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args = tuple(_shrunk(v, out, keep) for v in call.call.args)
+        return args, {k: _shrunk(v, out, keep) for k, v in call.call.kwargs.items()}
+
+    return Effect((out,), reargument=shrink)
+
+
+def _shrunk(value: Any, out: Axes, keep: Keep) -> Any:
+    """A constant operand without the removed channels; anything else unchanged."""
+    if isinstance(value, Tensor) or not hasattr(value, "shape") or not len(value.shape):
+        return value
+    array = np.asarray(keras.ops.convert_to_numpy(value))
+    offset = len(out) - array.ndim
+    for axis in range(array.ndim):
+        labels = out[offset + axis]
+        if labels is not None and array.shape[axis] == len(labels):
+            array = array.take(keep.indices(labels), axis=axis)
+    return array

@@ -1,0 +1,210 @@
+"""What a layer rule is, and where it is registered.
+
+A rule is a function of one call (`LayerCall`) that returns an `Effect`: the labels of the outputs,
+the labels of the weights, and what changes in the layer's config (or in the call's arguments) when
+channels are removed. Analysis, rebuilding, masking, importance and statistics all read the effects;
+none of them knows a layer class. `docs/extending.md` shows how to write one for a custom layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cprune_tf.graph import keras_internals
+from cprune_tf.graph.flat import Call, Shape, Tensor
+from cprune_tf.graph.labels import Axes, Labels, LabelSpace
+
+Indices = npt.NDArray[np.int64]
+
+
+class Keep:
+    """What remains after a removal, asked by labels."""
+
+    def __init__(self, removed: npt.NDArray[np.bool_]) -> None:
+        self._removed = removed
+
+    def mask(self, labels: Labels) -> npt.NDArray[np.bool_]:
+        """Whether each index stays, [len(labels)]."""
+        return ~self._removed[labels]
+
+    def indices(self, labels: Labels) -> Indices:
+        """The indices that stay, ascending."""
+        return np.flatnonzero(self.mask(labels))
+
+    def count(self, labels: Labels) -> int:
+        """How many indices stay."""
+        return int(self.mask(labels).sum())
+
+    def touches(self, labels: Labels | None) -> bool:
+        """Whether any of these indices goes."""
+        return labels is not None and bool(self._removed[labels].any())
+
+    def size(self, labels: Labels | None, unchanged: int) -> int:
+        """The new size of an axis; `unchanged` where it carries no channels."""
+        return unchanged if labels is None else self.count(labels)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The channel axes of one weight.
+
+    Attributes:
+        axes: Labels per axis of the weight.
+        role: "kernel" (multiplies inputs), "bias", "scale" (a normalisation's gamma), "shift" (its
+            beta), "statistic" (its mean or variance) or "other".
+        out_axis: The axis whose index says which output channel a value belongs to; None where the
+            weight belongs to its input's channels only.
+    """
+
+    axes: Axes
+    role: str = "other"
+    out_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How one call maps channels.
+
+    Attributes:
+        outputs: Labels per axis, for each output tensor.
+        weights: Channel axes of the layer's weights, by name relative to the layer; a weight that
+            is not listed is copied whole.
+        produced: Fresh labels this call makes, by suffix of the group's name: "" for the layer's
+            output channels, e.g. "heads" for an inner width.
+        resize: Config entries for a removal; called only when channels of this layer go.
+        reargument: New (args, kwargs) of the call for a removal.
+        sizes: Label arrays that `resize` and the layer's state depend on; they are tied across the
+            calls of a shared layer.
+        keeps_zero: A channel that is zero in all inputs is zero in the outputs.
+        mixes: The call mixes channels in a way that zeroes disturb (a layer normalisation's mean),
+            so that masking must take the removed ones out of its way.
+    """
+
+    outputs: tuple[Axes, ...]
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    produced: Mapping[str, Labels] = field(default_factory=dict)
+    resize: Callable[[Keep], dict[str, Any]] | None = None
+    reargument: Callable[[Keep], tuple[tuple[Any, ...], dict[str, Any]]] | None = None
+    sizes: tuple[Labels, ...] = ()
+    keeps_zero: bool = False
+    mixes: bool = False
+
+
+class LayerCall:
+    """One call as a rule sees it: the layer, the shapes, the labels that arrive."""
+
+    def __init__(self, call: Call, inputs: tuple[Axes, ...], space: LabelSpace) -> None:
+        self.call = call
+        self.layer = call.operation
+        self.name = call.name
+        self.inputs = inputs
+        self._space = space
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the input tensors, the batch axis first."""
+        return tuple(t.shape for t in self.call.inputs)
+
+    @property
+    def output_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the output tensors."""
+        return tuple(t.shape for t in self.call.outputs)
+
+    @property
+    def title(self) -> str:
+        """The layer for a message: "'conv1' (Conv2D)"."""
+        return f"'{self.name}' ({type(self.layer).__name__})"
+
+    def labels_of(self, tensor: Tensor) -> Axes:
+        """Labels of one of the input tensors."""
+        return self.inputs[next(i for i, t in enumerate(self.call.inputs) if t is tensor)]
+
+    def fresh(self, count: int) -> Labels:
+        """New channels, made by this layer."""
+        return self._space.fresh(count)
+
+    def tie(self, first: Labels, second: Labels) -> None:
+        """These channels live and die together, index by index."""
+        self._space.tie(first, second)
+
+    def protect(self, labels: Labels | None, reason: str) -> None:
+        """These channels can never be removed."""
+        if labels is not None:
+            self._space.protect(labels, reason)
+
+    def protect_all(self, axes: Axes, reason: str) -> None:
+        """None of the channels of this tensor can be removed."""
+        for labels in axes:
+            self.protect(labels, reason)
+
+    def opaque(self, reason: str) -> Effect:
+        """The effect of a call nothing is known about: all it touches is protected.
+
+        Args:
+            reason: Why, for the user.
+
+        Returns:
+            An effect whose outputs carry protected channels on their last axis.
+        """
+        for axes in self.inputs:
+            self.protect_all(axes, reason)
+        return Effect(tuple(self._fixed(shape, reason) for shape in self.output_shapes))
+
+    def _fixed(self, shape: Shape, reason: str) -> Axes:
+        if len(shape) < 2 or shape[-1] is None:
+            return (None,) * len(shape)
+        labels = self.fresh(shape[-1])
+        self.protect(labels, reason)
+        return (None,) * (len(shape) - 1) + (labels,)
+
+
+Rule = Callable[[LayerCall], Effect]
+
+
+class RuleRegistry:
+    """Rules by layer class (exact: a subclass may compute something else) or operation name."""
+
+    def __init__(self) -> None:
+        self._rules: dict[type | str, Rule] = {}
+
+    def register(self, *kinds: type | str) -> Callable[[Rule], Rule]:
+        """Decorates a rule.
+
+        Args:
+            *kinds: Layer classes, or raw operations as "ops.Relu".
+
+        Returns:
+            The decorator.
+        """
+
+        def decorate(rule: Rule) -> Rule:
+            for kind in kinds:
+                self._rules[kind] = rule
+            return rule
+
+        return decorate
+
+    def unregister(self, kind: type | str) -> None:
+        """Forgets the rule of one kind."""
+        self._rules.pop(kind, None)
+
+    def find(self, operation: Any) -> Rule | None:
+        """The rule of a layer or raw operation; None where there is none."""
+        return self._rules.get(keras_internals.operation_kind(operation))
+
+
+REGISTRY = RuleRegistry()
+register_rule = REGISTRY.register
+
+
+def no_rule_reason(call: LayerCall) -> str:
+    """Why a call without a rule protects what it touches, and what to do about it."""
+    return (
+        f"touches {call.title}, which has no rule; "
+        "register one with cprune_tf.graph.register_rule, see docs/extending.md"
+    )

@@ -1,0 +1,256 @@
+"""Rules of layers that move values: pooling, padding, concatenation, flatten, reshape, permute."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph.flat import Shape
+from cprune_tf.graph.labels import Axes, Labels
+from cprune_tf.graph.rules.common import channel_axis, protect_others
+from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
+
+_layers = keras.layers
+
+
+def _named(*templates: str) -> list[type]:
+    """The layer classes of these names for 1, 2 and 3 dimensions."""
+    names = [template + f"{rank}D" for template in templates for rank in (1, 2, 3)]
+    return [getattr(_layers, name) for name in names if hasattr(_layers, name)]
+
+
+@register_rule(
+    *_named("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSampling"),
+    *_named("AdaptiveAveragePooling", "AdaptiveMaxPooling"),
+)
+def spatial(call: LayerCall) -> Effect:
+    """Works along the spatial axes, channel by channel."""
+    axes = call.inputs[0]
+    axis = channel_axis(call.layer, len(axes))
+    return Effect((protect_others(call, axes, axis, "works along"),), keeps_zero=True)
+
+
+@register_rule(*_named("GlobalAveragePooling", "GlobalMaxPooling"))
+def global_pooling(call: LayerCall) -> Effect:
+    """The spatial axes disappear or shrink to one."""
+    axes = call.inputs[0]
+    axis = channel_axis(call.layer, len(axes))
+    kept = protect_others(call, axes, axis, "pools over")
+    out = kept if call.layer.keepdims else (None, kept[axis])
+    return Effect((out,), keeps_zero=True)
+
+
+@register_rule(_layers.Concatenate)
+def concatenate(call: LayerCall) -> Effect:
+    """Along the axis the channels of the inputs follow one another; elsewhere they are tied."""
+    return Effect(
+        (concatenated(call, call.layer.axis, list(call.inputs), list(call.input_shapes)),),
+        keeps_zero=True,
+    )
+
+
+def concatenated(call: LayerCall, axis: int, inputs: list[Axes], shapes: list[Shape]) -> Axes:
+    """Labels of a concatenation.
+
+    Args:
+        call: The call.
+        axis: Along which.
+        inputs: Labels per axis of each part.
+        shapes: Shape of each part.
+
+    Returns:
+        Labels per axis of the whole.
+    """
+    rank = len(shapes[0])
+    axis %= rank
+    result: list[Labels | None] = []
+    for position in range(rank):
+        parts = [axes[position] for axes in inputs]
+        known = [labels for labels in parts if labels is not None]
+        if not known:
+            result.append(None)
+        elif position == axis:
+            sizes = [shape[axis] for shape in shapes]
+            result.append(_joined(call, parts, sizes))
+        else:
+            for other in known[1:]:
+                call.tie(known[0], other)
+            if len(known) < len(parts):
+                call.protect(known[0], f"{call.title} puts them beside values without channels")
+            result.append(known[0])
+    return tuple(result)
+
+
+def _joined(call: LayerCall, parts: list[Labels | None], sizes: list[int | None]) -> Labels | None:
+    if None in sizes:
+        for labels in parts:
+            call.protect(labels, f"{call.title} has an unknown size along these channels")
+        return None
+    filled = []
+    for labels, size in zip(parts, sizes, strict=True):
+        if labels is None:
+            labels = call.fresh(int(size or 0))
+            call.protect(labels, f"{call.title} holds values there that are not channels")
+        filled.append(labels)
+    return np.concatenate(filled)
+
+
+@register_rule(_layers.Flatten)
+def flatten(call: LayerCall) -> Effect:
+    """Channel c of an H x W x C tensor becomes the indices c, c + C, c + 2 C, ..."""
+    axes, shape = call.inputs[0], call.input_shapes[0]
+    if channel_axis(call.layer, len(shape)) == 1 and len(shape) > 2:
+        order = [0, *range(2, len(shape)), 1]
+        axes, shape = tuple(axes[i] for i in order), tuple(shape[i] for i in order)
+    return Effect((reshaped(call, axes, shape, call.output_shapes[0]),), keeps_zero=True)
+
+
+@register_rule(_layers.Reshape)
+def reshape(call: LayerCall) -> Effect:
+    """Axes merge and split; the target shape shrinks with its channels."""
+    out = reshaped(call, call.inputs[0], call.input_shapes[0], call.output_shapes[0])
+    target = tuple(call.layer.target_shape)
+
+    def resize(keep: Keep) -> dict[str, Any]:
+        sizes = zip(target, out[1:], strict=True)
+        return {"target_shape": tuple(_resized(keep, s, labels) for s, labels in sizes)}
+
+    sizes = tuple(labels for labels in out if labels is not None)
+    return Effect((out,), resize=resize, sizes=sizes, keeps_zero=True)
+
+
+def _resized(keep: Keep, size: int, labels: Labels | None) -> int:
+    return size if size == -1 or labels is None else keep.count(labels)
+
+
+@register_rule(_layers.Permute)
+def permute(call: LayerCall) -> Effect:
+    """Axes change places and take their channels along."""
+    axes = call.inputs[0]
+    return Effect(((axes[0], *(axes[d] for d in call.layer.dims)),), keeps_zero=True)
+
+
+@register_rule(_layers.RepeatVector)
+def repeat_vector(call: LayerCall) -> Effect:
+    """[batch, C] becomes [batch, n, C]."""
+    batch, channels = call.inputs[0]
+    return Effect(((batch, None, channels),), keeps_zero=True)
+
+
+def reshaped(call: LayerCall, axes: Axes, shape: Shape, out: Shape) -> Axes:
+    """Labels after a reshape in row-major order.
+
+    Runs of axes with equal products are matched; within a run, channels on one axis are followed to
+    the axis (or axes) they end up on. What cannot be followed is protected.
+
+    Args:
+        call: The call.
+        axes: Labels per input axis.
+        shape: Input shape, the batch axis first.
+        out: Output shape, likewise.
+
+    Returns:
+        Labels per output axis.
+    """
+    result: list[Labels | None] = [None] * len(out)
+    for (i0, i1), (o0, o1) in _runs(shape, out):
+        held = [i for i in range(i0, i1) if axes[i] is not None]
+        if not held:
+            continue
+        if i1 - i0 == 1 and o1 - o0 == 1:
+            result[o0] = axes[i0]
+            continue
+        dims, targets = shape[i0:i1], out[o0:o1]
+        if len(held) > 1 or not _same_size(dims, targets):
+            for i in held:
+                call.protect(axes[i], f"{call.title} reshapes them in a way that is not followed")
+            continue
+        labels = axes[held[0]]
+        assert labels is not None
+        column = [1] * len(dims)
+        column[held[0] - i0] = -1
+        flat = np.broadcast_to(labels.reshape(column), [int(d or 0) for d in dims]).ravel()
+        placed = _place(call, flat.reshape([int(t or 0) for t in targets]))
+        for offset, found in enumerate(placed):
+            result[o0 + offset] = found
+    return tuple(result)
+
+
+def _place(call: LayerCall, block: Labels) -> list[Labels | None]:
+    """Puts the labels of a block on the one axis along which they run.
+
+    Where they run along several axes (channels split into heads x width), the channels along all
+    axes but the longest are tied, so that what remains is removed evenly.
+    """
+    rank = block.ndim
+    runs = [a for a in range(rank) if (block != block.take([0], axis=a)).any()]
+    if not runs:
+        runs = [a for a in range(rank) if block.shape[a] > 1][-1:] or [rank - 1]
+    axis = max(runs, key=lambda a: block.shape[a])
+    along = np.moveaxis(block, axis, -1).reshape(-1, block.shape[axis])
+    if len(runs) > 1:
+        call.tie(along, along[:1])
+    result: list[Labels | None] = [None] * rank
+    result[axis] = along[0]
+    return result
+
+
+def _runs(shape: Shape, out: Shape) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Matches runs of axes of equal product: [((in start, end), (out start, end)), ...]."""
+    i, o = _unknown_prefix(shape, out)
+    result = [((k, k + 1), (k, k + 1)) for k in range(min(i, o))]
+    while i < len(shape) and o < len(out):
+        i1, o1 = i + 1, o + 1
+        a, b = shape[i], out[o]
+        while a is not None and b is not None and a != b:
+            if a < b and i1 < len(shape):
+                step = shape[i1]
+                a, i1 = None if step is None else a * step, i1 + 1
+            elif b < a and o1 < len(out):
+                step = out[o1]
+                b, o1 = None if step is None else b * step, o1 + 1
+            else:
+                break
+        if a is None or b is None or a != b:
+            return result + _from_the_right(shape, out, i, o)
+        result.append(((i, i1), (o, o1)))
+        i, o = i1, o1
+    if i < len(shape) and result:  # trailing ones
+        (start, _), target = result[-1]
+        result[-1] = ((start, len(shape)), target)
+    elif o < len(out) and result:
+        source, (start, _) = result[-1]
+        result[-1] = (source, (start, len(out)))
+    return result
+
+
+def _from_the_right(
+    shape: Shape, out: Shape, i: int, o: int
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Matches equal known sizes at the end; what is left in front is one run."""
+    same = 0
+    limit = min(len(shape) - i, len(out) - o)
+    while same < limit and shape[-1 - same] is not None and shape[-1 - same] == out[-1 - same]:
+        same += 1
+    i1, o1 = len(shape) - same, len(out) - same
+    tail = [((i1 + k, i1 + k + 1), (o1 + k, o1 + k + 1)) for k in range(same)]
+    return [((i, i1), (o, o1)), *tail]
+
+
+def _same_size(dims: Shape, targets: Shape) -> bool:
+    if None in dims or None in targets:
+        return False
+    return math.prod(d or 0 for d in dims) == math.prod(t or 0 for t in targets)
+
+
+def _unknown_prefix(shape: Shape, out: Shape) -> tuple[int, int]:
+    """Number of leading axes, the batch included, that both shapes have unknown."""
+    count = 0
+    for a, b in zip(shape, out, strict=False):
+        if a is not None or b is not None:
+            break
+        count += 1
+    return count, count

@@ -1,0 +1,115 @@
+"""First-order Taylor importance: what the loss would gain or lose if a unit's gate closed.
+
+The gate of a unit multiplies its channels; the derivative of the loss by the gate, at one, is the
+sum of gradient times weight over the last affine parameters that make those channels: a
+normalisation's gamma and beta where the group has one (a kernel in front of a normalisation has no
+say in the scale), otherwise the kernels and biases of its producers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from cprune_tf.graph import ChannelGroup
+from cprune_tf.graph.channel_graph import GroupWeight
+from cprune_tf.graph.layers import weight_variables
+from cprune_tf.importance.scoring import ImportanceError, average, by_unit, read_weight
+
+Array = npt.NDArray[np.float64]
+
+
+def taylor_scores(model: Any, group: ChannelGroup, data: Any) -> Array:
+    """Mean over batches of the squared gate derivative.
+
+    Args:
+        model: A compiled model: its loss is used.
+        group: One of its groups.
+        data: (inputs, targets), or an iterable of such batches.
+
+    Returns:
+        float64 [group.num_channels].
+
+    Raises:
+        ImportanceError: Without data, for a model that is not compiled, or a group without
+            parameters.
+    """
+    if data is None:
+        raise ImportanceError(
+            "The method 'taylor' needs data=(inputs, targets) or an iterable of such batches."
+        )
+    if not getattr(model, "compiled", False):
+        raise ImportanceError(
+            f"The method 'taylor' needs a loss, but '{model.name}' is not compiled; call "
+            "model.compile(loss=...) first."
+        )
+    weights = gate_weights(group)
+    if not weights:
+        raise ImportanceError(f"The group '{group.name}' has no trainable parameters to score.")
+    for weight in weights:
+        read_weight(model, weight)
+    variables = [weight_variables(model, w.layer)[w.weight] for w in weights]
+    totals: dict[str, Array] = {}
+    count = 0
+    for inputs, targets in batches(data):
+        count += 1
+        for layer, gate in _gates(model, group, weights, variables, inputs, targets).items():
+            totals[layer] = totals.get(layer, 0.0) + np.square(gate)
+    if not count:
+        raise ImportanceError("The data for 'taylor' held no batch.")
+    return average([total / count for total in totals.values()])
+
+
+def gate_weights(group: ChannelGroup) -> list[GroupWeight]:
+    """The parameters through which the group's gates act."""
+    affine = [w for w in group.weights if w.role in ("scale", "shift") and w.is_output]
+    if affine:
+        return affine
+    return [w for w in group.weights if w.role in ("kernel", "bias") and w.is_output]
+
+
+def batches(data: Any) -> Iterator[tuple[Any, Any]]:
+    """One (inputs, targets) pair as a single batch, or the pairs of an iterable."""
+    if isinstance(data, tuple) and len(data) == 2:
+        yield data
+        return
+    if not isinstance(data, Iterable):
+        raise ImportanceError(
+            f"data is {type(data).__name__}; expected (inputs, targets) or an iterable of them."
+        )
+    for batch in data:
+        yield batch[0], batch[1]
+
+
+def _gates(
+    model: Any,
+    group: ChannelGroup,
+    weights: list[GroupWeight],
+    variables: list[Any],
+    inputs: Any,
+    targets: Any,
+) -> dict[str, Array]:
+    """Derivative of the loss by each unit's gate, by layer; NaN for units a layer lacks."""
+    import tensorflow as tf
+
+    values = [variable.value for variable in variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        for value in values:
+            tape.watch(value)
+        predictions = model(inputs, training=False)
+        loss = model.compute_loss(x=inputs, y=targets, y_pred=predictions, training=False)
+    gradients = tape.gradient(loss, values)
+    gates: dict[str, Array] = {}
+    for weight, value, gradient in zip(weights, values, gradients, strict=True):
+        if gradient is None:
+            continue
+        product = np.asarray(keras.ops.convert_to_numpy(value)) * np.asarray(gradient)
+        sums = by_unit(product, weight, group.num_channels).sum(axis=1)
+        gates[weight.layer] = gates.get(weight.layer, 0.0) + sums
+    if not gates:
+        raise ImportanceError(f"The loss does not depend on the group '{group.name}'.")
+    return gates
