@@ -7,12 +7,12 @@ import importlib
 import importlib.resources
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from cprune_tf.config import DataConfig
-from cprune_tf.data import pipeline
+from cprune_tf.data import checks, pipeline
 from cprune_tf.data.image_data import DataError, ImageData
 
 EMBEDDED = "fashion_mnist_subset"
@@ -45,9 +45,6 @@ _KERAS_CLASSES: Mapping[str, tuple[str, ...]] = {
         "truck",
     ),
 }
-# Which images are left out by max_train / max_test is no random choice of a run: accuracies of
-# different seeds must stay comparable.
-_SUBSET_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,16 +150,16 @@ def to_image_data(
     train_labels = _labels(raw.train_labels, raw.train_images, f"{raw.name}: training labels")
     test_labels = _labels(raw.test_labels, raw.test_images, f"{raw.name}: test labels")
     shape = train_images.shape[1:]
-    check_shape(raw.name, shape, input_shape)
-    check_shape(f"{raw.name}: test images", test_images.shape[1:], shape)
-    check_channels(config, shape[-1])
+    checks.check_shape(raw.name, shape, input_shape)
+    checks.check_shape(f"{raw.name}: test images", test_images.shape[1:], shape)
+    checks.check_channels(config, shape[-1])
     if num_classes is None:
-        num_classes = len(raw.class_names) or _count_classes(raw.name, train_labels)
+        num_classes = len(raw.class_names) or checks.count_classes(raw.name, train_labels)
     for labels, what in ((train_labels, "training"), (test_labels, "test")):
-        check_labels(f"{raw.name}: {what} labels", labels, num_classes)
+        checks.check_labels(f"{raw.name}: {what} labels", labels, num_classes)
     batches = pipeline.array_batches(
         train_images,
-        _first(train_labels, config.max_train),
+        checks.first_items(train_labels, config.max_train),
         batch_size=config.batch_size,
         mean=config.mean,
         std=config.std,
@@ -174,63 +171,23 @@ def to_image_data(
         num_classes=num_classes,
         class_names=raw.class_names if len(raw.class_names) == num_classes else (),
         test_images=pipeline.preprocess(test_images, config.mean, config.std).numpy(),
-        test_labels=_first(test_labels, config.max_test),
+        test_labels=checks.first_items(test_labels, config.max_test),
         num_train=len(train_images),
         train_dataset=batches,
     )
-
-
-def check_shape(what: str, received: Sequence[int], expected: Sequence[int] | None) -> None:
-    """Raises DataError unless images have the shape that the model takes."""
-    if expected is not None and tuple(received) != tuple(expected):
-        raise DataError(
-            f"{what}: images are {_by(received)}; expected {_by(expected)} (height x width x "
-            "channels), the model's input. Choose data or a model that fit each other."
-        )
-
-
-def check_channels(config: DataConfig, channels: int) -> None:
-    """Raises DataError unless mean and std are one value or one per channel."""
-    for name in ("mean", "std"):
-        count = len(getattr(config, name))
-        if count not in (1, channels):
-            raise DataError(
-                f"data.{name} has {count} values; expected 1, or {channels} (one per channel)."
-            )
-
-
-def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:
-    """Raises DataError unless all labels are classes of the model."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise DataError(
-            f"{what} are {low}..{high}; expected 0..{num_classes - 1} for {num_classes} classes."
-        )
-
-
-def check_finite(what: str, images: np.ndarray) -> None:
-    """Raises DataError for NaN or infinite pixels."""
-    if np.issubdtype(images.dtype, np.floating):
-        # A sum is not finite if one item is not; no array of flags as large as the images.
-        bad = [i for i, image in enumerate(images) if not np.isfinite(image.sum(dtype=np.float64))]
-        if bad:
-            raise DataError(
-                f"{what}: {len(bad)} of {len(images)} images hold NaN or infinite pixels (the "
-                f"first is number {bad[0]}); expected finite values. Remove or repair them."
-            )
 
 
 def _images(array: np.ndarray, what: str, limit: int) -> np.ndarray:
     numeric = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
     if not numeric or array.ndim not in (3, 4):
         raise DataError(
-            f"{what} are {array.dtype} of shape {_by(array.shape)}; expected numbers of shape "
+            f"{what} are {array.dtype} of shape {checks.by(array.shape)}; expected numbers of "
             "n x height x width (x channels)."
         )
     if not len(array):
         raise DataError(f"{what}: there are none; at least one is needed.")
-    array = _first(array, limit)
-    check_finite(what, array)
+    array = checks.first_items(array, limit)
+    checks.check_finite(what, array)
     return array if array.ndim == 4 else array[..., np.newaxis]
 
 
@@ -239,31 +196,9 @@ def _labels(array: np.ndarray, images: np.ndarray, what: str) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1 or len(array) != len(images):
         raise DataError(
-            f"{what} have the shape {_by(array.shape)}; expected {len(images)}, one for each image."
+            f"{what} have the shape {checks.by(array.shape)}; expected {len(images)}, one for each "
+            "image."
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{what} are {array.dtype}; expected integers, the class of each image.")
     return array.astype(np.int32)
-
-
-def _first(array: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` items (0: all), spread over the array: it may be grouped by class."""
-    if not 0 < limit < len(array):
-        return array
-    order = np.random.default_rng(_SUBSET_SEED).permutation(len(array))
-    return array[order[:limit]]
-
-
-def _count_classes(name: str, labels: np.ndarray) -> int:
-    num_classes = int(labels.max()) + 1
-    missing = sorted(set(range(num_classes)) - set(labels.tolist()))
-    if missing:
-        raise DataError(
-            f"{name}: of the classes 0..{num_classes - 1}, {len(missing)} have no training images "
-            f"(the first is {missing[0]}); expected labels counted from 0 without gaps."
-        )
-    return num_classes
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(str(size) for size in shape)

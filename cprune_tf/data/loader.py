@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 from cprune_tf.config import DataConfig
-from cprune_tf.data import arrays
+from cprune_tf.data import arrays, datasets, folder, tfds
 from cprune_tf.data.image_data import DataError, ImageData
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def load(
@@ -31,21 +34,32 @@ def load(
     """
     config.validate()
     name = config.name
+    kind, _, rest = name.partition(":")
     if name == arrays.EMBEDDED:
-        return arrays.to_image_data(
-            arrays.read_embedded(), config, input_shape=input_shape, num_classes=num_classes
+        raw = arrays.read_embedded()
+    elif kind == "keras":
+        raw = arrays.read_keras(rest)
+    elif kind == "tfds":
+        return tfds.read_tfds(rest, config, input_shape=input_shape, num_classes=num_classes)
+    elif _FUNCTION.fullmatch(name):
+        return datasets.call_function(
+            name, config, input_shape=input_shape, num_classes=num_classes
         )
-    if name.startswith("keras:"):
-        raw = arrays.read_keras(name.removeprefix("keras:"))
-        return arrays.to_image_data(raw, config, input_shape=input_shape, num_classes=num_classes)
-    path = pathlib.Path(name).expanduser()
-    if path.suffix == ".npz":
-        if not path.is_file():
-            raise DataError(f"data.name is {name!r}, but there is no such file.")
-        return arrays.to_image_data(
-            arrays.read_npz(path), config, input_shape=input_shape, num_classes=num_classes
-        )
+    else:
+        path = pathlib.Path(name).expanduser()
+        if path.is_dir():
+            return folder.read_folder(
+                path, config, input_shape=input_shape, num_classes=num_classes
+            )
+        raw = arrays.read_npz(_existing_npz(name, path))
+    return arrays.to_image_data(raw, config, input_shape=input_shape, num_classes=num_classes)
+
+
+def _existing_npz(name: str, path: pathlib.Path) -> pathlib.Path:
+    if path.suffix == ".npz" and path.is_file():
+        return path
+    received = "is not an .npz file" if path.is_file() else "does not exist"
     raise DataError(
-        f"data.name is {name!r}; expected {arrays.EMBEDDED!r}, 'keras:NAME', 'tfds:NAME', the path "
-        "of an .npz or of a folder of images, or 'module:function'."
+        f"data.name is {name!r}, which {received}; expected {arrays.EMBEDDED!r}, 'keras:NAME', "
+        "'tfds:NAME', 'module:function', or the path of an .npz or of a folder of images."
     )

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 # A shift of up to an eighth of the image: 4 pixels of 32, as is usual on CIFAR-10.
 _SHIFT_FRACTION = 8
-_SHUFFLE_BUFFER = 2048
 
 
 def preprocess(
@@ -52,6 +51,26 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     columns = tf.where(flip, columns[:, ::-1], columns)
     images = tf.gather(_with_border(images, axis=1), rows, axis=1, batch_dims=1)
     return tf.gather(_with_border(images, axis=2), columns, axis=2, batch_dims=1)
+
+
+def resize(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """Cuts the middle of an image to the wanted aspect ratio and resizes that.
+
+    Args:
+        image: [any height, any width, channels] uint8.
+        shape: (height, width, channels) wanted.
+
+    Returns:
+        An image of that shape, uint8.
+    """
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    cut_height = tf.minimum(height, tf.maximum(1, width * shape[0] // shape[1]))
+    cut_width = tf.minimum(width, tf.maximum(1, height * shape[1] // shape[0]))
+    top, left = (height - cut_height) // 2, (width - cut_width) // 2
+    image = image[top : top + cut_height, left : left + cut_width]
+    image = tf.image.resize(image, shape[:2], antialias=True)
+    image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+    return tf.ensure_shape(image, shape)
 
 
 def array_batches(
@@ -105,7 +124,8 @@ def stream_batches(
     """Training batches from images that are read as they are needed; see `array_batches`.
 
     Args:
-        stream: From a seed, a data set of single raw (image, label) pairs, all of one shape.
+        stream: From a seed, a data set of single raw (image, label) pairs, all of one shape, in
+            another order at each pass.
         batch_size: Of each batch; the last, smaller one of an epoch is dropped.
         mean: See `preprocess`.
         std: See `preprocess`.
@@ -122,8 +142,7 @@ def stream_batches(
         return preprocess(images, mean, std), tf.cast(labels, tf.int32)
 
     def dataset(seed: int) -> tf.data.Dataset:
-        batches = stream(seed).shuffle(_SHUFFLE_BUFFER, seed=seed)
-        batches = batches.batch(batch_size, drop_remainder=True)
+        batches = stream(seed).batch(batch_size, drop_remainder=True)
         return tf.data.Dataset.zip(batches, _seeds(seed)).map(prepare).prefetch(2)
 
     return dataset

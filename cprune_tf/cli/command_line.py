@@ -1,0 +1,90 @@
+"""What all commands share: a wrong command line or input ends in one clear line.
+
+No traceback, exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+_EXIT_CODE = 2
+
+
+def fail(message: object) -> NoReturn:
+    """Prints one line to stderr and exits with code 2."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(_EXIT_CODE)
+
+
+def run_main(
+    main: Callable[[Sequence[str]], None], expected_errors: tuple[type[Exception], ...]
+) -> None:
+    """Runs an absl main; the errors that tell the user what to do become one line and code 2.
+
+    Args:
+        main: Of the command.
+        expected_errors: Those whose message is enough. Anything else is a bug and keeps its
+            traceback.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            main(argv)
+        except expected_errors as error:
+            fail(error)
+
+    _describe_in_help(main.__module__)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def read_config(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
+    """The value of a config file flag.
+
+    Args:
+        flag: Made by config_flags.DEFINE_config_file.
+
+    Returns:
+        A ConfigDict with the overrides of the command line.
+    """
+    config = flag.value
+    if not isinstance(config, ml_collections.ConfigDict):  # a placeholder for a missing file
+        name = config_flags.get_config_filename(flags.FLAGS[flag.name])
+        fail(f"the config file {name!r} does not exist or gives no ConfigDict.")
+    return config
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; anything that is no flag is an error."""
+    try:
+        rest = list(flags.FLAGS(list(argv)))
+    except (AttributeError, KeyError) as error:  # an override of an unknown field
+        fail(f"the config has no such field: {_message(error)}")
+    except Exception as error:  # a config file is Python and may raise anything
+        fail(f"{_message(error)} (--help lists all flags)")
+    if len(rest) > 1:
+        fail(f"unexpected arguments: {' '.join(rest[1:])} (flags are written --name=value).")
+    return rest
+
+
+def _message(error: Exception) -> str:
+    """What an error says, without the traceback that absl puts into some."""
+    text = str(error.args[0]) if error.args else type(error).__name__
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    if any(line.startswith("Traceback") or "Traceback (" in line for line in lines):
+        return f"{lines[0].partition('Traceback')[0].strip()} {lines[-1].strip()}"
+    # A KeyError's text is quoted once more for each time that it was raised anew.
+    return " ".join(lines).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
+
+
+def _describe_in_help(module_name: str) -> None:
+    """Lets --help show a command's own text and flags, whichever script started it."""
+    values = flags.FLAGS
+    for flag in values.get_key_flags_for_module(module_name):
+        values.register_key_flag_for_module(sys.argv[0], flag)
+    sys.modules["__main__"].__doc__ = sys.modules[module_name].__doc__

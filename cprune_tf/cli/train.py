@@ -1,0 +1,135 @@
+r"""Trains a classifier and saves it.
+
+The embedded ResNet-8 was made by this command:
+
+    python tools/train.py --config=configs/train_fashion_resnet8.py \
+        --output=cprune_tf/models/pretrained/resnet8_fashion.keras --overwrite
+
+Any field of the config can be overridden, e.g. --config.training.long_term.epochs=5.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+import typing
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from cprune_tf import config as configs
+from cprune_tf.cli import command_line
+
+if typing.TYPE_CHECKING:
+    import keras
+
+    from cprune_tf.data import ImageData
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The experiment: a Python file with get_config(). Of its fields, model, seed, data, "
+    "training.long_term and strategy.metric count. model is what load_model takes, or 'resnet8', "
+    "'vgg_small' or 'mobilenet_small' for a new one.",
+)
+_OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
+_TENSORBOARD_DIR = flags.DEFINE_string(
+    "tensorboard_dir", None, "Where to write each epoch's loss and accuracy for TensorBoard."
+)
+
+
+def run() -> None:
+    """The entry point of `cprune-train`."""
+    flags.mark_flags_as_required(["config", "output"])
+    command_line.run_main(main, (configs.ConfigError,))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains as the flags say."""
+    del argv
+    config = configs.from_mapping(command_line.read_config(_CONFIG))
+    output = _check_output(_OUTPUT.value, _OVERWRITE.value)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow takes seconds to import: not before the command line is known to be right.
+    from cprune_tf import data, models, training
+
+    try:
+        _train(config, output)
+    except (data.DataError, models.ModelError, training.TrainingError) as error:
+        command_line.fail(error)
+
+
+def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
+    import keras
+
+    from cprune_tf import training
+
+    keras.utils.set_random_seed(config.seed)
+    model, data = _model_and_data(config)
+    metric = config.strategy.metric
+    print(
+        f"{model.name}: {model.count_params():,} parameters; {data.name}: "
+        f"{data.num_train or 'unknown number of'} training, {len(data.test_labels)} test images"
+    )
+
+    def report(epoch: training.EpochResult) -> None:
+        print(
+            f"epoch {epoch.epoch:3d}/{epoch.num_epochs}  loss {epoch.loss:.4f}  "
+            f"training top1 {epoch.accuracy:.2%}  "
+            f"test {metric} {training.evaluate(model, data, metric):.2%}  "
+            f"{epoch.duration_sec:.1f} s",
+            flush=True,
+        )
+
+    start = time.perf_counter()
+    training.fit(
+        model,
+        data,
+        config.training.long_term,
+        seed=config.seed,
+        on_epoch=report,
+        log_dir=_TENSORBOARD_DIR.value,
+    )
+    partial = output.with_name(f".{output.stem}.partial.keras")
+    model.save(partial)
+    os.replace(partial, output)
+    accuracy = training.evaluate(model, data, metric)
+    print(f"{output}: test {metric} {accuracy:.2%} after {time.perf_counter() - start:.0f} s")
+
+
+def _check_output(name: str, overwrite: bool) -> pathlib.Path:
+    output = pathlib.Path(name)
+    if output.suffix != ".keras":
+        raise configs.ConfigError(f"--output is {name!r}; expected a file ending in .keras.")
+    if output.exists() and not overwrite:
+        raise configs.ConfigError(f"--output {name!r} exists already; --overwrite replaces it.")
+    if not output.parent.is_dir():
+        raise configs.ConfigError(f"--output is {name!r}, but there is no folder {output.parent}.")
+    return output
+
+
+def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData]:
+    """Data for the model, or a new model for the data."""
+    from cprune_tf import data as image_data
+    from cprune_tf import models
+
+    builders = {
+        "resnet8": models.resnet8,
+        "vgg_small": models.vgg_small,
+        "mobilenet_small": models.mobilenet_small,
+    }
+    if config.model in builders:
+        data = image_data.load(config.data)
+        return builders[config.model](data.input_shape, data.num_classes), data
+    model = models.load_model(config.model)
+    data = image_data.load(
+        config.data, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
+    )
+    return model, data
+
+
+if __name__ == "__main__":
+    run()

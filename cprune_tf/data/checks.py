@@ -1,0 +1,93 @@
+"""Checks of images and labels against the config and the model, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cprune_tf.config import DataConfig
+from cprune_tf.data.image_data import DataError
+
+_SUBSET_SEED = 0
+# Test images are kept in memory, preprocessed: this many bytes at most.
+_MAX_TEST_BYTES = 1 << 30
+
+
+def check_shape(what: str, received: Sequence[int], expected: Sequence[int] | None) -> None:
+    """Raises DataError unless images have the shape that the model takes."""
+    if expected is not None and tuple(received) != tuple(expected):
+        raise DataError(
+            f"{what}: images are {by(received)}; expected {by(expected)} (height x width x "
+            "channels), the model's input. Choose data or a model that fit each other."
+        )
+
+
+def check_channels(config: DataConfig, channels: int) -> None:
+    """Raises DataError unless mean and std are one value or one per channel."""
+    for name in ("mean", "std"):
+        count = len(getattr(config, name))
+        if count not in (1, channels):
+            raise DataError(
+                f"data.{name} has {count} values; expected 1, or {channels} (one per channel)."
+            )
+
+
+def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:
+    """Raises DataError unless all labels are classes of the model."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"{what} are {low}..{high}; expected 0..{num_classes - 1} for {num_classes} classes."
+        )
+
+
+def check_finite(what: str, images: np.ndarray) -> None:
+    """Raises DataError for NaN or infinite pixels."""
+    if np.issubdtype(images.dtype, np.floating):
+        # A sum is not finite if one item is not; no array of flags as large as the images.
+        bad = [i for i, image in enumerate(images) if not np.isfinite(image.sum(dtype=np.float64))]
+        if bad:
+            raise DataError(
+                f"{what}: {len(bad)} of {len(images)} images hold NaN or infinite pixels (the "
+                f"first is number {bad[0]}); expected finite values. Remove or repair them."
+            )
+
+
+def check_test_size(name: str, count: int, shape: Sequence[int]) -> None:
+    """Raises DataError when the test images are too many to be kept in memory."""
+    size = count * int(np.prod(shape)) * 4
+    if size > _MAX_TEST_BYTES:
+        fitting = _MAX_TEST_BYTES // (int(np.prod(shape)) * 4)
+        raise DataError(
+            f"{name}: {count} test images of {by(shape)} take {size / 2**30:.1f} GiB; expected "
+            f"{_MAX_TEST_BYTES >> 30} at most. Set data.max_test={fitting} or lower."
+        )
+
+
+def count_classes(name: str, labels: np.ndarray) -> int:
+    """One more than the highest label; raises DataError when there are gaps below it."""
+    num_classes = int(labels.max()) + 1
+    missing = sorted(set(range(num_classes)) - set(labels.tolist()))
+    if missing:
+        raise DataError(
+            f"{name}: of the classes 0..{num_classes - 1}, {len(missing)} have no training images "
+            f"(the first is {missing[0]}); expected labels counted from 0 without gaps."
+        )
+    return num_classes
+
+
+def first_items(array: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` items (0: all), spread over the array: it may be grouped by class.
+
+    Which ones is no random choice of a run: accuracies of different seeds must stay comparable.
+    """
+    if not 0 < limit < len(array):
+        return array
+    order = np.random.default_rng(_SUBSET_SEED).permutation(len(array))
+    return array[order[:limit]]
+
+
+def by(shape: Sequence[int | None]) -> str:
+    """A shape for people: 28x28x1."""
+    return "x".join("?" if size is None else str(size) for size in shape)
