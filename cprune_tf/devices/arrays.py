@@ -48,8 +48,13 @@ class ArgumentBuffers:
     values; only the drawing of random numbers and the allocation are saved.
     """
 
-    def __init__(self) -> None:
-        """Starts empty."""
+    def __init__(self, limit_bytes: int = _CACHE_LIMIT_BYTES) -> None:
+        """Starts empty.
+
+        Args:
+            limit_bytes: Above it, the buffers used longest ago are given up.
+        """
+        self._limit_bytes = limit_bytes
         self._cache: collections.OrderedDict[Any, tuple[npt.NDArray[Any], Any]] = (
             collections.OrderedDict()
         )
@@ -81,6 +86,6 @@ class ArgumentBuffers:
         return buffers
 
     def _shrink(self, keep: int) -> None:
-        while self._num_bytes > _CACHE_LIMIT_BYTES and len(self._cache) > keep:
+        while self._num_bytes > self._limit_bytes and len(self._cache) > keep:
             _, (values, _) = self._cache.popitem(last=False)
             self._num_bytes -= 2 * values.nbytes

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 RUNTIMES = ("tvm", "litert")
 
-# A worker of TVM's pool spins this often (0.5 us each) before it sleeps. TVM's own default, 300,000,
+# Times a worker of TVM's pool spins (0.5 us each) before it sleeps. TVM's own default, 300,000,
 # keeps all cores busy for 150 ms after the last parallel loop: whatever is timed next, LiteRT above
 # all, would run beside spinning threads. 1 ms still bridges the gaps inside a model.
 _SPIN_COUNT = 2000
@@ -293,12 +293,20 @@ def wait_until_idle() -> None:
 
 
 def _details_in_order(interpreter: Any) -> tuple[list[Any], list[Any]]:
-    """Inputs and outputs in the order of their signature's names, else the file's own order."""
+    """Inputs and outputs in the order of the signature's names, else the file's own order."""
     if len(interpreter.get_signature_list()) != 1:
         return interpreter.get_input_details(), interpreter.get_output_details()
     runner = interpreter.get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
-    return [inputs[name] for name in sorted(inputs)], [outputs[name] for name in sorted(outputs)]
+    return (
+        [inputs[name] for name in sorted(inputs, key=_natural_order)],
+        [outputs[name] for name in sorted(outputs, key=_natural_order)],
+    )
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Sorts "args_2" before "args_10"."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _require_file(path: str) -> None:

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from cprune_tf.config import MeasureConfig
+from cprune_tf.devices import (
+    DeviceCrashError,
+    DeviceError,
+    DeviceTimeoutError,
+    ModelFile,
+    open_device,
+)
+from cprune_tf.devices.local import generic_x86_cpu, host_cpu
+from cprune_tf.devices.process import WorkerProcess
+from cprune_tf.devices.runtimes import process_environment
+
+from . import libraries
+
+QUICK = MeasureConfig(warmup_ms=5.0, min_samples=10, max_time_sec=0.3, stable_fraction=0.2)
+HERE = pathlib.Path(__file__).parent
+
+two_cores = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="needs two cores to run two threads on"
+)
+
+
+@pytest.fixture(scope="module")
+def child():
+    """The device's process, asked for other functions than a device's own."""
+    paths = os.pathsep.join((str(HERE.parent.parent), str(HERE)))
+    with WorkerProcess({**process_environment(2), "PYTHONPATH": paths}) as worker:
+        yield worker
+
+
+# --- what it is
+
+
+def test_info_tells_what_this_machine_is(device):
+    info = device.info()
+    assert info.kind == "local"
+    assert info.abi == os.uname().machine
+    assert info.num_cores == len(os.sched_getaffinity(0))
+    assert info.memory_bytes is not None and info.memory_bytes > 2**28
+    assert not info.emulated
+    assert info.runtimes["tvm"].startswith("0.")
+    assert info.runtimes["litert"].startswith(("ai-edge-litert ", "tflite-runtime ", "tensorflow "))
+    assert info.cpu_name in str(info)
+
+
+def test_target_is_one_that_tvm_takes(device):
+    import tvm
+
+    target = tvm.target.Target(device.target(num_threads=1))
+    assert target.attrs["num-cores"] == 1
+    known = tvm.get_global_func("target.llvm_get_cpu_archlist")(target)
+    assert target.attrs["mcpu"] in list(known)
+
+
+def test_target_uses_no_vector_extension_that_this_machine_lacks(device):
+    import tvm
+
+    features = tvm.get_global_func("target.llvm_get_cpu_features")(
+        tvm.target.Target(device.target())
+    )
+    for name in ("avx2", "avx512f", "fma"):
+        assert (name in list(features)) <= (name in device.info().features)
+        if device.info().abi == "x86_64":  # and all that it has
+            assert (name in list(features)) == (name in device.info().features)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ((), "x86-64"),
+        (("ssse3", "sse4_1", "sse4_2", "popcnt"), "x86-64-v2"),
+        (("avx2", "fma", "f16c", "bmi2", "popcnt"), "x86-64-v3"),
+        (("avx2", "fma", "f16c", "bmi2", "avx512f"), "x86-64-v3"),
+        (("avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl"), "x86-64-v4"),
+    ],
+)
+def test_generic_x86_cpu(features, expected):
+    assert generic_x86_cpu(frozenset(features)) == expected
+
+
+def test_host_cpu_is_detected():
+    assert host_cpu() not in ("", "generic")
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 100_000])
+def test_impossible_numbers_of_threads_are_refused_at_once(device, native_library, num_threads):
+    with pytest.raises(DeviceError, match=rf"{num_threads} threads were asked for.*has \d+ cores"):
+        device.time_kernel(native_library, "nothing", [], num_threads=num_threads)
+    with pytest.raises(DeviceError, match="threads were asked for"):
+        device.target(num_threads)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("rpc://board:9090", "not supported yet"),
+        ("adb:1234", "not supported yet"),
+        ("lokal", "Unknown device 'lokal'; expected 'local'"),
+    ],
+)
+def test_other_devices_are_refused_clearly(name, reason):
+    with pytest.raises(ValueError, match=reason):
+        open_device(name)
+
+
+# --- kernels
+
+
+def test_time_kernel_times_a_compiled_kernel(device, tmp_path):
+    from tvm import te
+
+    a = te.placeholder((64, 64), "float32", name="a")
+    b = te.compute((64, 64), lambda i, j: a[i, j] * 2.0, name="b")
+    library = libraries.export(te.create_prim_func([a, b]), tmp_path / "kernel.so")
+    samples = device.time_kernel(
+        library, "main", [("float32", (64, 64))] * 2, repeat=5, number=2, min_repeat_ms=1
+    )
+    assert len(samples) == 5
+    assert all(sample > 0 for sample in samples)
+
+
+@two_cores
+def test_the_number_of_threads_takes_effect_up_and_down(device, native_library):
+    def num_tasks(num_threads):
+        samples = device.time_kernel(
+            native_library, "num_tasks", [], num_threads=num_threads, min_repeat_ms=0, number=1
+        )
+        return min(samples)
+
+    first, second, third = num_tasks(1), num_tasks(2), num_tasks(1)
+    assert second > 1.5 * max(first, third)
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "reason"),
+    [
+        ("abort", DeviceCrashError, "SIGABRT"),
+        ("segfault", DeviceCrashError, "SIGSEGV"),
+        ("hang", DeviceTimeoutError, r"did not end within 1 s"),
+        ("missing", DeviceError, "missing"),
+    ],
+)
+def test_a_bad_kernel_costs_one_call(device, native_library, function, error, reason):
+    with pytest.raises(error, match=reason):
+        device.time_kernel(native_library, function, [], timeout_sec=1.0, min_repeat_ms=0)
+    assert len(device.time_kernel(native_library, "nothing", [], min_repeat_ms=0)) == 3
+
+
+def test_wrong_arguments_are_an_error_not_a_crash(device, tmp_path):
+    from tvm import te
+
+    a = te.placeholder((8,), "float32", name="a")
+    library = libraries.export(
+        te.create_prim_func([a, te.compute((8,), lambda i: a[i] + 1.0)]), tmp_path / "kernel.so"
+    )
+    with pytest.raises(DeviceError, match="time_kernel failed"):
+        device.time_kernel(library, "main", [("float32", (9,)), ("float32", (8,))])
+    with pytest.raises(DeviceError, match="time_kernel failed"):
+        device.time_kernel(library, "main", [("float32", (8,))])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF" + bytes(200)])
+def test_corrupted_files_are_an_error(device, tmp_path, content):
+    path = tmp_path / "bad.so"
+    path.write_bytes(content)
+    with pytest.raises(DeviceError, match=r"bad\.so"):
+        device.time_kernel(path, "main", [])
+    for runtime in ("tvm", "litert"):
+        with pytest.raises(DeviceError, match=r"bad\.so is not a"):
+            device.run_model(ModelFile("bad", runtime, path), np.zeros((1, 4), np.float32))
+        with pytest.raises(DeviceError, match=r"bad\.so is not a"):
+            device.time_models([ModelFile("bad", runtime, path)], 1, QUICK)
+
+
+def test_truncated_library_is_an_error_or_a_crash_but_never_the_end(
+    device, dense_library, tmp_path
+):
+    path = tmp_path / "truncated.so"
+    content = dense_library.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DeviceError):
+        device.run_model(ModelFile("m", "tvm", path), np.zeros((1, 16), np.float32))
+    device.run_model(ModelFile("m", "tvm", dense_library), np.zeros((1, 16), np.float32))
+
+
+def test_missing_files_are_told_before_anything_runs(device, tmp_path):
+    with pytest.raises(DeviceError, match=r"no file .*absent\.so"):
+        device.time_kernel(tmp_path / "absent.so", "main", [])
+    with pytest.raises(DeviceError, match=r"no file .*absent\.so"):
+        device.run_model(ModelFile("m", "tvm", tmp_path / "absent.so"), np.zeros((1, 4)))
+
+
+# --- models
+
+
+def test_a_tvm_model_runs_on_all_samples(device, dense_library, dense_weights):
+    inputs = np.random.default_rng(2).normal(size=(33, 16)).astype(np.float32)
+    (outputs,) = device.run_model(ModelFile("m", "tvm", dense_library), inputs)
+    np.testing.assert_allclose(outputs, np.maximum(inputs @ dense_weights, 0), atol=1e-5)
+
+
+def test_a_tvm_model_with_a_tuple_of_outputs(device, dense_weights, tmp_path):
+    module = libraries.dense_module(16, 4, weights=dense_weights, two_outputs=True)
+    library = libraries.export(module, tmp_path / "two.so")
+    inputs = np.random.default_rng(2).normal(size=(5, 16)).astype(np.float32)
+    once, twice = device.run_model(ModelFile("m", "tvm", library), [inputs])
+    assert once.shape == (5, 4)
+    np.testing.assert_allclose(twice, 2 * once)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (np.zeros((2, 15), np.float32), r"15 vs\. 16"),
+        (np.zeros((2, 16), np.int32), "float32"),
+        (np.zeros((0, 16), np.float32), "at least one"),
+        ([np.zeros((2, 16), np.float32)] * 2, "has 1 inputs; 2 were given"),
+        ([np.zeros((2, 16), np.float32), np.zeros((3, 16), np.float32)], "same number of samples"),
+    ],
+)
+def test_wrong_inputs_are_an_error_not_a_crash(device, dense_library, inputs, reason):
+    with pytest.raises(DeviceError, match=reason):
+        device.run_model(ModelFile("m", "tvm", dense_library), inputs)
+
+
+def test_both_runtimes_are_timed_in_one_run(device, dense_library, conv_tflite):
+    files = [ModelFile("d", "tvm", dense_library), ModelFile("c", "litert", conv_tflite)]
+    latencies = device.time_models(files, 1, QUICK)
+    assert [latency.num_threads for latency in latencies] == [1, 1]
+    assert all(latency.count >= QUICK.min_samples for latency in latencies)
+    assert latencies[0].median_ms < latencies[1].median_ms  # 128 against 4.7 million operations
+
+
+def test_input_shapes_may_be_given(device, dense_library):
+    given = ModelFile("m", "tvm", dense_library, inputs=(("float32", (1, 16)),))
+    wrong = ModelFile("m", "tvm", dense_library, inputs=(("float32", (1, 17)),))
+    assert device.time_models([given], 1, QUICK)[0].count >= 1
+    with pytest.raises(DeviceError, match=r"17 vs\. 16"):
+        device.time_models([wrong], 1, QUICK)
+
+
+def test_nothing_to_time_is_no_error(device):
+    assert device.time_models([], 1, QUICK) == ()
+
+
+# --- the process
+
+
+@two_cores
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_litert_gets_its_threads(child, conv_tflite, num_threads):
+    count = child.call(
+        "child_functions:num_threads_of_litert", str(conv_tflite), num_threads, timeout_sec=60
+    )
+    assert count == num_threads
+
+
+@two_cores
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_tvm_pins_no_thread_that_litert_would_inherit_the_core_of(child, num_threads):
+    cores = sorted(os.sched_getaffinity(0))
+    affinities = child.call("child_functions:affinities_after_tvm", num_threads, timeout_sec=60)
+    assert all(affinity == cores for affinity in affinities)
+
+
+def test_idle_means_that_no_thread_spins(child):
+    assert child.call("child_functions:wait_until_idle_beside_a_busy_thread", 0.2, timeout_sec=60)
+
+
+def test_the_process_holds_neither_tensorflow_nor_the_compiler(child, conv_tflite):
+    child.call("child_functions:num_threads_of_litert", str(conv_tflite), 1, timeout_sec=60)
+    child.call("child_functions:affinities_after_tvm", 1, timeout_sec=60)
+    modules = child.call("child_functions:modules", timeout_sec=60)
+    assert "tvm" in modules
+    for absent in ("tensorflow", "keras", "tvm.relax", "ml_collections", "rich"):
+        assert absent not in modules
+
+
+def test_a_closed_device_works_again(native_library):
+    with open_device("local") as device:
+        device.time_kernel(native_library, "nothing", [], min_repeat_ms=0)
+    assert len(device.time_kernel(native_library, "nothing", [], min_repeat_ms=0)) == 3
+    device.close()
