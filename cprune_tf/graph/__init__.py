@@ -2,24 +2,42 @@
 
 from cprune_tf.graph.channel_graph import ChannelGraph, ChannelGroup, Removal, analyze
 from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.folding import Folding, plan_folding
+from cprune_tf.graph.history import PruningHistory, PruningStep
 from cprune_tf.graph.masking import mask
 from cprune_tf.graph.rebuild import functional_twin, inline, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
+from cprune_tf.graph.statistics import (
+    GroupStatistics,
+    LayerStatistics,
+    ModelStatistics,
+    group_statistics,
+    statistics,
+)
 
 __all__ = [
     "ChannelGraph",
     "ChannelGroup",
     "Effect",
+    "Folding",
     "GraphError",
+    "GroupStatistics",
     "Keep",
     "LayerCall",
+    "LayerStatistics",
+    "ModelStatistics",
+    "PruningHistory",
+    "PruningStep",
     "Removal",
     "Rule",
     "Weight",
     "analyze",
     "functional_twin",
+    "group_statistics",
     "inline",
     "mask",
+    "plan_folding",
     "rebuild",
     "register_rule",
+    "statistics",
 ]

@@ -5,6 +5,9 @@ not exist: wherever a tensor leaves a layer, after its normalisation and its act
 channels are set to exactly zero, so whoever consumes them receives zero. A normalisation that mixes
 channels (layer normalisation) takes its mean and variance over the remaining channels only. This
 equals `rebuild(model, removal, fold_constants=False)` up to the order of floating-point sums.
+
+With `keep_constants=True` it is the other definition of `cprune_tf.graph.folding`: only the kernels
+of the removed units are zero, and what their biases and normalisations add keeps flowing.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import numpy as np
 
 from cprune_tf.graph.channel_graph import ChannelGraph, Removal
 from cprune_tf.graph.flat import Call
+from cprune_tf.graph.keras_internals import relative_weight_names
 from cprune_tf.graph.labels import Axes
 from cprune_tf.graph.propagation import Propagation
 from cprune_tf.graph.rebuild import graph_of, resize_config
 from cprune_tf.graph.replay import copy_compile_state, copy_weights, make_operation, replay
-from cprune_tf.graph.rules.registry import Keep
+from cprune_tf.graph.rules.registry import Effect, Keep
 
 
 @keras.saving.register_keras_serializable(package="cprune_tf")
@@ -89,12 +93,19 @@ class SpreadChannels(ChannelMask):
         return tuple(shape)
 
 
-def mask(model: Any, removal: Removal, *, graph: ChannelGraph | None = None) -> Any:
+def mask(
+    model: Any,
+    removal: Removal,
+    *,
+    keep_constants: bool = False,
+    graph: ChannelGraph | None = None,
+) -> Any:
     """A model of unchanged shapes in which the removed channels are zero.
 
     Args:
         model: A functional or built Sequential model; it is not modified.
         removal: Unit indices by channel group name.
+        keep_constants: Zero the kernels of the removed units only.
         graph: The model's groups where the caller has them.
 
     Returns:
@@ -105,9 +116,40 @@ def mask(model: Any, removal: Removal, *, graph: ChannelGraph | None = None) -> 
     """
     graph = graph_of(model, graph)
     keep = graph.keep(removal)
-    masked = _Masker(graph.propagation, keep).build()
+    if keep_constants:
+        masked = _without_kernels(graph.propagation, keep)
+    else:
+        masked = _Masker(graph.propagation, keep).build()
     copy_compile_state(model, masked)
     return masked
+
+
+def _without_kernels(propagation: Propagation, keep: Keep) -> Any:
+    """A copy of the model with the kernels of the removed units set to zero."""
+    made: dict[str, Any] = {}
+
+    def make(call: Call) -> Any:
+        made[call.name] = make_operation(call, {})
+        return made[call.name]
+
+    model = replay(propagation.flat, make)
+    for call in {call.name: call for call in propagation.flat.calls}.values():
+        weights = propagation.weights[call.name]
+        copy_weights(call, made[call.name], {}, None)
+        if not weights:
+            continue
+        names = relative_weight_names(made[call.name])
+        for name, variable in zip(names, made[call.name].weights, strict=True):
+            weight = weights.get(name)
+            if weight is None or weight.role != "kernel" or weight.out_axis is None:
+                continue
+            labels = weight.axes[weight.out_axis]
+            if labels is not None and keep.touches(labels):
+                shape = [1] * len(weight.axes)
+                shape[weight.out_axis] = len(labels)
+                kept = keep.mask(labels).reshape(shape)
+                variable.assign(np.where(kept, np.asarray(variable), 0))
+    return model
 
 
 class _Masker:
@@ -117,12 +159,14 @@ class _Masker:
         self._p = propagation
         self._keep = keep
         self._mixes: dict[str, bool] = {}
+        self._first: dict[str, Effect] = {}
         self._made: dict[str, Any] = {}
         self._masked: set[int] = set()
         self._count = 0
         for call, effect, axes in zip(
             propagation.flat.calls, propagation.effects, propagation.arriving, strict=True
         ):
+            self._first.setdefault(call.name, effect)
             mixed = effect.mixes and any(keep.touches(a) for a in axes[0])
             self._mixes[call.name] = self._mixes.get(call.name, False) or mixed
 
@@ -137,8 +181,7 @@ class _Masker:
     def _make(self, call: Call) -> Any:
         changes: dict[str, Any] = {}
         if self._mixes[call.name]:
-            position = self._p.flat.calls.index(call)
-            changes = resize_config(self._p.effects[position], self._keep)
+            changes = resize_config(self._first[call.name], self._keep)
         self._made[call.name] = make_operation(call, changes)
         return self._made[call.name]
 

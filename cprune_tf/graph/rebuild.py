@@ -6,6 +6,7 @@ from typing import Any
 
 from cprune_tf.graph.channel_graph import ChannelGraph, Removal, analyze
 from cprune_tf.graph.flat import Call, flatten
+from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.propagation import Propagation
 from cprune_tf.graph.replay import copy_compile_state, copy_weights, make_operation, replay
 from cprune_tf.graph.rules.registry import Effect, Keep
@@ -23,7 +24,8 @@ def rebuild(
     Args:
         model: A functional or built Sequential model; it is not modified.
         removal: Unit indices to remove, by channel group name, counted in this model.
-        fold_constants: See `cprune_tf.graph.folding`.
+        fold_constants: Whether what removed channels would still contribute with zeroed kernels is
+            added to their consumers' biases, where exact: see `cprune_tf.graph.folding`.
         graph: The model's groups where the caller has them (saves an analysis).
 
     Returns:
@@ -36,7 +38,8 @@ def rebuild(
     """
     graph = graph_of(model, graph)
     keep = graph.keep(removal)
-    smaller = resized_model(graph.propagation, keep)
+    folding = plan_folding(graph.propagation, keep) if fold_constants else None
+    smaller = resized_model(graph.propagation, keep, folding)
     copy_compile_state(model, smaller)
     return smaller
 
@@ -82,8 +85,10 @@ def graph_of(model: Any, graph: ChannelGraph | None) -> ChannelGraph:
     return graph
 
 
-def resized_model(propagation: Propagation, keep: Keep) -> Any:
+def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None) -> Any:
     """The model with the kept channels only, weights copied, not compiled."""
+    additions = folding.additions if folding else {}
+    configs = folding.configs if folding else {}
     effects = {
         call.name: effect
         for call, effect in zip(
@@ -93,7 +98,8 @@ def resized_model(propagation: Propagation, keep: Keep) -> Any:
     made: dict[str, Any] = {}
 
     def make(call: Call) -> Any:
-        made[call.name] = make_operation(call, resize_config(effects[call.name], keep))
+        changes = {**resize_config(effects[call.name], keep), **configs.get(call.name, {})}
+        made[call.name] = make_operation(call, changes)
         return made[call.name]
 
     def arguments(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -104,7 +110,8 @@ def resized_model(propagation: Propagation, keep: Keep) -> Any:
 
     smaller = replay(propagation.flat, make, arguments=arguments)
     for call in _first_calls(propagation.flat.calls):
-        copy_weights(call, made[call.name], dict(effects[call.name].weights), keep)
+        axes = dict(effects[call.name].weights)
+        copy_weights(call, made[call.name], axes, keep, additions.get(call.name))
     return smaller
 
 

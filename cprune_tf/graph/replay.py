@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -108,7 +108,13 @@ def make_operation(call: Call, changes: dict[str, Any]) -> Any:
         ) from error
 
 
-def copy_weights(call: Call, twin: Any, weights: dict[str, Weight], keep: Keep | None) -> None:
+def copy_weights(
+    call: Call,
+    twin: Any,
+    weights: dict[str, Weight],
+    keep: Keep | None,
+    additions: Mapping[str, Any] | None = None,
+) -> None:
     """Copies a layer's weights, without the removed channels, and which of them are trainable.
 
     Args:
@@ -116,6 +122,8 @@ def copy_weights(call: Call, twin: Any, weights: dict[str, Weight], keep: Keep |
         twin: Its new counterpart, built.
         weights: The channel axes of its weights by name.
         keep: What remains; None for everything.
+        additions: Arrays to add to weights (to zero where only the new layer has the weight), by
+            name and in the original's shape.
 
     Raises:
         GraphError: Where what remains does not fit the new layer, so its rule is wrong.
@@ -123,9 +131,14 @@ def copy_weights(call: Call, twin: Any, weights: dict[str, Weight], keep: Keep |
     if not call.is_layer or not call.operation.weights:
         return
     names = keras_internals.relative_weight_names(call.operation)
-    pairs = zip(names, call.operation.weights, twin.weights, strict=True)
-    for name, old, new in pairs:
-        value = np.asarray(old)
+    olds = dict(zip(names, call.operation.weights, strict=True))
+    news = zip(keras_internals.relative_weight_names(twin), twin.weights, strict=True)
+    additions = additions or {}
+    for name, new in news:
+        old = olds.get(name)
+        value = np.zeros(()) if old is None else np.asarray(old)
+        if name in additions:
+            value = np.asarray(value + additions[name]).astype(new.dtype)
         if keep is not None and name in weights:
             value = slice_weight(value, weights[name], keep)
         if tuple(value.shape) != tuple(new.shape):
@@ -136,7 +149,7 @@ def copy_weights(call: Call, twin: Any, weights: dict[str, Weight], keep: Keep |
                 "docs/extending.md."
             )
         new.assign(value)
-        if new.trainable != old.trainable:
+        if old is not None and new.trainable != old.trainable:
             new.trainable = old.trainable
 
 

@@ -34,7 +34,7 @@ _layers = keras.layers
 )
 def passes(call: LayerCall) -> Effect:
     """Every channel goes through unchanged in place; zero stays zero."""
-    return Effect((call.inputs[0],), keeps_zero=True)
+    return Effect((call.inputs[0],), keeps_zero=True, flow="pointwise")
 
 
 @register_rule(_layers.Dropout)
@@ -44,7 +44,7 @@ def dropout(call: LayerCall) -> Effect:
     for size, labels in zip(noise, call.inputs[0], strict=True):
         if size not in (None, 1):
             call.protect(labels, f"{call.title} has a noise_shape that names their number")
-    return Effect((call.inputs[0],), keeps_zero=True)
+    return Effect((call.inputs[0],), keeps_zero=True, flow="same")
 
 
 @register_rule(_layers.Activation)
@@ -52,7 +52,8 @@ def activation(call: LayerCall) -> Effect:
     """A function of each value, or one that mixes channels (softmax), which then stay."""
     for labels in call.inputs[0]:
         check_activation(call, labels)
-    return Effect((call.inputs[0],), keeps_zero=is_zero_at_zero(call.layer.activation))
+    keeps_zero = is_zero_at_zero(call.layer.activation)
+    return Effect((call.inputs[0],), keeps_zero=keeps_zero, flow="pointwise")
 
 
 @register_rule(_layers.Softmax)
@@ -73,7 +74,9 @@ def prelu(call: LayerCall) -> Effect:
     slopes = tuple(None if a in shared else axes[a] for a in range(1, len(axes)))
     held = [i for i, labels in enumerate(slopes) if labels is not None]
     out_axis = held[-1] if held else None
-    return Effect((axes,), {"alpha": Weight(slopes, "other", out_axis)}, keeps_zero=True)
+    flow = "pointwise" if len(shared) == len(axes) - 2 else ""
+    alpha = Weight(slopes, "other", out_axis)
+    return Effect((axes,), {"alpha": alpha}, keeps_zero=True, flow=flow)
 
 
 @register_rule(_layers.Rescaling)
@@ -82,7 +85,8 @@ def rescaling(call: LayerCall) -> Effect:
     layer: Any = call.layer
     if np.size(layer.scale) > 1 or np.size(layer.offset) > 1:
         call.protect_all(call.inputs[0], f"{call.title} has a constant for each")
-    return Effect((call.inputs[0],), keeps_zero=bool(np.all(np.asarray(layer.offset) == 0)))
+    keeps_zero = bool(np.all(np.asarray(layer.offset) == 0))
+    return Effect((call.inputs[0],), keeps_zero=keeps_zero, flow="pointwise")
 
 
 @register_rule(
@@ -101,7 +105,7 @@ def merge(call: LayerCall) -> Effect:
         for shape, axes in zip(call.input_shapes, call.inputs, strict=True)
     ]
     out = same_axes(call, operands, call.output_shapes[0])
-    return Effect((out,), keeps_zero=_same_shapes(operands))
+    return Effect((out,), keeps_zero=_same_shapes(operands), flow="pointwise")
 
 
 def _same_shapes(operands: list[tuple[Any, Axes]]) -> bool:

@@ -27,7 +27,7 @@ def _parameters(axes: Axes) -> dict[str, Weight]:
 def batch(call: LayerCall) -> Effect:
     """Each channel has its own statistics, so nothing mixes."""
     axes = call.inputs[0]
-    return Effect((axes,), _parameters((axes[call.layer.axis],)))
+    return Effect((axes,), _parameters((axes[call.layer.axis],)), flow="pointwise")
 
 
 @register_rule(keras.layers.LayerNormalization, keras.layers.RMSNormalization)

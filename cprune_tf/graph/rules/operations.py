@@ -35,13 +35,13 @@ def _ops(names: str) -> list[str]:
 @register_rule(*_ops(_UNARY_KEEPS_ZERO))
 def unary_keeping_zero(call: LayerCall) -> Effect:
     """A function of each value with f(0) = 0."""
-    return Effect((call.inputs[0],), keeps_zero=True)
+    return Effect((call.inputs[0],), keeps_zero=True, flow="pointwise")
 
 
 @register_rule(*_ops(_UNARY))
 def unary(call: LayerCall) -> Effect:
     """A function of each value."""
-    return Effect((call.inputs[0],))
+    return Effect((call.inputs[0],), flow="pointwise")
 
 
 @register_rule(*_ops(_BINARY))
@@ -59,7 +59,7 @@ def binary(call: LayerCall) -> Effect:
         args = tuple(_shrunk(v, out, keep) for v in call.call.args)
         return args, {k: _shrunk(v, out, keep) for k, v in call.call.kwargs.items()}
 
-    return Effect((out,), reargument=shrink)
+    return Effect((out,), reargument=shrink, flow="pointwise")
 
 
 def _shrunk(value: Any, out: Axes, keep: Keep) -> Any:

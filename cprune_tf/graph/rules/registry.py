@@ -83,6 +83,9 @@ class Effect:
         keeps_zero: A channel that is zero in all inputs is zero in the outputs.
         mixes: The call mixes channels in a way that zeroes disturb (a layer normalisation's mean),
             so that masking must take the removed ones out of its way.
+        flow: What becomes of a channel that has one and the same value everywhere: "pointwise" (a
+            function of that value), "same" (that value), "zero" (that value if it is zero), "moves"
+            (that value, elsewhere), "" (not known).
     """
 
     outputs: tuple[Axes, ...]
@@ -93,6 +96,7 @@ class Effect:
     sizes: tuple[Labels, ...] = ()
     keeps_zero: bool = False
     mixes: bool = False
+    flow: str = ""
 
 
 class LayerCall:

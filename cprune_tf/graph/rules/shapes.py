@@ -30,7 +30,9 @@ def spatial(call: LayerCall) -> Effect:
     """Works along the spatial axes, channel by channel."""
     axes = call.inputs[0]
     axis = channel_axis(call.layer, len(axes))
-    return Effect((protect_others(call, axes, axis, "works along"),), keeps_zero=True)
+    pads = type(call.layer).__name__.startswith("ZeroPadding")
+    out = protect_others(call, axes, axis, "works along")
+    return Effect((out,), keeps_zero=True, flow="zero" if pads else "same")
 
 
 @register_rule(*_named("GlobalAveragePooling", "GlobalMaxPooling"))
@@ -40,7 +42,7 @@ def global_pooling(call: LayerCall) -> Effect:
     axis = channel_axis(call.layer, len(axes))
     kept = protect_others(call, axes, axis, "pools over")
     out = kept if call.layer.keepdims else (None, kept[axis])
-    return Effect((out,), keeps_zero=True)
+    return Effect((out,), keeps_zero=True, flow="same")
 
 
 @register_rule(_layers.Concatenate)
@@ -49,6 +51,7 @@ def concatenate(call: LayerCall) -> Effect:
     return Effect(
         (concatenated(call, call.layer.axis, list(call.inputs), list(call.input_shapes)),),
         keeps_zero=True,
+        flow="moves",
     )
 
 
@@ -105,7 +108,9 @@ def flatten(call: LayerCall) -> Effect:
     if channel_axis(call.layer, len(shape)) == 1 and len(shape) > 2:
         order = [0, *range(2, len(shape)), 1]
         axes, shape = tuple(axes[i] for i in order), tuple(shape[i] for i in order)
-    return Effect((reshaped(call, axes, shape, call.output_shapes[0]),), keeps_zero=True)
+    return Effect(
+        (reshaped(call, axes, shape, call.output_shapes[0]),), keeps_zero=True, flow="moves"
+    )
 
 
 @register_rule(_layers.Reshape)
@@ -119,7 +124,7 @@ def reshape(call: LayerCall) -> Effect:
         return {"target_shape": tuple(_resized(keep, s, labels) for s, labels in sizes)}
 
     sizes = tuple(labels for labels in out if labels is not None)
-    return Effect((out,), resize=resize, sizes=sizes, keeps_zero=True)
+    return Effect((out,), resize=resize, sizes=sizes, keeps_zero=True, flow="moves")
 
 
 def _resized(keep: Keep, size: int, labels: Labels | None) -> int:
@@ -130,14 +135,14 @@ def _resized(keep: Keep, size: int, labels: Labels | None) -> int:
 def permute(call: LayerCall) -> Effect:
     """Axes change places and take their channels along."""
     axes = call.inputs[0]
-    return Effect(((axes[0], *(axes[d] for d in call.layer.dims)),), keeps_zero=True)
+    return Effect(((axes[0], *(axes[d] for d in call.layer.dims)),), keeps_zero=True, flow="moves")
 
 
 @register_rule(_layers.RepeatVector)
 def repeat_vector(call: LayerCall) -> Effect:
     """[batch, C] becomes [batch, n, C]."""
     batch, channels = call.inputs[0]
-    return Effect(((batch, None, channels),), keeps_zero=True)
+    return Effect(((batch, None, channels),), keeps_zero=True, flow="moves")
 
 
 def reshaped(call: LayerCall, axes: Axes, shape: Shape, out: Shape) -> Axes:

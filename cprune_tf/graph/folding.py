@@ -1,0 +1,299 @@
+"""What removed channels still contribute, and where it can be added to a bias.
+
+Two definitions of removing a channel exist. In the first (`fold_constants=False`) the channel no
+longer exists: whoever consumed it receives nothing. In the second (`fold_constants=True`) only
+the kernels of the removed units are taken as zero (convolution filters, dense columns, depthwise
+kernels), so that a constant is left: the bias, through its normalisation and activation, for
+example relu(beta - gamma * mean / sqrt(variance + epsilon)). A consumer for which that constant
+is the same at every position can have it added to its bias exactly: a dense layer, a convolution
+without zero padding or of kernel size one. A consumer without a bias hands it to the mean of the
+batch normalisation behind it, or gets a bias. Where it is not exact (zero padding meets a
+constant that is not zero, a transposed convolution, a shared layer, an operation that mixes
+channels) the constant is dropped, as in the first definition, and `Folding.dropped` says so with
+its size.
+
+Where nothing is dropped, `rebuild(model, removal, fold_constants=True)` equals
+`mask(model, removal, keep_constants=True)`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from cprune_tf.graph.flat import Call, Tensor
+from cprune_tf.graph.keras_internals import relative_weight_names
+from cprune_tf.graph.labels import Axes
+from cprune_tf.graph.propagation import Propagation
+from cprune_tf.graph.rules.registry import Effect, Keep
+
+Array = npt.NDArray[np.float64]
+
+_logger = logging.getLogger(__name__)
+_DENSE = (keras.layers.Dense,)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_PRODUCERS = (
+    *_DENSE,
+    *_CONVOLUTIONS,
+    *_SEPARABLE,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A constant that could not be folded.
+
+    Attributes:
+        consumer: The layer that received it.
+        reason: Why it is not exact there.
+        largest: The largest absolute constant; NaN where the value is not known.
+    """
+
+    consumer: str
+    reason: str
+    largest: float
+
+    def __str__(self) -> str:
+        size = "unknown" if np.isnan(self.largest) else f"up to {self.largest:.3g}"
+        return f"{self.consumer}: {self.reason} (constants {size})"
+
+
+@dataclass
+class Folding:
+    """What folding changes in a rebuilt model.
+
+    Attributes:
+        additions: What to add to weights, by layer and weight, in the original's shape.
+        configs: Config entries to change, by layer.
+        dropped: What was not folded.
+    """
+
+    additions: dict[str, dict[str, Array]] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def add(self, layer: str, weight: str, value: Array) -> None:
+        """Adds to what is to be added to a weight."""
+        held = self.additions.setdefault(layer, {})
+        held[weight] = held.get(weight, 0.0) + value
+
+
+@dataclass(frozen=True, eq=False)
+class _Constant:
+    """The values of a tensor's removed channels: `values` along `axis`; kept ones hold zero."""
+
+    axis: int
+    values: Array
+
+
+def plan_folding(propagation: Propagation, keep: Keep) -> Folding:
+    """Finds the constants of removed channels and where they go.
+
+    Args:
+        propagation: The analysed model.
+        keep: What remains.
+
+    Returns:
+        The plan; `dropped` is also logged.
+    """
+    plan = _Planner(propagation, keep).run()
+    for dropped in plan.dropped:
+        _logger.info("Constants of removed channels are dropped at %s", dropped)
+    return plan
+
+
+class _Planner:
+    """Walks the graph once, constants with it."""
+
+    def __init__(self, propagation: Propagation, keep: Keep) -> None:
+        self._p = propagation
+        self._keep = keep
+        self._known: dict[int, _Constant] = {}
+        self._plan = Folding()
+        self._times = Counter(call.name for call in propagation.flat.calls)
+        self._readers: dict[int, list[int]] = {}
+        for position, call in enumerate(propagation.flat.calls):
+            for tensor in call.inputs:
+                self._readers.setdefault(id(tensor), []).append(position)
+        self._outputs = {id(t) for t in keras.tree.flatten(propagation.flat.outputs)}
+
+    def run(self) -> Folding:
+        """The plan for the whole graph."""
+        for position, call in enumerate(self._p.flat.calls):
+            effect, arriving = self._p.effects[position], self._p.arriving[position]
+            touched = [i for i, axes in enumerate(arriving) if self._axes_touched(axes)]
+            if touched and _consumes(effect, arriving, touched):
+                self._fold(call, arriving, touched)
+            for index, axes in enumerate(effect.outputs):
+                if self._axes_touched(axes):
+                    constant = self._leaving(position, index)
+                    if constant is not None:
+                        self._known[id(call.outputs[index])] = constant
+        return self._plan
+
+    def _axes_touched(self, axes: Axes) -> list[int]:
+        return [a for a, labels in enumerate(axes) if self._keep.touches(labels)]
+
+    def _leaving(self, position: int, index: int) -> _Constant | None:
+        """The constants of one output; None where they are not known to be constant."""
+        call, effect = self._p.flat.calls[position], self._p.effects[position]
+        axes = effect.outputs[index]
+        touched = self._axes_touched(axes)
+        if len(touched) != 1:
+            return None
+        axis = touched[0]
+        if type(call.operation) in _PRODUCERS and effect.weights["bias"].axes[0] is axes[axis]:
+            return self._of_bias(call, axis, axes)
+        constants = [self._known.get(id(t)) for t in call.inputs]
+        if not effect.flow or not constants or any(c is None for c in constants):
+            return None
+        if effect.flow in ("same", "zero"):
+            first = constants[0]
+            assert first is not None
+            if effect.flow == "zero" and first.values.any():
+                return None
+            return _Constant(axis, first.values)
+        return self._evaluated(position, axis, index)
+
+    def _of_bias(self, call: Call, axis: int, axes: Axes) -> _Constant:
+        """A removed filter's output: the bias through the layer's own activation."""
+        labels = axes[axis]
+        assert labels is not None
+        held = dict(zip(relative_weight_names(call.operation), call.operation.weights, strict=True))
+        bias = np.zeros(len(labels)) if "bias" not in held else np.asarray(held["bias"])
+        activation = getattr(call.operation, "activation", None)
+        if activation is not None:
+            bias = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(bias)))
+        return _Constant(axis, np.where(self._keep.mask(labels), 0.0, bias.astype(np.float64)))
+
+    def _evaluated(self, position: int, axis: int, index: int) -> _Constant | None:
+        """Calls the layer on tensors that hold the constants."""
+        call, effect = self._p.flat.calls[position], self._p.effects[position]
+        values: dict[int, Any] = {}
+        for tensor, axes in zip(call.inputs, self._p.arriving[position], strict=True):
+            constant = self._known[id(tensor)]
+            shape = [1 if effect.flow == "pointwise" else (s or 1) for s in tensor.shape]
+            shape = [
+                s if labels is None else len(labels) for s, labels in zip(shape, axes, strict=True)
+            ]
+            along = [1] * len(shape)
+            along[constant.axis] = -1
+            full = np.broadcast_to(constant.values.reshape(along), shape)
+            values[id(tensor)] = keras.ops.convert_to_tensor(full, dtype=tensor.dtype)
+
+        def swap(value: Any) -> Any:
+            return values[id(value)] if isinstance(value, Tensor) else value
+
+        args = keras.tree.map_structure(swap, call.args)
+        kwargs = keras.tree.map_structure(swap, call.kwargs)
+        outputs = keras.tree.flatten(call.operation(*args, **kwargs))
+        result = keras.ops.convert_to_numpy(keras.ops.cast(outputs[index], "float32"))
+        flat = np.moveaxis(result, axis, -1).reshape(-1, result.shape[axis]).astype(np.float64)
+        labels = effect.outputs[index][axis]
+        assert labels is not None
+        gone = ~self._keep.mask(labels)
+        if (flat[:, gone] != flat[:1, gone]).any():
+            return None
+        return _Constant(axis, np.where(gone, flat[0], 0.0))
+
+    def _fold(self, call: Call, arriving: tuple[Axes, ...], touched: list[int]) -> None:
+        """Adds what a consumer receives from removed channels to its bias, or notes why not."""
+        constants = [self._known.get(id(call.inputs[i])) for i in touched]
+        if any(c is None for c in constants):
+            self._drop(call, "what they hold is not the same everywhere", np.nan)
+            return
+        constant = constants[0]
+        assert constant is not None
+        largest = float(np.abs(constant.values).max())
+        if largest == 0.0:
+            return
+        reason = self._obstacle(call, constant, arriving[touched[0]])
+        if reason:
+            self._drop(call, reason, largest)
+            return
+        self._add(call, contribution(call.operation, constant.values))
+
+    def _obstacle(self, call: Call, constant: _Constant, axes: Axes) -> str:
+        layer = call.operation
+        if self._times[call.name] > 1:
+            return "the layer is shared by several calls"
+        if isinstance(layer, _DENSE):
+            return "" if constant.axis == len(axes) - 1 else "they lie on another axis"
+        if not isinstance(layer, (*_CONVOLUTIONS, *_SEPARABLE)):
+            return f"a {type(layer).__name__} does not receive the same at every position"
+        if layer.padding != "valid" and any(size != 1 for size in layer.kernel_size):
+            return f"zero padding ({layer.padding!r}) meets constants that are not zero"
+        return ""
+
+    def _add(self, call: Call, value: Array) -> None:
+        layer = call.operation
+        if layer.use_bias:
+            self._plan.add(call.name, "bias", value)
+            return
+        follower = self._sole_reader(call)
+        if follower is not None:
+            self._plan.add(follower.name, "moving_mean", -value)
+            return
+        self._plan.configs[call.name] = {"use_bias": True}
+        self._plan.add(call.name, "bias", value)
+
+    def _sole_reader(self, call: Call) -> Call | None:
+        """The batch normalisation that alone reads a linear layer's output."""
+        tensor = call.outputs[0]
+        readers = self._readers.get(id(tensor), [])
+        activation = getattr(call.operation, "activation", None)
+        linear = activation is None or activation is keras.activations.linear
+        if len(readers) != 1 or id(tensor) in self._outputs or not linear:
+            return None
+        reader = self._p.flat.calls[readers[0]]
+        batch = type(reader.operation) is keras.layers.BatchNormalization
+        return reader if batch and self._times[reader.name] == 1 else None
+
+    def _drop(self, call: Call, reason: str, largest: float) -> None:
+        self._plan.dropped.append(Dropped(call.name, reason, largest))
+
+
+def _consumes(effect: Effect, arriving: tuple[Axes, ...], touched: list[int]) -> bool:
+    """Whether channels end here: the outputs carry none of the labels that arrive."""
+    if effect.flow or effect.mixes:
+        return False
+    leaving = [a for axes in effect.outputs for a in axes if a is not None]
+    passed = np.concatenate(leaving) if leaving else np.zeros(0, dtype=np.int64)
+    inputs = [a for i in touched for a in arriving[i] if a is not None]
+    return not any(np.isin(labels, passed).any() for labels in inputs)
+
+
+def contribution(layer: Any, constants: Array) -> Array:
+    """What constant input channels add to each output of a layer.
+
+    Args:
+        layer: A dense layer, or a convolution that sees no zero padding.
+        constants: One value per input channel, zero for those that remain.
+
+    Returns:
+        One value per output channel.
+    """
+    if isinstance(layer, _SEPARABLE):
+        depthwise = np.asarray(layer.depthwise_kernel, dtype=np.float64)
+        spatial = depthwise.reshape(-1, *depthwise.shape[-2:]).sum(axis=0)
+        inner = (constants[:, None] * spatial).ravel()
+        pointwise = np.asarray(layer.pointwise_kernel, dtype=np.float64)
+        return np.asarray(inner @ pointwise.reshape(len(inner), -1))
+    kernel = np.asarray(layer.kernel, dtype=np.float64)
+    summed = kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)
+    groups = getattr(layer, "groups", 1)
+    inputs = constants.reshape(groups, -1)
+    filters = summed.reshape(summed.shape[0], groups, -1)
+    return np.asarray(np.einsum("gi,igo->go", inputs, filters).ravel())

@@ -1,0 +1,294 @@
+"""Parameters, multiply-accumulates, activation and weight bytes, by layer and by channel group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf.graph import keras_internals
+from cprune_tf.graph.channel_graph import ChannelGraph
+from cprune_tf.graph.flat import Call, Shape, flatten
+
+_layers = keras.layers
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """One layer; a shared layer's work is counted for all its calls, its parameters once.
+
+    Attributes:
+        name: Its name in the flat graph.
+        kind: Its class.
+        output_shape: Of its first call, the batch axis first.
+        params: Number of values in its weights.
+        macs: Multiply-accumulates for one sample; None where a size is unknown.
+        activation_bytes: Bytes of its outputs for one sample; None where a size is unknown.
+        weight_bytes: Bytes of its weights as stored.
+    """
+
+    name: str
+    kind: str
+    output_shape: Shape
+    params: int
+    macs: int | None
+    activation_bytes: int | None
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """What would go with all channels of a group.
+
+    Attributes:
+        name: The group's name.
+        num_channels: Its units.
+        protected: Why it stays, or None.
+        params: Values in the weight slices that its units own.
+        macs: Multiply-accumulates of the kernels' slices; None where a size is unknown. A kernel
+            between two groups counts in both.
+    """
+
+    name: str
+    num_channels: int
+    protected: str | None
+    params: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """A whole model.
+
+    Attributes:
+        name: The model's name.
+        layers: In topological order; raw operations included.
+    """
+
+    name: str
+    layers: tuple[LayerStatistics, ...]
+
+    @property
+    def params(self) -> int:
+        """Number of values in all weights."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates for one sample; None where a size is unknown."""
+        return _total([layer.macs for layer in self.layers])
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """Bytes of all layers' outputs for one sample; None where a size is unknown."""
+        return _total([layer.activation_bytes for layer in self.layers])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as stored: what a model file holds beside its config."""
+        return sum(layer.weight_bytes for layer in self.layers)
+
+    def __getitem__(self, name: str) -> LayerStatistics:
+        """The layer of this name.
+
+        Raises:
+            KeyError: Where there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"No layer is called {name!r} in '{self.name}'.")
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "output", "params", "MACs", "activation B", "weight B")]
+        rows += [
+            (
+                layer.name,
+                layer.kind,
+                "x".join("?" if s is None else str(s) for s in layer.output_shape[1:]),
+                f"{layer.params:,}",
+                _text(layer.macs),
+                _text(layer.activation_bytes),
+                f"{layer.weight_bytes:,}",
+            )
+            for layer in self.layers
+        ]
+        total = (_text(self.macs), _text(self.activation_bytes), f"{self.weight_bytes:,}")
+        rows.append(("total", "", "", f"{self.params:,}", *total))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(cells))
+            for cells in (list(zip(row, widths, strict=True)) for row in rows)
+        )
+
+
+def statistics(model: Any) -> ModelStatistics:
+    """Counts a model.
+
+    Args:
+        model: A functional or built Sequential model; nested models are looked into.
+
+    Returns:
+        The counts by layer.
+
+    Raises:
+        GraphError: For a model without a graph.
+    """
+    flat = flatten(model)
+    calls: dict[str, list[Call]] = {}
+    for call in flat.calls:
+        calls.setdefault(call.name, []).append(call)
+    return ModelStatistics(model.name, tuple(_layer(group) for group in calls.values()))
+
+
+def group_statistics(graph: ChannelGraph) -> tuple[GroupStatistics, ...]:
+    """Counts what belongs to each channel group.
+
+    Args:
+        graph: The analysed model.
+
+    Returns:
+        In the graph's order.
+    """
+    flat = graph.propagation.flat
+    operations = flat.layers()
+    counts = {layer.name: layer for layer in statistics(flat.model).layers}
+    result = []
+    for group in graph.groups:
+        params, macs = 0, 0.0
+        for weight in group.weights:
+            layer = operations[weight.layer]
+            names = keras_internals.relative_weight_names(layer)
+            size = math.prod(layer.weights[names.index(weight.weight)].shape)
+            share = float(np.mean(weight.units >= 0))
+            params += round(size * share)
+            if weight.role == "kernel":
+                kernels = _kernel_size(layer)
+                work = counts[weight.layer].macs
+                macs += math.nan if work is None else work * share * size / kernels
+        total = None if math.isnan(macs) else round(macs)
+        result.append(
+            GroupStatistics(group.name, group.num_channels, group.protected, params, total)
+        )
+    return tuple(result)
+
+
+def _kernel_size(layer: Any) -> int:
+    names = keras_internals.relative_weight_names(layer)
+    pairs = zip(names, layer.weights, strict=True)
+    return sum(math.prod(w.shape) for n, w in pairs if "kernel" in n or "embeddings" in n) or 1
+
+
+def _layer(calls: list[Call]) -> LayerStatistics:
+    first = calls[0]
+    weights = first.operation.weights if first.is_layer else []
+    params = sum(math.prod(w.shape) for w in weights)
+    stored = sum(math.prod(w.shape) * _item_bytes(w.dtype) for w in weights)
+    return LayerStatistics(
+        first.name,
+        type(first.operation).__name__,
+        first.outputs[0].shape,
+        params,
+        _total([_macs(call) for call in calls]),
+        _total([_activation_bytes(call) for call in calls]),
+        stored,
+    )
+
+
+def _activation_bytes(call: Call) -> int | None:
+    total = 0
+    for tensor in call.outputs:
+        count = _elements(tensor.shape)
+        if count is None:
+            return None
+        total += count * _item_bytes(tensor.dtype)
+    return total
+
+
+def _macs(call: Call) -> int | None:
+    for kinds, count in _MACS:
+        if isinstance(call.operation, kinds):
+            return count(call)
+    return 0
+
+
+def _per_output_position(call: Call) -> int | None:
+    """Every kernel value is used once at every output position."""
+    layer, shape = call.operation, call.outputs[0].shape
+    return _times(_positions(shape, layer), _kernel_size(layer))
+
+
+def _per_input_position(call: Call) -> int | None:
+    return _times(_positions(call.inputs[0].shape, call.operation), _kernel_size(call.operation))
+
+
+def _dense(call: Call) -> int | None:
+    return _times(_elements(call.outputs[0].shape[:-1]), math.prod(call.operation.kernel.shape))
+
+
+def _attention(call: Call) -> int | None:
+    """Projections of query, key, value and output, and the two products between them."""
+    layer = call.operation
+    query, value = call.inputs[0].shape, call.inputs[1].shape
+    key = call.inputs[2].shape if len(call.inputs) > 2 else value
+    q, k, v = (_elements(s[:-1]) for s in (query, key, value))
+    if q is None or k is None or v is None:
+        return None
+    names = keras_internals.relative_weight_names(layer)
+    sizes = {n: math.prod(w.shape) for n, w in zip(names, layer.weights, strict=True)}
+    work = q * (sizes["query/kernel"] + sizes["attention_output/kernel"])
+    work += k * sizes["key/kernel"] + v * sizes["value/kernel"]
+    width = layer.num_heads * (layer.key_dim + (layer.value_dim or layer.key_dim))
+    return work + q * k * width
+
+
+_MACS: tuple[tuple[Any, Callable[[Call], int | None]], ...] = (
+    (_layers.Dense, _dense),
+    (_layers.MultiHeadAttention, _attention),
+    (
+        (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
+        _per_input_position,
+    ),
+    (
+        (
+            _layers.Conv1D,
+            _layers.Conv2D,
+            _layers.Conv3D,
+            _layers.DepthwiseConv1D,
+            _layers.DepthwiseConv2D,
+            _layers.SeparableConv1D,
+            _layers.SeparableConv2D,
+        ),
+        _per_output_position,
+    ),
+)
+
+
+def _positions(shape: Shape, layer: Any) -> int | None:
+    spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+    return None if None in spatial else math.prod(s or 0 for s in spatial)
+
+
+def _elements(shape: Shape) -> int | None:
+    """Values of one sample."""
+    return None if None in shape[1:] else math.prod(s or 0 for s in shape[1:])
+
+
+def _item_bytes(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def _times(a: int | None, b: int) -> int | None:
+    return None if a is None else a * b
+
+
+def _total(values: list[int | None]) -> int | None:
+    return None if None in values else sum(v or 0 for v in values)
+
+
+def _text(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
