@@ -163,7 +163,8 @@ def cross_check(
 
     Args:
         deployments: The first is what the others' speed-ups refer to.
-        images: float32 [num_images, height, width, channels], as the models take them.
+        images: float32 [num_images, height, width, channels], as the models take them; the first
+            output of each model is compared.
         labels: Classes [num_images], or one-hot [num_images, num_classes].
         device: Where TVM and LiteRT run.
         measure: How latencies are measured (num_threads is not looked at).
@@ -243,11 +244,16 @@ def _run(
 
 
 def _outputs_of_keras(model: keras.Model, images: FloatArray) -> FloatArray:
-    batches = [
-        np.asarray(model(images[i : i + _KERAS_BATCH_SIZE], training=False))
-        for i in range(0, len(images), _KERAS_BATCH_SIZE)
-    ]
-    return np.concatenate(batches)
+    import keras
+
+    return np.concatenate(
+        [
+            np.asarray(
+                keras.tree.flatten(model(images[i : i + _KERAS_BATCH_SIZE], training=False))[0]
+            )
+            for i in range(0, len(images), _KERAS_BATCH_SIZE)
+        ]
+    )
 
 
 def _compare(
