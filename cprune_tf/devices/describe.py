@@ -6,6 +6,7 @@ Only the standard library: this runs in the device's process.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import platform
@@ -87,8 +88,10 @@ def _max_frequency_mhz() -> float | None:
 
 
 def _tvm_version() -> str | None:
-    version = package_version("apache-tvm")
-    return None if version == "unknown" else version
+    # Looked up, not imported: that takes a second.
+    if importlib.util.find_spec("tvm") is None:
+        return None
+    return package_version("apache-tvm")
 
 
 def _litert_version() -> str | None:

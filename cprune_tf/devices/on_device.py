@@ -18,6 +18,7 @@ from cprune_tf.devices.interleave import interleave
 from cprune_tf.devices.runtimes import (
     Array,
     Model,
+    load_kernels,
     load_model,
     load_tvm,
     set_tvm_threads,
@@ -58,11 +59,10 @@ def time_kernel(
     """
     tvm = load_tvm()
     set_tvm_threads(num_threads)
-    device = tvm.cpu(0)
-    library = tvm.runtime.load_module(library_path)
+    library = load_kernels(library_path)
     buffers = _ARGUMENT_BUFFERS.get(arguments, tvm.runtime.tensor)
     evaluator = library.time_evaluator(
-        function_name, device, number=number, repeat=repeat, min_repeat_ms=min_repeat_ms
+        function_name, tvm.cpu(0), number=number, repeat=repeat, min_repeat_ms=min_repeat_ms
     )
     return [seconds * 1000 for seconds in evaluator(*buffers).results]
 

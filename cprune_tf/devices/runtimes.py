@@ -117,6 +117,30 @@ def set_tvm_threads(num_threads: int) -> None:
         )
 
 
+def load_kernels(path: str) -> Any:
+    """Loads a library of kernels, to be unloaded again with the last reference to it.
+
+    `tvm.runtime.load_module` keeps what it loads until the process ends; after some ten thousand
+    measured programs the process could map no more memory.
+
+    Args:
+        path: The shared library on this device.
+
+    Returns:
+        The TVM module.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file can't be loaded; says why.
+    """
+    _require_file(path)
+    load_tvm()
+    try:
+        return importlib.import_module("tvm_ffi").load_module(path, keep_module_alive=False)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is not a shared library for this device: {error}") from error
+
+
 def litert_interpreter() -> tuple[Any, str]:
     """Finds LiteRT under whichever name this device has it.
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -152,6 +153,23 @@ def test_a_bad_kernel_costs_one_call(device, native_library, function, error, re
     with pytest.raises(error, match=reason):
         device.time_kernel(native_library, function, [], timeout_sec=1.0, min_repeat_ms=0)
     assert len(device.time_kernel(native_library, "nothing", [], min_repeat_ms=0)) == 3
+
+
+def test_timed_libraries_are_unloaded(child, native_library, tmp_path):
+    for i in range(3):
+        path = shutil.copy(native_library, tmp_path / f"kernel_{i}.so")
+        child.call(
+            "cprune_tf.devices.on_device:time_kernel",
+            str(path),
+            "nothing",
+            [],
+            num_threads=1,
+            number=1,
+            repeat=1,
+            min_repeat_ms=0,
+            timeout_sec=60,
+        )
+    assert str(tmp_path) not in pathlib.Path(f"/proc/{child.pid}/maps").read_text()
 
 
 def test_wrong_arguments_are_an_error_not_a_crash(device, tmp_path):
