@@ -256,10 +256,10 @@ def _refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> 
         )
     found = differences(_read_json(path), config.to_json_dict())
     if found:
-        listed = "\n".join(f"  config.{difference}" for difference in found)
+        listed = "; ".join(f"config.{difference}" for difference in found)
         raise RunDirectoryError(
-            f"{root} was begun with another config, so its results cannot be gone on with:\n"
-            f"{listed}\nPass the same values, or choose another --workdir."
+            f"{root} was begun with another config, so its results cannot be gone on with "
+            f"({listed}). Pass the same values, or choose another --workdir."
         )
 
 

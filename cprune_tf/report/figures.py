@@ -1,0 +1,309 @@
+"""The report's plots, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from cprune_tf.report import formats, theme, types
+from cprune_tf.runs import files
+
+if typing.TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MAX_LAYERS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One plot.
+
+    Attributes:
+        name: Its file's name without suffix.
+        title: What it shows.
+        svg: For the page.
+        narrow_svg: For the page in a narrow window, where the other one is too wide; or "".
+    """
+
+    name: str
+    title: str
+    svg: str
+    narrow_svg: str
+
+
+def write_figures(report: types.Report, folder: pathlib.Path) -> tuple[Plot, ...]:
+    """Draws what there is data for.
+
+    Args:
+        report: The report.
+        folder: Where the PNG files go; those of an earlier report are replaced or removed.
+
+    Returns:
+        The plots, for the page.
+    """
+    plots = []
+    for name, (title, wanted, draw) in _PLOTS.items():
+        png = folder / f"{name}.png"
+        if not wanted(report):
+            png.unlink(missing_ok=True)
+            continue
+        files.write_bytes(png, _save(report, draw, theme.LIGHT, "png"))
+        svg = _inline(report, draw, title, name)
+        narrow = ""
+        if name == "history":
+            narrow = _inline(report, _draw_narrow_history, title, f"{name}-narrow")
+        plots.append(Plot(name, title, svg, narrow))
+    return tuple(plots)
+
+
+def _inline(report: types.Report, draw: Callable[..., Figure], title: str, prefix: str) -> str:
+    svg = _save(report, draw, theme.PLACEHOLDER, "svg").decode("utf-8")
+    return theme.themed_svg(svg, title, prefix)
+
+
+def _save(
+    report: types.Report, draw: Callable[..., Figure], palette: theme.Palette, kind: str
+) -> bytes:
+    import matplotlib
+
+    with matplotlib.rc_context(theme.settings(palette)):
+        figure = draw(report, palette)
+        buffer = io.BytesIO()
+        # Without dates and versions the same report gives the same bytes.
+        names = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
+        figure.savefig(buffer, format=kind, dpi=160, metadata=dict.fromkeys(names))
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float, rows: int = 1, ratios: Any = None) -> tuple[Figure, Any]:
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=True, height_ratios=ratios)
+    return figure, axes
+
+
+def _unit(report: types.Report) -> str:
+    return "ms (emulated)" if report.device.emulated else "ms"
+
+
+def _draw_narrow_history(report: types.Report, palette: theme.Palette) -> Figure:
+    return _draw_history(report, palette, width=6, legend_columns=2)
+
+
+def _draw_history(
+    report: types.Report, palette: theme.Palette, width: float = 13, legend_columns: int = 5
+) -> Figure:
+    figure, (top, bottom) = _figure(width, 5.8, rows=2, ratios=(3, 2))
+    _draw_latency_steps(report, palette, top)
+    _draw_accuracy_steps(report, palette, bottom)
+    last = max(len(report.decisions), 1)
+    bottom.set_xlim(-0.04 * last - 0.2, last * 1.04 + 0.2)
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    bottom.set_xlabel("candidates tried")
+    handles: dict[str, Any] = {}
+    for axes in (top, bottom):
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    # Matplotlib lists plain lines before those with error bars; what was accepted comes first.
+    labels = sorted(handles, key=lambda label: not label.startswith("accepted"))
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside upper left",
+        ncols=legend_columns,
+        handlelength=1.6,
+    )
+    return figure
+
+
+def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:
+    accepted = [i for i in report.iterations if i.latency is not None]
+    x = [i.after_candidate for i in accepted]
+    medians = [i.latency.median_ms for i in accepted if i.latency]
+    axes.step(
+        [*x, max(len(report.decisions), *x, 0)],
+        [*medians, medians[-1]],
+        where="post",
+        color=palette.accepted,
+        linewidth=1.6,
+    )
+    axes.errorbar(
+        x,
+        medians,
+        yerr=_spread([i.latency for i in accepted if i.latency]),
+        fmt="o",
+        color=palette.accepted,
+        ecolor=palette.accepted,
+        markersize=5.5,
+        capsize=3,
+        label="accepted (quartiles)",
+    )
+    _draw_refused(
+        report, palette, axes, lambda d: d.measured.median_ms if d.measured else d.price_ms
+    )
+    threads = next((i.latency.num_threads for i in accepted if i.latency), None)
+    axes.set_ylabel(f"latency, {_unit(report)}\nTVM, {formats.threads(threads)}")
+
+
+def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:
+    accepted = [i for i in report.iterations if i.accuracy is not None]
+    x = [i.after_candidate for i in accepted]
+    values = [100 * i.accuracy for i in accepted if i.accuracy is not None]
+    if x:
+        axes.step(
+            [*x, max(len(report.decisions), *x)],
+            [*values, values[-1]],
+            where="post",
+            color=palette.accepted,
+            linewidth=1.6,
+        )
+        axes.plot(x, values, "o", color=palette.accepted, markersize=5.5)
+    _draw_refused(report, palette, axes, lambda d: None if d.accuracy is None else 100 * d.accuracy)
+    if report.long_term_epochs and report.final_accuracy is not None:
+        axes.plot(
+            [max(len(report.decisions), 1)],
+            [100 * report.final_accuracy],
+            "*",
+            color=palette.after,
+            markersize=11,
+            label=f"after long training ({report.long_term_epochs} epochs)",
+        )
+    if report.required_accuracy is not None:
+        axes.axhline(
+            100 * report.required_accuracy,
+            color=palette.required,
+            linewidth=1.2,
+            linestyle=(0, (4, 3)),
+            label="required",
+        )
+    name = {"top1": "top-1 ", "top5": "top-5 "}.get(report.metric or "", "")
+    axes.set_ylabel(f"{name}accuracy, %")
+
+
+def _draw_refused(
+    report: types.Report,
+    palette: theme.Palette,
+    axes: Axes,
+    value: Callable[[types.Decision], float | None],
+) -> None:
+    kinds = (
+        ("refused_latency", "x", palette.refused_latency),
+        ("refused_accuracy", "v", palette.refused_accuracy),
+    )
+    for decision, marker, color in kinds:
+        found = [(d.number, value(d)) for d in report.decisions if d.decision == decision]
+        points = [(x, y) for x, y in found if y is not None]
+        if points:
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                marker,
+                color=color,
+                markersize=6,
+                markeredgewidth=1.6,
+                label=formats.decision(decision),
+            )
+
+
+def _spread(latencies: list[types.Latency]) -> list[list[float]]:
+    low = [x.median_ms - (x.median_ms if x.q1_ms is None else x.q1_ms) for x in latencies]
+    high = [(x.median_ms if x.q3_ms is None else x.q3_ms) - x.median_ms for x in latencies]
+    return [low, high]
+
+
+def _draw_latencies(report: types.Report, palette: theme.Palette) -> Figure:
+    rows = [row for row in report.latencies if row.original or row.pruned]
+    figure, axes = _figure(6.4, 3.7)
+    for side, color, label in (
+        ("original", palette.before, "original"),
+        ("pruned", palette.after, "pruned" if report.finished else "so far"),
+    ):
+        shift = -0.19 if side == "original" else 0.19
+        found = [(i, getattr(row, side)) for i, row in enumerate(rows) if getattr(row, side)]
+        heights = [latency.median_ms for _, latency in found]
+        bars = axes.bar(
+            [i + shift for i, _ in found],
+            heights,
+            0.36,
+            color=color,
+            yerr=_spread([latency for _, latency in found]),
+            error_kw={"ecolor": palette.muted, "elinewidth": 1.2, "capsize": 3},
+            label=label,
+        )
+        texts = [formats.significant(height) for height in heights]
+        axes.bar_label(bars, texts, padding=3, fontsize=8.5, color=palette.text)
+    axes.set_xticks(range(len(rows)), [_bar_name(row) for row in rows])
+    axes.set_xlim(-0.6, max(len(rows), 3) - 0.4)
+    axes.grid(False, axis="x")
+    axes.margins(y=0.14)
+    axes.set_ylabel(f"latency, {_unit(report)} (median, quartiles)")
+    figure.legend(loc="outside upper left", ncols=2, handlelength=1.2)
+    return figure
+
+
+def _bar_name(row: types.LatencyComparison) -> str:
+    name = f"{formats.runtime(row.runtime)}\n{formats.threads(row.num_threads)}"
+    return f"{name}\n{formats.factor(row.speedup)}" if row.speedup is not None else name
+
+
+def _draw_channels(report: types.Report, palette: theme.Palette) -> Figure:
+    layers = shown_layers(report)
+    figure, axes = _figure(6.4, 0.95 + 0.27 * len(layers))
+    y = range(len(layers))
+    before = [layer.before for layer in layers]
+    after = [layer.before if layer.after is None else layer.after for layer in layers]
+    axes.barh(y, before, 0.66, color=palette.before, label="removed")
+    axes.barh(y, after, 0.66, color=palette.after, label="kept")
+    for i, layer in enumerate(layers):
+        changed = layer.after is not None and layer.after != layer.before
+        text = f"{layer.before} → {layer.after}" if changed else f"{layer.before}"
+        axes.annotate(
+            text,
+            (layer.before, i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+        )
+    axes.set_yticks(y, [layer.layer for layer in layers], fontsize=8.5)
+    axes.invert_yaxis()
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    axes.margins(x=0.14)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("channels")
+    figure.legend(loc="outside upper left", ncols=2, handlelength=1.2, reverse=True)
+    return figure
+
+
+def shown_layers(report: types.Report) -> list[types.LayerChannels]:
+    """The layers of the channel plot: all, or those that lost the largest part where too many."""
+    if len(report.layers) <= _MAX_LAYERS:
+        return list(report.layers)
+    most = sorted(report.layers, key=lambda layer: 1.0 if layer.kept is None else layer.kept)
+    chosen = {layer.layer for layer in most[:_MAX_LAYERS]}
+    return [layer for layer in report.layers if layer.layer in chosen]
+
+
+_PLOTS: dict[str, tuple[str, Callable[[types.Report], bool], Callable[..., Figure]]] = {
+    "history": (
+        "Latency and accuracy over the candidates tried",
+        lambda report: bool(report.decisions) and any(i.latency for i in report.iterations),
+        _draw_history,
+    ),
+    "latency": (
+        "Latency before and after",
+        lambda report: any(row.original or row.pruned for row in report.latencies),
+        _draw_latencies,
+    ),
+    "channels": (
+        "Channels of each layer before and after",
+        lambda report: any(layer.after is not None for layer in report.layers),
+        _draw_channels,
+    ),
+}

@@ -1,0 +1,134 @@
+"""How numbers are written for people; the same in the terminal and in HTML."""
+
+from __future__ import annotations
+
+from cprune_tf.runs.progress import format_duration
+
+MISSING = "not measured"
+
+# Between a number and its unit: no line may break there.
+_GAP = "\N{NO-BREAK SPACE}"
+
+RUNTIME_NAMES = {"keras": "Keras", "tvm": "TVM", "litert": "LiteRT"}
+
+DECISION_NAMES = {
+    "accepted": "accepted",
+    "refused_latency": "refused: latency",
+    "refused_accuracy": "refused: accuracy",
+    "infeasible": "infeasible",
+}
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits; exponents only outside 0.0001 to a million."""
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    exponent = int(f"{rounded:e}".split("e")[1])
+    return f"{rounded:,.{max(digits - 1 - exponent, 0)}f}"
+
+
+def milliseconds(value: float) -> str:
+    """A latency; below 0.1 ms in microseconds."""
+    if abs(value) < 0.1:
+        return f"{significant(value * 1000)}{_GAP}µs"
+    return f"{significant(value)}{_GAP}ms"
+
+
+def percent(value: float) -> str:
+    """A fraction as per cent with two decimals, as accuracies are compared."""
+    return f"{100 * value:.2f}{_GAP}%"
+
+
+def share(value: float) -> str:
+    """A fraction as per cent without decimals."""
+    return f"{100 * value:.0f}{_GAP}%" if value >= 0.01 or value == 0 else f"<{_GAP}1{_GAP}%"
+
+
+def change(ratio: float) -> str:
+    """What a ratio after / before means: "-37.5 %"."""
+    difference = 100 * (ratio - 1)
+    if abs(difference) < 0.05:
+        return f"±0{_GAP}%"
+    sign = "+" if difference > 0 else "−"
+    return f"{sign}{abs(difference):.1f}{_GAP}%"
+
+
+def points(difference: float) -> str:
+    """A difference of accuracies in percentage points."""
+    value = round(100 * difference, 2)
+    if value == 0:
+        return f"±0.00{_GAP}pp"
+    return f"{'+' if value > 0 else '−'}{abs(value):.2f}{_GAP}pp"
+
+
+def factor(value: float) -> str:
+    """A speed-up: "1.83×"."""
+    return f"{value:.2f}×"
+
+
+def count(value: float) -> str:
+    """A whole number with separators."""
+    return f"{value:,.0f}"
+
+
+def macs(value: float) -> str:
+    """Multiply-accumulates in millions or thousands."""
+    if value >= 1e9:
+        return f"{significant(value / 1e9)}{_GAP}G"
+    if value >= 1e6:
+        return f"{significant(value / 1e6)}{_GAP}M"
+    if value >= 1e3:
+        return f"{significant(value / 1e3)}{_GAP}k"
+    return f"{value:.0f}"
+
+
+def file_bytes(value: float) -> str:
+    """A size in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{significant(value / size)}{_GAP}{unit}"
+    return f"{value:.0f}{_GAP}B"
+
+
+def error(value: float) -> str:
+    """A numerical error."""
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def threads(value: int | None) -> str:
+    """A thread count."""
+    if value is None:
+        return "threads not recorded"
+    return "1 thread" if value == 1 else f"{value} threads"
+
+
+def duration(value: float) -> str:
+    """A duration: "12 s", "3:05 min", "2:07:30 h"."""
+    text = format_duration(value)
+    unit = {0: "", 1: " min", 2: " h"}[text.count(":")]
+    return f"{text}{unit}".replace(" ", _GAP)
+
+
+def size(name: str, value: float) -> str:
+    """A `Report.sizes` entry, by its name."""
+    if name == "parameters":
+        return count(value)
+    return macs(value) if name == "MACs" else file_bytes(value)
+
+
+def runtime(name: str) -> str:
+    """A runtime's name for people."""
+    return RUNTIME_NAMES.get(name, name)
+
+
+def decision(name: str) -> str:
+    """A decision's name for people."""
+    return DECISION_NAMES.get(name, name.replace("_", " "))
+
+
+def metric(name: str | None) -> str:
+    """What an accuracy means."""
+    return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}.get(name or "", "accuracy")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from cprune_tf.report import formats
+
+
+@pytest.mark.parametrize(
+    ("written", "value", "expected"),
+    [
+        (formats.significant, 0.0, "0"),
+        (formats.significant, 0.29412, "0.294"),
+        (formats.significant, 0.09996, "0.100"),
+        (formats.significant, 12.74, "12.7"),
+        (formats.significant, 9.996, "10.0"),
+        (formats.significant, 999.6, "1,000"),
+        (formats.significant, 54321.0, "54,300"),
+        (formats.significant, -0.5, "-0.500"),
+        (formats.significant, 2.5e7, "2.50e+07"),
+        (formats.milliseconds, 0.2706, "0.271 ms"),
+        (formats.milliseconds, 0.0079, "7.90 µs"),
+        (formats.percent, 0.91450, "91.45 %"),
+        (formats.share, 0.0, "0 %"),
+        (formats.share, 0.004, "< 1 %"),
+        (formats.change, 0.625, "−37.5 %"),
+        (formats.change, 1.1, "+10.0 %"),
+        (formats.change, 1.0, "±0 %"),
+        (formats.points, -0.0043, "−0.43 pp"),
+        (formats.points, 0.01, "+1.00 pp"),
+        (formats.points, -1e-9, "±0.00 pp"),
+        (formats.factor, 1.8349, "1.83×"),
+        (formats.macs, 12_501_632, "12.5 M"),
+        (formats.macs, 640, "640"),
+        (formats.file_bytes, 318_764, "319 kB"),
+        (formats.file_bytes, 2_143_289_344, "2.14 GB"),
+        (formats.file_bytes, 12, "12 B"),
+        (formats.error, 0.0, "0"),
+        (formats.error, 1.13e-6, "1.1e-06"),
+        (formats.threads, 1, "1 thread"),
+        (formats.threads, 2, "2 threads"),
+        (formats.threads, None, "threads not recorded"),
+        (formats.duration, 4.2, "4.2 s"),
+        (formats.duration, 551.2, "9:11 min"),
+        (formats.duration, 7650, "2:07:30 h"),
+        (formats.metric, None, "accuracy"),
+        (formats.metric, "top5", "top-5 accuracy"),
+    ],
+)
+def test_numbers_for_people(written, value, expected):
+    assert written(value).replace("\u00a0", " ") == expected
