@@ -202,6 +202,12 @@ class ChannelGraph:
                     f"'{production.layer}' without channels; keep at least one of its "
                     f"{len(production.labels)}."
                 )
+        for call, effect in zip(p.flat.calls, p.effects, strict=True):
+            for labels in (labels for axes in effect.outputs for labels in axes):
+                if labels is not None and keep.touches(labels) and not keep.count(labels):
+                    raise GraphError(
+                        f"This removal would leave an output of '{call.name}' without channels."
+                    )
         return keep
 
     def _check(self, name: str, indices: Sequence[int]) -> ChannelGroup:

@@ -136,6 +136,8 @@ class _Planner:
             touched = [i for i, axes in enumerate(arriving) if self._axes_touched(axes)]
             if touched and _consumes(effect, arriving, touched):
                 self._fold(call, arriving, touched)
+            if type(call.operation) is keras.layers.MultiHeadAttention:
+                self._fold_heads(call, effect)
             for index, axes in enumerate(effect.outputs):
                 if self._axes_touched(axes):
                     constant = self._leaving(position, index)
@@ -224,6 +226,25 @@ class _Planner:
             self._drop(call, reason, largest)
             return
         self._add(call, contribution(call.operation, constant.values))
+
+    def _fold_heads(self, call: Call, effect: Effect) -> None:
+        """A head without kernels puts out its value bias: attention weights sum to one."""
+        layer, heads = call.operation, effect.produced["heads"]
+        if not self._keep.touches(heads) or not layer.use_bias:
+            return
+        names = relative_weight_names(layer)
+        bias = np.asarray(layer.weights[names.index("value/bias")], dtype=np.float64)
+        bias = np.where(self._keep.mask(heads)[:, None], 0.0, bias)
+        kernel = layer.weights[names.index("attention_output/kernel")]
+        if not bias.any():
+            return
+        if "gate/kernel" in names:
+            self._drop(call, "the heads are gated", float(np.abs(bias).max()))
+        elif self._times[call.name] > 1:
+            self._drop(call, "the layer is shared by several calls", float(np.abs(bias).max()))
+        else:
+            value = np.einsum("hd,hdo->o", bias, np.asarray(kernel, dtype=np.float64))
+            self._plan.add(call.name, "attention_output/bias", value)
 
     def _obstacle(self, call: Call, constant: _Constant, axes: Axes) -> str:
         layer = call.operation

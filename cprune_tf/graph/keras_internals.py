@@ -9,11 +9,13 @@ from `keras.src`.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
@@ -202,8 +204,21 @@ def compile_arguments(model: Any) -> dict[str, Any]:
 def relative_weight_names(layer: Any) -> list[str]:
     """Names of `layer.weights`, in order, relative to the layer ("kernel", "query/kernel")."""
     prefix = f"{layer.path}/" if getattr(layer, "path", None) else f"{layer.name}/"
-    names = []
+    names: list[str] = []
     for weight in layer.weights:
         path = weight.path
-        names.append(path[len(prefix) :] if path.startswith(prefix) else weight.name)
+        name = path[len(prefix) :] if path.startswith(prefix) else weight.name
+        # Keras numbers unnamed variables over the whole process; here they count per layer.
+        name = re.sub(r"(^|/)variable_\d+$", r"\1variable", name)
+        count = sum(1 for known in names if known.split(":")[0] == name)
+        names.append(f"{name}:{count}" if count else name)
     return names
+
+
+def application_layers() -> dict[str, type]:
+    """The layer classes that `keras.applications` defines for its own models, by name."""
+    return {
+        "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
+        "LayerScale": convnext.LayerScale,
+        "StochasticDepth": convnext.StochasticDepth,
+    }

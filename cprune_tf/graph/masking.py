@@ -24,7 +24,7 @@ from cprune_tf.graph.labels import Axes
 from cprune_tf.graph.propagation import Propagation
 from cprune_tf.graph.rebuild import graph_of, resize_config
 from cprune_tf.graph.replay import copy_compile_state, copy_weights, make_operation, replay
-from cprune_tf.graph.rules.registry import Effect, Keep
+from cprune_tf.graph.rules.registry import Effect, Keep, Weight
 
 
 @keras.saving.register_keras_serializable(package="cprune_tf")
@@ -134,22 +134,23 @@ def _without_kernels(propagation: Propagation, keep: Keep) -> Any:
 
     model = replay(propagation.flat, make)
     for call in {call.name: call for call in propagation.flat.calls}.values():
-        weights = propagation.weights[call.name]
         copy_weights(call, made[call.name], {}, None)
-        if not weights:
-            continue
-        names = relative_weight_names(made[call.name])
-        for name, variable in zip(names, made[call.name].weights, strict=True):
-            weight = weights.get(name)
-            if weight is None or weight.role != "kernel" or weight.out_axis is None:
-                continue
-            labels = weight.axes[weight.out_axis]
-            if labels is not None and keep.touches(labels):
-                shape = [1] * len(weight.axes)
-                shape[weight.out_axis] = len(labels)
-                kept = keep.mask(labels).reshape(shape)
-                variable.assign(np.where(kept, np.asarray(variable), 0))
+        for name, weight in propagation.weights[call.name].items():
+            if weight.role == "kernel" and weight.out_axis is not None:
+                _zero(made[call.name], name, weight, weight.out_axis, keep)
     return model
+
+
+def _zero(layer: Any, name: str, weight: Weight, axis: int, keep: Keep) -> None:
+    """Sets the removed indices along one axis of a layer's weight to zero, if it has the weight."""
+    labels = weight.axes[axis]
+    names = relative_weight_names(layer)
+    if labels is None or name not in names or not keep.touches(labels):
+        return
+    shape = [1] * len(weight.axes)
+    shape[axis] = len(labels)
+    variable = layer.weights[names.index(name)]
+    variable.assign(np.where(keep.mask(labels).reshape(shape), np.asarray(variable), 0))
 
 
 class _Masker:
@@ -173,9 +174,16 @@ class _Masker:
     def build(self) -> Any:
         """The masked model with the original's weights."""
         model = replay(self._p.flat, self._make, self._invoke)
-        for call, effect in zip(self._p.flat.calls, self._p.effects, strict=True):
+        for call in {call.name: call for call in self._p.flat.calls}.values():
+            effect = self._first[call.name]
             smaller = self._keep if self._mixes[call.name] else None
             copy_weights(call, self._made[call.name], dict(effect.weights), smaller)
+            # An inner width never leaves its layer: it is zeroed where the layer consumes it.
+            inner = {id(labels) for suffix, labels in effect.produced.items() if suffix}
+            for name, weight in effect.weights.items():
+                for axis, labels in enumerate(weight.axes):
+                    if id(labels) in inner and axis != weight.out_axis and weight.role == "kernel":
+                        _zero(self._made[call.name], name, weight, axis, self._keep)
         return model
 
     def _make(self, call: Call) -> Any:

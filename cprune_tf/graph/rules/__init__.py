@@ -1,12 +1,15 @@
 """Layer rules; importing this package registers all of them."""
 
 from cprune_tf.graph.rules import (
+    applications,
+    attention,
     convolution,
     dense,
     elementwise,
     normalization,
     operations,
     shapes,
+    structural,
 )
 from cprune_tf.graph.rules.registry import (
     REGISTRY,
@@ -25,6 +28,8 @@ __all__ = [
     "LayerCall",
     "Rule",
     "Weight",
+    "applications",
+    "attention",
     "convolution",
     "dense",
     "elementwise",
@@ -32,4 +37,5 @@ __all__ = [
     "operations",
     "register_rule",
     "shapes",
+    "structural",
 ]

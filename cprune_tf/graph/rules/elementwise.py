@@ -19,8 +19,15 @@ from cprune_tf.graph.rules.registry import Effect, LayerCall, Weight, register_r
 _layers = keras.layers
 
 
+@register_rule(_layers.ReLU)
+def relu(call: LayerCall) -> Effect:
+    """With a threshold and a negative slope, zero does not stay zero."""
+    layer: Any = call.layer
+    keeps_zero = not (layer.threshold and layer.negative_slope)
+    return Effect((call.inputs[0],), keeps_zero=keeps_zero, flow="pointwise")
+
+
 @register_rule(
-    _layers.ReLU,
     _layers.LeakyReLU,
     _layers.ELU,
     _layers.Identity,

@@ -121,13 +121,14 @@ def reshape(call: LayerCall) -> Effect:
 
     def resize(keep: Keep) -> dict[str, Any]:
         sizes = zip(target, out[1:], strict=True)
-        return {"target_shape": tuple(_resized(keep, s, labels) for s, labels in sizes)}
+        return {"target_shape": tuple(resized(keep, s, labels) for s, labels in sizes)}
 
     sizes = tuple(labels for labels in out if labels is not None)
     return Effect((out,), resize=resize, sizes=sizes, keeps_zero=True, flow="moves")
 
 
-def _resized(keep: Keep, size: int, labels: Labels | None) -> int:
+def resized(keep: Keep, size: int, labels: Labels | None) -> int:
+    """A target size after a removal; -1 and sizes of axes without channels stay."""
     return size if size == -1 or labels is None else keep.count(labels)
 
 
