@@ -107,6 +107,8 @@ def read_npz(path: pathlib.Path) -> RawArrays:
     Raises:
         DataError: When the file cannot be read or lacks an array.
     """
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not a readable .npz file; expected one made by numpy.savez.")
     try:
         with np.load(path) as file:
             missing = [key for key in _NPZ_KEYS if key not in file.files]
@@ -116,7 +118,7 @@ def read_npz(path: pathlib.Path) -> RawArrays:
                     f"{', '.join(_NPZ_KEYS)} ({', '.join(missing)} missing)."
                 )
             arrays = [file[key] for key in _NPZ_KEYS]
-    except (OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}).") from error
     except ValueError as error:
         if isinstance(error, DataError):

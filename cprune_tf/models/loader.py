@@ -94,7 +94,19 @@ def _read(path: pathlib.Path, custom_objects: Mapping[str, Any]) -> keras.Model:
             f"{path} holds a subclassed model ({type(model).__name__}); expected a Functional or "
             "Sequential one, whose layers can be seen. Rebuild it as keras.Model(inputs, outputs)."
         )
-    return model
+    return _with_plain_input(model)
+
+
+def _with_plain_input(model: keras.Model) -> keras.Model:
+    """The same model and layers taking a tensor where Keras 2 wrote a list of one.
+
+    Keras 3 warns at every call of such a model with a tensor.
+    """
+    if isinstance(model, keras.Sequential) or not isinstance(model.input, list):
+        return model
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def _is_functional(model: keras.Model) -> bool:

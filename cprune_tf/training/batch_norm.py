@@ -41,9 +41,9 @@ def recalibrate_batch_norm(
         step(images)
         count += 1
         for i, (_, layer) in enumerate(pairs):
-            mean = np.asarray(layer.moving_mean, np.float64)
+            mean = layer.moving_mean.numpy().astype(np.float64)
             means[i] += mean
-            squares[i] += np.asarray(layer.moving_variance, np.float64) + mean**2
+            squares[i] += layer.moving_variance.numpy() + mean**2
     for i, (layer, _) in enumerate(pairs):
         mean = means[i] / count
         layer.moving_mean.assign(mean)

@@ -29,7 +29,7 @@ def gives_probabilities(model: keras.Model, images: np.ndarray) -> bool:
     Raises:
         TrainingError: When the outputs are not finite, or a sigmoid's.
     """
-    outputs = np.asarray(model(images, training=False))
+    outputs = model(images, training=False).numpy()
     if not np.isfinite(outputs).all():
         raise TrainingError(
             f"model {model.name!r} gives NaN or infinite outputs on real images; expected finite "

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import importlib.resources
+import json
+import pathlib
+import warnings
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cprune_tf.config import DataConfig
+from cprune_tf.data import load
+from cprune_tf.models import ModelError, load_model, mobilenet_small, vgg_small
+from cprune_tf.training import evaluate
+
+_SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "models"
+_requires_models = pytest.mark.skipif(not _SHARED.is_dir(), reason="no models in ../shared/data")
+
+
+def test_embedded_resnet8_is_small_and_good():
+    model = load_model("resnet8_fashion")
+    assert model.name == "resnet8"
+    assert model.input_shape == (None, 28, 28, 1)
+    assert not model.compiled
+    assert evaluate(model, load(DataConfig())) > 0.9
+    resource = importlib.resources.files("cprune_tf.models") / "pretrained/resnet8_fashion.keras"
+    with importlib.resources.as_file(resource) as path:
+        assert path.stat().st_size < 1e6
+        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights:
+            assert "optimizer" not in h5py.File(weights)
+
+
+@_requires_models
+@pytest.mark.parametrize(
+    ("name", "input_shape", "outputs"),
+    [
+        ("autoencoder_ad_mlperf_tiny.h5", (640,), 640),
+        ("mobilenet_v1_025_vww96_mlperf_tiny.h5", (96, 96, 3), 2),
+        ("mobilenet_v1_224_imagenet1001.keras", (224, 224, 3), 1001),
+        ("resnet20_cifar10.h5", (32, 32, 3), 10),
+        ("resnet32_cifar10.h5", (32, 32, 3), 10),
+        ("resnet56_cifar10.h5", (32, 32, 3), 10),
+        ("resnet8_cifar10_mlperf_tiny.h5", (32, 32, 3), 10),
+    ],
+)
+def test_pretrained_models_are_loaded(name, input_shape, outputs):
+    model = load_model(_SHARED / name)
+    assert model.input_shape == (None, *input_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = model(np.ones((2, *input_shape), np.float32)).numpy()
+    assert result.shape == (2, outputs) and np.isfinite(result).all()
+
+
+def _write_keras2(model: keras.Model, path: pathlib.Path, groups: int) -> None:
+    """An .h5 file whose DepthwiseConv2D configs have the key that Keras 2 wrote."""
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "DepthwiseConv2D":
+                layer["config"]["groups"] = groups
+        file.attrs["model_config"] = json.dumps(config).encode()
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_keras2_depthwise_layers_are_read_as_plain_ones(tmp_path):
+    model = mobilenet_small()
+    path = tmp_path / "model.h5"
+    _write_keras2(model, path, groups=1)
+    loaded = load_model(path)
+    images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
+    np.testing.assert_array_equal(loaded(images), model(images))
+    layers = [x for x in loaded.layers if isinstance(x, keras.layers.DepthwiseConv2D)]
+    assert layers and all(type(x) is keras.layers.DepthwiseConv2D for x in layers)
+    loaded.save(tmp_path / "again.keras")
+    np.testing.assert_array_equal(load_model(tmp_path / "again.keras")(images), model(images))
+    with pytest.raises(TypeError, match="groups"):  # nothing global was changed
+        keras.models.load_model(path, compile=False)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_grouped_depthwise_layers_are_refused(tmp_path):
+    _write_keras2(mobilenet_small(), tmp_path / "model.h5", groups=2)
+    with pytest.raises(ModelError, match="groups=2; expected 1"):
+        load_model(tmp_path / "model.h5")
+
+
+def test_sequential_and_compiled_models_are_loaded_uncompiled(tmp_path):
+    model = vgg_small()
+    model.compile("adam", "mse")
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(str(tmp_path / "model.keras"))
+    assert isinstance(loaded, keras.Sequential) and not loaded.compiled
+
+
+class Scale(keras.layers.Layer):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return 2.0 * x
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.dense(x)
+
+    def get_config(self) -> dict[str, object]:
+        return {}
+
+
+def test_custom_layers_need_custom_objects(tmp_path):
+    inputs = keras.Input((3,))
+    keras.Model(inputs, Scale()(inputs)).save(tmp_path / "model.keras")
+    with pytest.raises(ModelError, match=r"not Keras' own.*custom_objects"):
+        load_model(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras", custom_objects={"Scale": Scale})
+    np.testing.assert_array_equal(loaded(np.ones((1, 3), np.float32)), [[2.0, 2.0, 2.0]])
+
+
+def test_subclassed_models_are_refused(tmp_path):
+    model = Subclassed()
+    model(np.ones((1, 3), np.float32))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ModelError, match="custom_objects"):
+        load_model(tmp_path / "model.keras")
+    with pytest.raises(ModelError, match=r"subclassed model \(Subclassed\); expected"):
+        load_model(tmp_path / "model.keras", custom_objects={"Subclassed": Subclassed})
+
+
+def _nothing(path: pathlib.Path) -> pathlib.Path:
+    return path / "missing.keras"
+
+
+def _saved_model(path: pathlib.Path) -> pathlib.Path:
+    module = tf.Module()
+    module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec([1])])
+    tf.saved_model.save(module, str(path / "saved"))
+    return path / "saved"
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    return path
+
+
+def _tflite(path: pathlib.Path) -> pathlib.Path:
+    (path / "model.tflite").write_bytes(b"TFL3")
+    return path / "model.tflite"
+
+
+def _other_suffix(path: pathlib.Path) -> pathlib.Path:
+    (path / "model.onnx").write_bytes(b"")
+    return path / "model.onnx"
+
+
+def _no_archive(path: pathlib.Path) -> pathlib.Path:
+    (path / "model.keras").write_bytes(b"no zip")
+    return path / "model.keras"
+
+
+def _no_hdf5(path: pathlib.Path) -> pathlib.Path:
+    (path / "model.h5").write_bytes(b"no hdf5")
+    return path / "model.h5"
+
+
+def _truncated(path: pathlib.Path) -> pathlib.Path:
+    vgg_small().save(path / "whole.keras")
+    content = (path / "whole.keras").read_bytes()
+    (path / "model.keras").write_bytes(content[: len(content) // 2])
+    return path / "model.keras"
+
+
+def _weights_only(path: pathlib.Path) -> pathlib.Path:
+    vgg_small().save_weights(path / "model.weights.h5")
+    return path / "model.weights.h5"
+
+
+def _keras2_archive(path: pathlib.Path) -> pathlib.Path:
+    """As tf_keras writes it: other metadata, other names of the weights."""
+    vgg_small().save(path / "new.keras")
+    with (
+        zipfile.ZipFile(path / "new.keras") as new,
+        zipfile.ZipFile(path / "model.keras", "w") as old,
+    ):
+        metadata = {"keras_version": "2.15.0", "date_saved": "2024-01-01@00:00:00"}
+        old.writestr("metadata.json", json.dumps(metadata))
+        old.writestr("config.json", new.read("config.json"))
+        with h5py.File(path / "weights.h5", "w") as weights:
+            weights.create_group("_layer_checkpoint_dependencies")
+        old.write(path / "weights.h5", "model.weights.h5")
+    return path / "model.keras"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_nothing, "there is no model .*resnet8_fashion"),
+        (_saved_model, "is a SavedModel; expected a Keras model saved as"),
+        (_folder, "is a folder; expected"),
+        (_tflite, "is a TFLite model; expected .* converted from"),
+        (_other_suffix, "has the suffix '.onnx'; expected"),
+        (_no_archive, "cannot be loaded"),
+        (_no_hdf5, "cannot be loaded"),
+        (_truncated, "cannot be loaded"),
+        (_weights_only, "cannot be loaded"),
+        (_keras2_archive, "saved by Keras 2.15.0 .* save it as .h5"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path, make, message):
+    with pytest.raises(ModelError, match=message) as error:
+        load_model(make(tmp_path))
+    assert "\n" not in str(error.value)
+    assert "xpected" in str(error.value)
+
+
+@_requires_models
+@pytest.mark.parametrize(
+    "name", ["ds_cnn_kws_mlperf_tiny_savedmodel", "ds_cnn_kws_mlperf_tiny.tflite"]
+)
+def test_real_files_of_other_kinds_are_refused(name):
+    with pytest.raises(ModelError, match="expected a Keras model saved as"):
+        load_model(_SHARED / name)
