@@ -69,6 +69,7 @@ class _Builder:
             fields.mapping(self.check_event, "device"), fields.mapping(self.started, "device")
         )
         num_models = len(self.iterations)
+        self.num_accepted = max(num_models - 1, 0)
         self.original = self.iterations[0] if num_models else None
         # A finished run without an accepted candidate ends with the original's channels.
         has_result = num_models > 1 or (num_models == 1 and self.finished)
@@ -77,35 +78,22 @@ class _Builder:
     def build(self) -> types.Report:
         decisions = history.decisions(self.events)
         latencies = self._latencies()
-        keras_before = self.original.accuracy if self.original else None
-        accuracies = comparisons.accuracies(self._checks(), keras_before, self._final_accuracy())
-        stop_reason = fields.text(history.last(self.events, "stopped"), "reason")
-        num_accepted = max(len(self.iterations) - 1, 0)
-        last_event = str(self.events[-1].get("event")) if self.events else "nothing"
-        required = fields.number(self.baseline, "required_accuracy")
+        accuracies = comparisons.accuracies(
+            self._checks(), self._first_accuracy(), self._final_accuracy()
+        )
         return types.Report(
             title=fields.text(self.started, "model")
             or fields.text(self.config, "model")
             or "model",
             finished=self.finished,
-            status=verdict.status(
-                self.finished, stop_reason, num_accepted, len(decisions), last_event
-            ),
-            verdict=verdict.verdict(
-                latencies,
-                keras_before,
-                self._final_accuracy(),
-                required,
-                self._metric(),
-                bool(self.device.emulated),
-                num_accepted,
-            ),
-            stop_reason=stop_reason,
+            status=self._status(len(decisions)),
+            verdict=self._verdict(latencies),
+            stop_reason=self._stop_reason(),
             version=fields.text(self.started, "version"),
             config_hash=fields.text(self.started, "config_hash"),
             sessions=len(history.of_kind(self.events, "run_started")),
             metric=self._metric(),
-            required_accuracy=required,
+            required_accuracy=self._required_accuracy(),
             final_accuracy=self._final_accuracy(),
             device=self.device,
             latencies=latencies,
@@ -116,7 +104,7 @@ class _Builder:
             decision_counts=history.decision_counts(decisions),
             layers=history.layers(self.original, self.pruned),
             tasks_original=history.tasks(self.models[0][1]) if self.models else (),
-            tasks_pruned=history.tasks(self.models[-1][1]) if num_accepted else (),
+            tasks_pruned=history.tasks(self.models[-1][1]) if self.num_accepted else (),
             cross_check=self.check,
             files=self.files,
             stages=history.stages(self.events),
@@ -127,6 +115,32 @@ class _Builder:
             environment=self.environment,
             config=self.config,
         )
+
+    def _status(self, num_tried: int) -> str:
+        last_event = str(self.events[-1].get("event")) if self.events else "nothing"
+        return verdict.status(
+            self.finished, self._stop_reason(), self.num_accepted, num_tried, last_event
+        )
+
+    def _verdict(self, latencies: Sequence[types.LatencyComparison]) -> str:
+        return verdict.verdict(
+            latencies,
+            self._first_accuracy(),
+            self._final_accuracy(),
+            self._required_accuracy(),
+            self._metric(),
+            bool(self.device.emulated),
+            self.num_accepted,
+        )
+
+    def _stop_reason(self) -> str | None:
+        return fields.text(history.last(self.events, "stopped"), "reason")
+
+    def _required_accuracy(self) -> float | None:
+        return fields.number(self.baseline, "required_accuracy")
+
+    def _first_accuracy(self) -> float | None:
+        return self.original.accuracy if self.original else None
 
     def _latencies(self) -> tuple[types.LatencyComparison, ...]:
         return comparisons.latencies(

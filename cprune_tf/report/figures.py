@@ -218,7 +218,7 @@ def _spread(latencies: list[types.Latency]) -> list[list[float]]:
 
 
 def _draw_latencies(report: types.Report, palette: theme.Palette) -> Figure:
-    rows = [row for row in report.latencies if row.original or row.pruned]
+    rows = [row for row in report.latencies if row.original and row.pruned]
     figure, axes = _figure(6.4, 3.7)
     for side, color, label in (
         ("original", palette.before, "original"),
@@ -298,7 +298,7 @@ _PLOTS: dict[str, tuple[str, Callable[[types.Report], bool], Callable[..., Figur
     ),
     "latency": (
         "Latency before and after",
-        lambda report: any(row.original or row.pruned for row in report.latencies),
+        lambda report: any(row.original and row.pruned for row in report.latencies),
         _draw_latencies,
     ),
     "channels": (
