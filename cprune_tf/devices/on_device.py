@@ -18,7 +18,7 @@ from cprune_tf.devices.interleave import interleave
 from cprune_tf.devices.runtimes import (
     Array,
     Model,
-    load_kernels,
+    load_library,
     load_model,
     load_tvm,
     set_tvm_threads,
@@ -59,7 +59,7 @@ def time_kernel(
     """
     tvm = load_tvm()
     set_tvm_threads(num_threads)
-    library = load_kernels(library_path)
+    library = load_library(library_path)
     buffers = _ARGUMENT_BUFFERS.get(arguments, tvm.runtime.tensor)
     evaluator = library.time_evaluator(
         function_name, tvm.cpu(0), number=number, repeat=repeat, min_repeat_ms=min_repeat_ms

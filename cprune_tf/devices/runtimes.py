@@ -5,11 +5,13 @@ Only numpy, TVM's runtime and LiteRT, each imported when first needed: a board h
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
 import pathlib
 import re
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -117,11 +119,12 @@ def set_tvm_threads(num_threads: int) -> None:
         )
 
 
-def load_kernels(path: str) -> Any:
-    """Loads a library of kernels, to be unloaded again with the last reference to it.
+def load_library(path: str) -> Any:
+    """Loads a TVM library, to be unloaded again with the last reference to it.
 
-    `tvm.runtime.load_module` keeps what it loads until the process ends; after some ten thousand
-    measured programs the process could map no more memory.
+    `tvm.runtime.load_module` keeps what it loads until the process ends. Then another library that
+    is written to the same path later would never be loaded, the system giving back the first; and
+    after some ten thousand measured programs the process could map no more memory.
 
     Args:
         path: The shared library on this device.
@@ -138,7 +141,7 @@ def load_kernels(path: str) -> Any:
     try:
         return importlib.import_module("tvm_ffi").load_module(path, keep_module_alive=False)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is not a shared library for this device: {error}") from error
+        raise ValueError(f"{path} is not a TVM library for this device: {error}") from error
 
 
 def litert_interpreter() -> tuple[Any, str]:
@@ -186,7 +189,7 @@ class TvmModel:
             ValueError: The file is no TVM model; says why.
             RuntimeError: TVM does not use that many threads.
         """
-        _require_file(path)
+        self._library = load_library(path)
         tvm = load_tvm()
         set_tvm_threads(num_threads)
         self._path = path
@@ -194,7 +197,6 @@ class TvmModel:
         self._device = tvm.cpu(0)
         virtual_machine = importlib.import_module("tvm.runtime.vm").VirtualMachine
         try:
-            self._library = tvm.runtime.load_module(path)
             self._vm = virtual_machine(self._library, self._device)
             self._num_inputs = self._vm.module["get_function_arity"]("main")
         except (AttributeError, RuntimeError, ValueError) as error:
@@ -215,9 +217,12 @@ class TvmModel:
 
     def outputs(self) -> list[Array]:
         """See Model."""
-        outputs = self._vm.get_outputs("main")
-        fields = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return [field.numpy() for field in fields]
+        # VirtualMachine.get_outputs would leave a reference cycle: the library would stay loaded.
+        module = self._vm.module
+        num_outputs = module["get_output_arity"]("main")
+        if num_outputs < 0:  # no tuple
+            return [module["get_output"]("main").numpy()]
+        return [module["get_output"]("main", i).numpy() for i in range(num_outputs)]
 
     def random_inputs(self) -> list[Array]:
         """See Model.
@@ -307,13 +312,25 @@ def load_model(runtime: str, path: str, num_threads: int) -> Model:
 
 
 def wait_until_idle() -> None:
-    """Returns once this process's threads have stopped spinning, after a second at the latest."""
+    """Returns once no other thread of this process runs, after a second at the latest.
+
+    Looks at the threads' states, not at the time they use: on a busy machine a spinning thread may
+    wait for a core a while, and would spin on in the middle of the next measurement.
+    """
     deadline = time.monotonic() + _IDLE_LIMIT_SEC
-    while time.monotonic() < deadline:
-        before = time.process_time()
+    while _another_thread_runs() and time.monotonic() < deadline:
         time.sleep(_IDLE_POLL_SEC)
-        if time.process_time() - before < _IDLE_POLL_SEC / 2:
-            return
+
+
+def _another_thread_runs() -> bool:
+    own = str(threading.get_native_id())
+    tasks = pathlib.Path("/proc/self/task")
+    for task in os.listdir(tasks) if tasks.is_dir() else ():
+        with contextlib.suppress(OSError):  # it may end in between
+            state = (tasks / task / "stat").read_text().rpartition(")")[2].split()[0]
+            if state == "R" and task != own:
+                return True
+    return False
 
 
 def _details_in_order(interpreter: Any) -> tuple[list[Any], list[Any]]:

@@ -6,6 +6,7 @@ Run as `python -m cprune_tf.devices.worker READ_FD WRITE_FD`; not meant to be st
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -52,7 +53,9 @@ def _answer(request: bytes) -> bytes:
         return pickle.dumps((True, result), protocol=5)
     except Exception as error:
         traceback.print_exc()
-        return pickle.dumps((False, f"{type(error).__name__}: {error}"), protocol=5)
+        answer = pickle.dumps((False, f"{type(error).__name__}: {error}"), protocol=5)
+    gc.collect()  # what the failed call left in cycles may keep a library loaded
+    return answer
 
 
 def _find(function: str) -> Any:

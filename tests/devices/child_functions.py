@@ -85,3 +85,13 @@ def wait_until_idle_beside_a_busy_thread(busy_sec):
     threading.Thread(target=spin).start()
     wait_until_idle()
     return bool(ended)
+
+
+def share_of_a_core_used_after_a_parallel_loop(library):
+    from cprune_tf.devices.runtimes import load_library, set_tvm_threads
+
+    set_tvm_threads(2)
+    load_library(library)["num_tasks"]()
+    wall, cpu = time.monotonic(), time.process_time()
+    time.sleep(0.2)
+    return (time.process_time() - cpu) / (time.monotonic() - wall)

@@ -155,20 +155,19 @@ def test_a_bad_kernel_costs_one_call(device, native_library, function, error, re
     assert len(device.time_kernel(native_library, "nothing", [], min_repeat_ms=0)) == 3
 
 
-def test_timed_libraries_are_unloaded(child, native_library, tmp_path):
-    for i in range(3):
-        path = shutil.copy(native_library, tmp_path / f"kernel_{i}.so")
-        child.call(
-            "cprune_tf.devices.on_device:time_kernel",
-            str(path),
-            "nothing",
-            [],
-            num_threads=1,
-            number=1,
-            repeat=1,
-            min_repeat_ms=0,
-            timeout_sec=60,
-        )
+def on_device(child, function, *args, **kwargs):
+    return child.call(f"cprune_tf.devices.on_device:{function}", *args, timeout_sec=60, **kwargs)
+
+
+def test_libraries_are_unloaded(child, native_library, dense_library, tmp_path):
+    kernels = shutil.copy(native_library, tmp_path / "kernels.so")
+    model = shutil.copy(dense_library, tmp_path / "model.so")
+    on_device(child, "time_kernel", str(kernels), "nothing", [], 1, 1, 1, 0)
+    on_device(child, "run_tvm", str(model), [np.ones((3, 16), np.float32)], 1)
+    on_device(child, "time_models", [("tvm", str(model), ())], 1, 1.0, 2, 0.1, 0.1)
+    for inputs in ([], [np.ones((3, 17), np.float32)]):
+        with pytest.raises(DeviceError):
+            on_device(child, "run_tvm", str(model), inputs, 1)
     assert str(tmp_path) not in pathlib.Path(f"/proc/{child.pid}/maps").read_text()
 
 
@@ -234,6 +233,23 @@ def test_a_tvm_model_with_a_tuple_of_outputs(device, dense_weights, tmp_path):
     np.testing.assert_allclose(twice, 2 * once)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_library_written_over_another_is_the_one_that_runs(device, tmp_path, in_place):
+    path, other = tmp_path / "model.so", tmp_path / "other.so"
+    outputs = []
+    for factor in (1.0, 3.0):
+        weights = np.full((2, 2), factor, np.float32)
+        libraries.export(libraries.dense_module(2, 2, weights=weights), other)
+        if in_place:
+            path.write_bytes(other.read_bytes())
+        else:
+            os.replace(other, path)
+        file = ModelFile("m", "tvm", path)
+        assert device.time_models([file], 1, QUICK)[0].count >= 1
+        outputs.append(device.run_model(file, np.ones((1, 2), np.float32))[0][0, 0])
+    assert outputs == [2.0, 6.0]
+
+
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
@@ -289,6 +305,16 @@ def test_tvm_pins_no_thread_that_litert_would_inherit_the_core_of(child, num_thr
     assert all(affinity == cores for affinity in affinities)
 
 
+@two_cores
+def test_tvm_leaves_no_thread_spinning_beside_what_runs_next(child, native_library):
+    share = child.call(
+        "child_functions:share_of_a_core_used_after_a_parallel_loop",
+        str(native_library),
+        timeout_sec=60,
+    )
+    assert share < 0.2  # TVM's default: a whole core for 0.15 of 0.2 s
+
+
 def test_idle_means_that_no_thread_spins(child):
     assert child.call("child_functions:wait_until_idle_beside_a_busy_thread", 0.2, timeout_sec=60)
 
@@ -299,7 +325,7 @@ def test_the_process_holds_neither_tensorflow_nor_the_compiler(child, conv_tflit
     modules = child.call("child_functions:modules", timeout_sec=60)
     assert "tvm" in modules
     for absent in ("tensorflow", "keras", "tvm.relax", "ml_collections", "rich"):
-        assert absent not in modules
+        assert absent not in modules, f"{absent} is not what a board has"
 
 
 def test_a_closed_device_works_again(native_library):
