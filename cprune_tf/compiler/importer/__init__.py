@@ -15,20 +15,25 @@ Adding a converter, for a layer of your own or for one that is missing here::
         return emitter.emit(relax.op.multiply(x, scale))
 
 A converter receives the arguments of the recorded Keras call with tensors replaced by Relax
-variables, and returns variables of the same shapes as Keras's outputs. Everything it emits through
-`emitter` is attributed to the layer. It raises `UnsupportedOperationError(reason)` for settings it
-does not know; `import_model` names all such layers in one error. The operation classes behind
-`keras.ops` are registered as "ops.Add", "ops.Reshape", ...
+variables (`training` left out), and returns variables of the same shapes as Keras's outputs.
+Everything it emits through `emitter` is attributed to the layer. It raises
+`UnsupportedOperationError(reason)` for settings it does not know; `import_model` names all such
+layers in one error. The operation classes behind `keras.ops` are registered as "ops.Add",
+"ops.Reshape", ...
 """
 
 from cprune_tf.compiler.importer import (  # noqa: F401  (they register their converters)
     activation,
+    applications,
+    attention,
     convolution,
     dense,
     merging,
     normalization,
     pooling,
+    raw_ops,
     shaping,
+    transposed,
 )
 from cprune_tf.compiler.importer.importing import ImportedModel, import_model
 from cprune_tf.compiler.importer.provenance import ProvenanceError, provenance

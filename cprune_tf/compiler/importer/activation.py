@@ -1,4 +1,4 @@
-"""Activation functions: as layers, as the `activation` of another layer, as `keras.ops` calls."""
+"""Activations as layers, as the `activation` of another layer, and as `keras.ops` calls."""
 
 from __future__ import annotations
 
@@ -6,65 +6,65 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Emitter, scalar
-from cprune_tf.compiler.importer.registry import (
-    UnsupportedOperationError,
-    find_converter,
-    register_converter,
-)
+from cprune_tf.compiler.importer import activation_functions as fn
+from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
+from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
-ActivationConverter = Callable[[Emitter, Any], Any]
-
-
-def relu(
-    emitter: Emitter,
-    x: Any,
-    *,
-    max_value: float | None = None,
-    negative_slope: float = 0.0,
-    threshold: float = 0.0,
-) -> Any:
-    """Keras's general ReLU; the common cases become one operator.
-
-    Args:
-        emitter: Where to.
-        x: Input.
-        max_value: Upper limit, or None.
-        negative_slope: Slope below the threshold.
-        threshold: Inputs below it are slope * (x - threshold).
-    """
-    if threshold == 0.0 and negative_slope == 0.0:
-        if max_value is None:
-            return emitter.emit(relax.op.nn.relu(x))
-        return emitter.emit(relax.op.clip(x, 0.0, float(max_value)))
-    if threshold == 0.0:
-        y = emitter.emit(relax.op.nn.leakyrelu(x, float(negative_slope)))
-    else:
-        limit = scalar(float(threshold), x)
-        below = emitter.emit(relax.op.subtract(x, limit))
-        below = emitter.emit(relax.op.multiply(below, scalar(float(negative_slope), x)))
-        y = emitter.emit(relax.op.where(relax.op.greater_equal(x, limit), x, below))
-    if max_value is not None:
-        y = emitter.emit(relax.op.minimum(y, scalar(float(max_value), x)))
-    return y
-
-
-def softmax(emitter: Emitter, x: Any, axis: int = -1) -> Any:
-    """Softmax over one axis."""
-    return emitter.emit(relax.op.nn.softmax(x, axis=axis))
-
-
-_ACTIVATIONS: dict[Any, ActivationConverter] = {
-    keras.activations.linear: lambda emitter, x: x,
-    keras.activations.relu: relu,
-    keras.activations.relu6: lambda emitter, x: relu(emitter, x, max_value=6.0),
-    keras.activations.softmax: softmax,
-    keras.activations.sigmoid: lambda emitter, x: emitter.emit(relax.op.sigmoid(x)),
-    keras.activations.tanh: lambda emitter, x: emitter.emit(relax.op.tanh(x)),
-    keras.activations.silu: lambda emitter, x: emitter.emit(relax.op.nn.silu(x)),
+# Keras function and raw operation of the same name, the attributes of the operation that are
+# parameters of the function.
+_NAMED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "celu": (fn.celu, ("alpha",)),
+    "elu": (fn.elu, ("alpha",)),
+    "gelu": (fn.gelu, ("approximate",)),
+    "glu": (fn.glu, ("axis",)),
+    "hard_shrink": (fn.hard_shrink, ("threshold",)),
+    "hard_sigmoid": (fn.hard_sigmoid, ()),
+    "hard_silu": (fn.hard_silu, ()),
+    "hard_tanh": (fn.hard_tanh, ()),
+    "leaky_relu": (fn.leaky_relu, ("negative_slope",)),
+    "log_sigmoid": (fn.log_sigmoid, ()),
+    "log_softmax": (fn.log_softmax, ("axis",)),
+    "relu": (fn.relu, ()),
+    "relu6": (fn.relu6, ()),
+    "selu": (fn.selu, ()),
+    "sigmoid": (fn.sigmoid, ()),
+    "silu": (fn.silu, ()),
+    "soft_shrink": (fn.soft_shrink, ("threshold",)),
+    "softmax": (fn.softmax, ("axis",)),
+    "softplus": (fn.softplus, ()),
+    "softsign": (fn.softsign, ()),
+    "sparse_plus": (fn.sparse_plus, ()),
+    "sparse_sigmoid": (fn.sparse_sigmoid, ()),
+    "squareplus": (fn.squareplus, ("b",)),
+    "tanh": (fn.tanh, ()),
+    "tanh_shrink": (fn.tanh_shrink, ()),
+    "threshold": (fn.threshold, ("threshold", "default_value")),
 }
+
+# What a layer's `activation` may be: functions, compared by identity.
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    keras.activations.linear: fn.linear,
+    keras.activations.exponential: fn.exponential,
+    keras.activations.mish: fn.mish,
+    tf.nn.relu: fn.relu,
+    tf.nn.relu6: fn.relu6,
+    tf.nn.leaky_relu: fn.leaky_relu,
+    tf.nn.elu: fn.elu,
+    tf.nn.selu: fn.selu,
+    tf.nn.gelu: fn.gelu,
+    tf.nn.silu: fn.silu,
+    tf.nn.sigmoid: fn.sigmoid,
+    tf.nn.tanh: fn.tanh,
+    tf.nn.softmax: fn.softmax,
+    tf.nn.softplus: fn.softplus,
+}
+for _name, (_function, _) in _NAMED.items():
+    for _namespace in (keras.activations, keras.ops):
+        if hasattr(_namespace, _name):
+            _FUNCTIONS[getattr(_namespace, _name)] = _function
 
 
 def apply_activation(emitter: Emitter, activation: Any, x: Any) -> Any:
@@ -76,15 +76,26 @@ def apply_activation(emitter: Emitter, activation: Any, x: Any) -> Any:
     if activation is None:
         return x
     if isinstance(activation, keras.Layer):
-        converter = find_converter(activation)
-        if converter is not None:
-            return converter(emitter, activation, x)
-    elif activation in _ACTIVATIONS:
-        return _ACTIVATIONS[activation](emitter, x)
+        return emitter.convert(activation, x)
+    if activation in _FUNCTIONS:
+        return _FUNCTIONS[activation](emitter, x)
     name = getattr(activation, "__name__", type(activation).__name__)
     raise UnsupportedOperationError(
-        f"activation {name!r} has no converter; use one of keras.activations or a layer"
+        f"activation {name!r} has no converter; expected one of keras.activations or a layer"
     )
+
+
+def _register_operation(name: str) -> None:
+    function, parameters = _NAMED[name]
+    operation_class = "".join(part.capitalize() for part in name.split("_"))
+
+    @register_converter(f"ops.{operation_class}")
+    def convert(emitter: Emitter, operation: Any, x: Any) -> Any:
+        return function(emitter, x, **{key: getattr(operation, key) for key in parameters})
+
+
+for _name in _NAMED:
+    _register_operation(_name)
 
 
 @register_converter(keras.layers.Activation)
@@ -93,23 +104,50 @@ def convert_activation(emitter: Emitter, layer: Any, x: Any) -> Any:
     return apply_activation(emitter, layer.activation, x)
 
 
-@register_converter(keras.layers.ReLU)
+@register_converter(keras.layers.ReLU, "keras.src.activations.activations.ReLU")
 def convert_relu(emitter: Emitter, layer: Any, x: Any) -> Any:
     """ReLU with its three knobs."""
-    return relu(
+    return fn.relu(
         emitter,
         x,
-        max_value=layer.max_value,
         negative_slope=float(layer.negative_slope or 0.0),
+        max_value=layer.max_value,
         threshold=float(layer.threshold or 0.0),
     )
 
 
+@register_converter(keras.layers.LeakyReLU)
+def convert_leaky_relu(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Leaky ReLU as a layer."""
+    return fn.leaky_relu(emitter, x, negative_slope=layer.negative_slope)
+
+
+@register_converter(keras.layers.ELU)
+def convert_elu(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """ELU as a layer."""
+    return fn.elu(emitter, x, alpha=layer.alpha)
+
+
+@register_converter(keras.layers.PReLU)
+def convert_prelu(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """X above zero, a learned alpha * x below."""
+    alpha = emitter.param("alpha", layer.alpha)
+    zero = scalar(0.0, x)
+    below = relax.op.multiply(relax.op.minimum(x, zero), alpha)
+    return emitter.emit(relax.op.add(relax.op.maximum(x, zero), below))
+
+
 @register_converter(keras.layers.Softmax)
 def convert_softmax(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
-    """Softmax over the layer's axis."""
+    """Softmax over one axis, or over several taken together."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported")
-    if not isinstance(layer.axis, int):
-        raise UnsupportedOperationError(f"axis is {layer.axis!r}; expected one axis")
-    return softmax(emitter, x, layer.axis)
+        keep = mask if dtype(mask) == "bool" else relax.op.astype(mask, "bool")
+        x = emitter.emit(relax.op.where(keep, x, scalar(-1e30, x)))
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if len(axes) == 1:
+        return fn.softmax(emitter, x, axis=axes[0])
+    axes = [axis % len(shape(x)) for axis in axes]
+    shifted = relax.op.subtract(x, relax.op.max(x, axis=axes, keepdims=True))
+    powers = emitter.emit(relax.op.exp(shifted))
+    total = relax.op.sum(powers, axis=axes, keepdims=True)
+    return emitter.emit(relax.op.divide(powers, total))

@@ -1,50 +1,78 @@
-"""Converters of convolutions over NHWC tensors."""
+"""Converters of convolutions over channels-last tensors, one- and two-dimensional.
+
+Kernels keep Keras's axes (kh, kw, in/groups, out) except where the docstring says otherwise; the
+output channels are always the module's filter axis.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
 from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
-from cprune_tf.compiler.importer.emitter import Emitter, shape
+from cprune_tf.compiler.importer.emitter import Emitter, shape, to_numpy
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
 from cprune_tf.compiler.importer.padding import resolve_padding, tvm_order
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
+_DATA_LAYOUT = {1: "NWC", 2: "NHWC"}
+_KERNEL_LAYOUT = {1: "WIO", 2: "HWIO"}
+_DEPTHWISE_LAYOUT = {1: "WOI", 2: "HWOI"}
+
 
 def require_channels_last(layer: Any) -> None:
-    """Refuses layers that want NCHW: the whole module is NHWC."""
+    """Refuses layers that want NCHW: the whole module is channels last."""
     if layer.data_format != "channels_last":
         raise UnsupportedOperationError(
             f"data_format is {layer.data_format!r}; expected 'channels_last'"
         )
 
 
-def _explicit_padding(emitter: Emitter, layer: Any, x: Any) -> list[int]:
+def explicit_padding(emitter: Emitter, layer: Any, x: Any) -> list[int]:
     """The layer's own padding plus what was absorbed from a zero padding layer before it."""
+    sizes = shape(x)[1:-1]
     own = resolve_padding(
-        layer.padding, shape(x)[1:-1], layer.kernel_size, layer.strides, layer.dilation_rate
+        layer.padding, sizes, layer.kernel_size, layer.strides, layer.dilation_rate
     )
-    if len(own) != 2:
-        return tvm_order(own)
-    absorbed = emitter.absorbed.padding
-    return tvm_order([(b + pb, a + pa) for (b, a), (pb, pa) in zip(own, absorbed, strict=True)])
+    extra = emitter.absorbed.padding or [(0, 0)] * len(sizes)
+    return tvm_order([(b + eb, a + ea) for (b, a), (eb, ea) in zip(own, extra, strict=True)])
 
 
-def _conv2d(
-    x: Any, kernel: Any, layer: Any, padding: list[int], *, groups: int, kernel_layout: str
+def conv(
+    x: Any,
+    kernel: Any,
+    *,
+    strides: Any = None,
+    padding: Any,
+    dilation: Any = None,
+    groups: int = 1,
+    depthwise: bool = False,
 ) -> Any:
-    return relax.op.nn.conv2d(
+    """A one- or two-dimensional convolution expression, by the rank of `x`.
+
+    Args:
+        x: [batch, *spatial, in].
+        kernel: [*window, in/groups, out], depthwise [*window, out, 1].
+        strides: Window steps; None for 1.
+        padding: All befores, then all afters.
+        dilation: Steps within the window; None for 1.
+        groups: Channel groups.
+        depthwise: The kernel's layout.
+    """
+    rank = len(shape(x)) - 2
+    operation = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d}[rank]
+    return operation(
         x,
         kernel,
-        strides=tuple(layer.strides),
+        strides=tuple(strides or [1] * rank),
         padding=tuple(padding),
-        dilation=tuple(layer.dilation_rate),
+        dilation=tuple(dilation or [1] * rank),
         groups=groups,
-        data_layout="NHWC",
-        kernel_layout=kernel_layout,
+        data_layout=_DATA_LAYOUT[rank],
+        kernel_layout=(_DEPTHWISE_LAYOUT if depthwise else _KERNEL_LAYOUT)[rank],
     )
 
 
@@ -55,30 +83,73 @@ def add_bias_and_activation(emitter: Emitter, layer: Any, y: Any, bias: Any) -> 
     return apply_activation(emitter, layer.activation, y)
 
 
-@register_converter(keras.layers.Conv2D)
-def convert_conv2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Plain and grouped convolution; kernel (kh, kw, in/groups, out)."""
-    require_channels_last(layer)
-    kernel, bias = fold_kernel_and_bias(
-        layer.kernel, layer.bias if layer.use_bias else None, emitter.absorbed.batch_norm, 3
-    )
-    weight = emitter.param("kernel", kernel)
-    padding = _explicit_padding(emitter, layer, x)
-    y = emitter.emit(_conv2d(x, weight, layer, padding, groups=layer.groups, kernel_layout="HWIO"))
-    return add_bias_and_activation(emitter, layer, y, bias)
+def own_bias(layer: Any) -> Any:
+    """The layer's bias variable, or None."""
+    return layer.bias if layer.use_bias else None
 
 
-@register_converter(keras.layers.DepthwiseConv2D)
-def convert_depthwise_conv2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """One filter (or depth_multiplier filters) a channel; the parameter is (kh, kw, out, 1)."""
+@register_converter(keras.layers.Conv1D, keras.layers.Conv2D)
+def convert_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Plain and grouped convolution."""
     require_channels_last(layer)
-    kh, kw, channels, multiplier = layer.kernel.shape
-    # Keras numbers the outputs channel * multiplier + m, which is the order of this reshape.
-    kernel = keras.ops.reshape(layer.kernel, (kh, kw, channels * multiplier, 1))
     kernel, bias = fold_kernel_and_bias(
-        kernel, layer.bias if layer.use_bias else None, emitter.absorbed.batch_norm, 2
+        layer.kernel, own_bias(layer), emitter.absorbed.batch_norm, -1
     )
-    weight = emitter.param("kernel", kernel)
-    padding = _explicit_padding(emitter, layer, x)
-    y = emitter.emit(_conv2d(x, weight, layer, padding, groups=channels, kernel_layout="HWOI"))
-    return add_bias_and_activation(emitter, layer, y, bias)
+    y = conv(
+        x,
+        emitter.param("kernel", kernel),
+        strides=layer.strides,
+        padding=explicit_padding(emitter, layer, x),
+        dilation=layer.dilation_rate,
+        groups=layer.groups,
+    )
+    return add_bias_and_activation(emitter, layer, emitter.emit(y), bias)
+
+
+def depthwise_kernel(kernel: Any) -> np.ndarray:
+    """(*window, channels, multiplier) as (*window, channels * multiplier, 1).
+
+    Keras numbers the outputs channel * multiplier + m, which is the order of this reshape.
+    """
+    array = to_numpy(kernel)
+    return array.reshape((*array.shape[:-2], -1, 1))
+
+
+@register_converter(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+def convert_depthwise_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """One or more filters a channel; the parameter is (kh, kw, out, 1)."""
+    require_channels_last(layer)
+    kernel, bias = fold_kernel_and_bias(
+        depthwise_kernel(layer.kernel), own_bias(layer), emitter.absorbed.batch_norm, -2
+    )
+    y = conv(
+        x,
+        emitter.param("kernel", kernel),
+        strides=layer.strides,
+        padding=explicit_padding(emitter, layer, x),
+        dilation=layer.dilation_rate,
+        groups=shape(x)[-1],
+        depthwise=True,
+    )
+    return add_bias_and_activation(emitter, layer, emitter.emit(y), bias)
+
+
+@register_converter(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+def convert_separable_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Depthwise, then pointwise; a batch norm that follows goes into the pointwise kernel."""
+    require_channels_last(layer)
+    y = conv(
+        x,
+        emitter.param("depthwise_kernel", depthwise_kernel(layer.depthwise_kernel)),
+        strides=layer.strides,
+        padding=explicit_padding(emitter, layer, x),
+        dilation=layer.dilation_rate,
+        groups=shape(x)[-1],
+        depthwise=True,
+    )
+    pointwise, bias = fold_kernel_and_bias(
+        layer.pointwise_kernel, own_bias(layer), emitter.absorbed.batch_norm, -1
+    )
+    no_padding = [0] * (2 * (len(shape(x)) - 2))
+    y = conv(emitter.emit(y), emitter.param("pointwise_kernel", pointwise), padding=no_padding)
+    return add_bias_and_activation(emitter, layer, emitter.emit(y), bias)

@@ -1,4 +1,4 @@
-"""Converters of dense layers."""
+"""Converters of dense layers, Einstein sums and embeddings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,45 @@ from typing import Any
 import keras
 from tvm import relax
 
-from cprune_tf.compiler.importer.convolution import add_bias_and_activation
-from cprune_tf.compiler.importer.emitter import Emitter
+from cprune_tf.compiler.importer.activation import apply_activation
+from cprune_tf.compiler.importer.convolution import add_bias_and_activation, own_bias
+from cprune_tf.compiler.importer.emitter import Emitter, dtype
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
-from cprune_tf.compiler.importer.registry import register_converter
+from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
 
 @register_converter(keras.layers.Dense)
 def convert_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Matrix product with the (in, out) kernel over the last axis."""
     kernel, bias = fold_kernel_and_bias(
-        layer.kernel, layer.bias if layer.use_bias else None, emitter.absorbed.batch_norm, 1
+        layer.kernel, own_bias(layer), emitter.absorbed.batch_norm, -1
     )
     y = emitter.emit(relax.op.matmul(x, emitter.param("kernel", kernel)))
     return add_bias_and_activation(emitter, layer, y, bias)
+
+
+@register_converter(keras.layers.EinsumDense)
+def convert_einsum_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The layer's Einstein sum of input and kernel."""
+    if "." in layer.equation:
+        raise UnsupportedOperationError(
+            f"equation is {layer.equation!r}; expected one without an ellipsis"
+        )
+    operands = [x, emitter.param("kernel", layer.kernel)]
+    y = emitter.emit(relax.op.einsum(operands, layer.equation))
+    if layer.bias is not None:
+        y = emitter.emit(relax.op.add(y, emitter.param("bias", layer.bias)))
+    return apply_activation(emitter, layer.activation, y)
+
+
+@register_converter(keras.layers.Embedding)
+def convert_embedding(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Rows of a table; an index beyond it gives the last row instead of reading anywhere."""
+    if layer.mask_zero:
+        raise UnsupportedOperationError(
+            "mask_zero=True makes a mask, which is not supported; expected mask_zero=False"
+        )
+    if not dtype(x).startswith("int"):
+        x = emitter.emit(relax.op.astype(x, "int32"))
+    table = emitter.param("embeddings", layer.embeddings)
+    return emitter.emit(relax.op.take(table, x, axis=0, mode="clip"))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from cprune_tf.compiler.importer.keras_graph import OpCall
+from cprune_tf.compiler.importer.registry import UnsupportedOperationError, find_converter
+from cprune_tf.graph.flat import Call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Absorbed:
 
     Attributes:
         batch_norm: The batch normalisation to fold into this call's kernel and bias.
-        padding: The zero padding ((top, bottom), (left, right)) done before it.
+        padding: The zero padding ((top, bottom), (left, right)) done before it; empty: none.
         names: The names of the absorbed layers, in graph order without the absorbing one.
     """
 
     batch_norm: Any = None
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    padding: tuple[tuple[int, int], ...] = ()
     names: tuple[str, ...] = ()
 
 
@@ -36,7 +37,7 @@ class Emitter:
 
     def __init__(self, builder: relax.BlockBuilder):
         self._builder = builder
-        self._call: OpCall | None = None
+        self._call: Call | None = None
         self._absorbed = Absorbed()
         self.params: dict[str, np.ndarray] = {}
         self.param_vars: dict[str, relax.Var] = {}
@@ -44,7 +45,7 @@ class Emitter:
         self.layers_of_var: dict[str, tuple[str, ...]] = {}
 
     @contextlib.contextmanager
-    def converting(self, call: OpCall, absorbed: Absorbed) -> Iterator[None]:
+    def converting(self, call: Call, absorbed: Absorbed) -> Iterator[None]:
         """While active, everything emitted belongs to `call` and the layers absorbed into it."""
         self._call, self._absorbed = call, absorbed
         try:
@@ -53,7 +54,7 @@ class Emitter:
             self._call, self._absorbed = None, Absorbed()
 
     @property
-    def call(self) -> OpCall:
+    def call(self) -> Call:
         """The call under conversion."""
         if self._call is None:
             raise RuntimeError("Emitter used outside of a conversion.")
@@ -70,16 +71,44 @@ class Emitter:
         return (self.call.name, *self._absorbed.names)
 
     def emit(self, expr: Any) -> relax.Var:
-        """Binds a Relax expression to a variable named after the layer under conversion."""
+        """Binds a Relax expression to a variable named after the layer under conversion.
+
+        Args:
+            expr: A call or another expression; nested calls become bindings of their own.
+        """
+        if isinstance(expr, relax.Call):
+            args = [self._operand(arg) for arg in expr.args]
+            expr = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
         var = self._builder.emit(expr, name_hint=self.call.name)
         self.layers_of_var[var.name] = self.layers
         return var
 
+    def _operand(self, expr: Any) -> Any:
+        """Nested calls bound here and not by the builder, which would not say whose they are."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._operand(field) for field in expr.fields])
+        return self.emit(expr) if isinstance(expr, relax.Call | relax.TupleGetItem) else expr
+
     def emit_te(self, function: Any, *args: Any, **kwargs: Any) -> relax.Var:
         """Like `emit` for a tensor-expression function of Relax variables."""
-        var = self._builder.emit_te(function, *args, **kwargs, name_hint=self.call.name)
-        self.layers_of_var[var.name] = self.layers
-        return var
+        return self.emit(self._builder.call_te(function, *args, **kwargs))
+
+    def convert(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Converts a layer that the one under conversion wraps, as part of it.
+
+        Args:
+            operation: The wrapped layer.
+            *args: Its arguments, Relax variables in place of tensors.
+            **kwargs: Its keyword arguments, likewise.
+
+        Raises:
+            UnsupportedOperationError: It has no converter.
+        """
+        converter = find_converter(operation)
+        if converter is None:
+            name = type(operation).__name__
+            raise UnsupportedOperationError(f"no converter is registered for the inner {name}")
+        return converter(self, operation, *args, **kwargs)
 
     def param(self, role: str, value: Any, *, dtype: str = "float32") -> relax.Var:
         """A parameter of the module, named "layer/role".

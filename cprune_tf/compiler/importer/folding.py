@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from cprune_tf.compiler.importer.emitter import Absorbed, to_numpy
-from cprune_tf.compiler.importer.keras_graph import FlatGraph, OpCall, Tensor
+from cprune_tf.graph.flat import Call, FlatGraph, Tensor
 
 _FOLDS_BATCH_NORM = (
     keras.layers.Conv1D,
@@ -40,22 +40,22 @@ class FoldingPlan:
         alias: Output of an absorbed call -> the tensor that takes its place.
     """
 
-    absorbed: Mapping[OpCall, Absorbed]
+    absorbed: Mapping[Call, Absorbed]
     alias: Mapping[Tensor, Tensor]
 
 
 def plan_folding(graph: FlatGraph) -> FoldingPlan:
     """Decides what is folded into what in a model's flat graph."""
-    readers = graph.consumers()
-    num_calls = Counter(id(call.op) for call in graph.calls)
+    readers = _readers(graph)
+    num_calls = Counter(id(call.operation) for call in graph.calls)
     producer = {tensor: call for call in graph.calls for tensor in call.outputs}
-    absorbed: dict[OpCall, Absorbed] = {}
+    absorbed: dict[Call, Absorbed] = {}
     alias: dict[Tensor, Tensor] = {}
     for call in graph.calls:
-        if type(call.op) is keras.layers.BatchNormalization:
+        if type(call.operation) is keras.layers.BatchNormalization:
             host = producer.get(call.inputs[0])
             if host is not None and _takes_batch_norm(host, call, readers, num_calls):
-                absorbed[host] = Absorbed(batch_norm=call.op, names=(call.name,))
+                absorbed[host] = Absorbed(batch_norm=call.operation, names=(call.name,))
                 alias[call.outputs[0]] = host.outputs[0]
     for call in graph.calls:
         hosts = readers.get(call.outputs[0], [])
@@ -67,30 +67,48 @@ def plan_folding(graph: FlatGraph) -> FoldingPlan:
     return FoldingPlan(absorbed, alias)
 
 
+def _readers(graph: FlatGraph) -> dict[Tensor, list[Call | None]]:
+    """Who reads each tensor: one entry a use, None for "is a model output"."""
+    readers: dict[Tensor, list[Call | None]] = {}
+    for call in graph.calls:
+        for tensor in call.inputs:
+            readers.setdefault(tensor, []).append(call)
+    for tensor in keras.tree.flatten(graph.outputs):
+        readers.setdefault(tensor, []).append(None)
+    return readers
+
+
 def _takes_batch_norm(
-    host: OpCall,
-    batch_norm: OpCall,
-    readers: Mapping[Tensor, list[OpCall | None]],
+    host: Call,
+    batch_norm: Call,
+    readers: Mapping[Tensor, list[Call | None]],
     num_calls: Mapping[int, int],
 ) -> bool:
-    if type(host.op) not in _FOLDS_BATCH_NORM or num_calls[id(host.op)] != 1:
+    if type(host.operation) not in _FOLDS_BATCH_NORM or num_calls[id(host.operation)] != 1:
         return False
-    if host.op.activation is not keras.activations.linear:
+    if host.operation.activation is not keras.activations.linear:
         return False
     rank = len(host.outputs[0].shape)
-    return batch_norm.op.axis in (-1, rank - 1) and len(readers[host.outputs[0]]) == 1
+    return batch_norm.operation.axis in (-1, rank - 1) and len(readers[host.outputs[0]]) == 1
 
 
-def _is_zero_padding(call: OpCall) -> bool:
-    return type(call.op) is keras.layers.ZeroPadding2D and call.op.data_format == "channels_last"
+def _is_zero_padding(call: Call) -> bool:
+    return (
+        type(call.operation) is keras.layers.ZeroPadding2D
+        and call.operation.data_format == "channels_last"
+    )
 
 
-def _takes_padding(host: OpCall | None) -> bool:
-    return host is not None and type(host.op) in _FOLDS_PADDING and host.op.padding == "valid"
+def _takes_padding(host: Call | None) -> bool:
+    return (
+        host is not None
+        and type(host.operation) in _FOLDS_PADDING
+        and host.operation.padding == "valid"
+    )
 
 
-def _add_padding(absorbed: Absorbed, call: OpCall) -> Absorbed:
-    top_bottom, left_right = call.op.padding
+def _add_padding(absorbed: Absorbed, call: Call) -> Absorbed:
+    top_bottom, left_right = call.operation.padding
     return dataclasses.replace(
         absorbed,
         padding=(tuple(top_bottom), tuple(left_right)),

@@ -9,18 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 import tvm
-from keras import tree
 from tvm import relax
 
 from cprune_tf.compiler.importer.emitter import Absorbed, Emitter, shape
 from cprune_tf.compiler.importer.folding import FoldingPlan, plan_folding
-from cprune_tf.compiler.importer.keras_graph import FlatGraph, OpCall, Tensor, flatten
 from cprune_tf.compiler.importer.registry import (
     UnsupportedOperation,
     UnsupportedOperationError,
     find_converter,
     qualified_name,
 )
+from cprune_tf.graph.flat import Call, FlatGraph, Tensor, flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,44 +63,51 @@ def import_model(
 
     Raises:
         UnsupportedOperationError: Some operations have no converter; all of them are named.
-        ValueError: The model has no graph, or an input dimension is unknown.
+        GraphError: Not a built functional or Sequential Keras 3 model.
+        ValueError: An input dimension is unknown.
     """
     graph = flatten(model)
     _check_converters(model, graph)
     builder = relax.BlockBuilder()
     emitter = Emitter(builder)
     inputs = _input_vars(graph, batch_size, input_shapes or {})
-    env: dict[Tensor, Any] = {
-        tensor: var for (_, tensor), var in zip(graph.inputs, inputs, strict=True)
-    }
+    env: dict[Tensor, Any] = {tensor: var for tensor, var in zip(graph.inputs, inputs, strict=True)}
     with builder.function("main", attrs={"num_input": len(inputs)}):
         with builder.dataflow():
-            _convert_all(model, graph, emitter, env)
-            outputs = [builder.emit_output(env[tensor]) for tensor in graph.outputs]
+            problems = _convert_all(graph, emitter, env)
+            # With problems the function is closed all the same: TVM complains of open ones.
+            results = inputs if problems else [env[t] for t in keras.tree.flatten(graph.outputs)]
+            outputs = [builder.emit_output(result) for result in results]
         builder.emit_func_output(
             outputs[0] if len(outputs) == 1 else outputs,
             params=[*inputs, *emitter.param_vars.values()],
         )
+    if problems:
+        raise UnsupportedOperationError.for_model(model.name, problems)
     return ImportedModel(
         mod=builder.get(),
         params=emitter.params,
-        input_names=tuple(name for name, _ in graph.inputs),
+        input_names=_input_names(graph),
         layers_of_param=emitter.layers_of_param,
         layers_of_var=emitter.layers_of_var,
     )
 
 
+def _input_names(graph: FlatGraph) -> tuple[str, ...]:
+    return tuple(layer.name for layer in graph.input_layers)
+
+
 def _input_vars(
     graph: FlatGraph, batch_size: int, input_shapes: Mapping[str, Sequence[int]]
 ) -> list[relax.Var]:
-    unknown = set(input_shapes) - {name for name, _ in graph.inputs}
+    names = _input_names(graph)
+    unknown = set(input_shapes) - set(names)
     if unknown:
         raise ValueError(
-            f"input_shapes names {sorted(unknown)}; the model's inputs are "
-            f"{[name for name, _ in graph.inputs]}."
+            f"input_shapes names {sorted(unknown)}; the model's inputs are {list(names)}."
         )
     inputs = []
-    for name, tensor in graph.inputs:
+    for name, tensor in zip(names, graph.inputs, strict=True):
         extents = tuple(input_shapes.get(name, tensor.shape[1:]))
         if any(extent is None for extent in extents):
             raise ValueError(
@@ -114,18 +120,20 @@ def _input_vars(
 
 def _check_converters(model: keras.Model, graph: FlatGraph) -> None:
     missing = [
-        UnsupportedOperation(call.name, qualified_name(call.op), "no converter is registered")
+        UnsupportedOperation(
+            call.name, qualified_name(call.operation), "no converter is registered"
+        )
         for call in graph.calls
-        if find_converter(call.op) is None
+        if find_converter(call.operation) is None
     ]
     if missing:
         raise UnsupportedOperationError.for_model(model.name, missing)
 
 
 def _convert_all(
-    model: keras.Model, graph: FlatGraph, emitter: Emitter, env: dict[Tensor, Any]
-) -> None:
-    """Converts every call, filling `env`; raises once for all settings that are unsupported."""
+    graph: FlatGraph, emitter: Emitter, env: dict[Tensor, Any]
+) -> list[UnsupportedOperation]:
+    """Converts every call, filling `env`; returns the calls whose settings are unsupported."""
     plan = plan_folding(graph)
     problems: list[UnsupportedOperation] = []
     for call in graph.calls:
@@ -138,30 +146,29 @@ def _convert_all(
         try:
             env.update(_convert(call, plan, emitter, env))
         except UnsupportedOperationError as error:
-            problems.append(UnsupportedOperation(call.name, qualified_name(call.op), str(error)))
-    if problems:
-        raise UnsupportedOperationError.for_model(model.name, problems)
+            problems.append(
+                UnsupportedOperation(call.name, qualified_name(call.operation), str(error))
+            )
+    return problems
 
 
 def _convert(
-    call: OpCall, plan: FoldingPlan, emitter: Emitter, env: Mapping[Tensor, Any]
+    call: Call, plan: FoldingPlan, emitter: Emitter, env: Mapping[Tensor, Any]
 ) -> dict[Tensor, Any]:
-    converter = find_converter(call.op)
+    converter = find_converter(call.operation)
     assert converter is not None
-    args, kwargs = tree.map_structure(
+    args, kwargs = keras.tree.map_structure(
         lambda x: env[x] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
     )
-    if kwargs.pop("training", None):
-        raise UnsupportedOperationError(
-            "called with training=True; an imported model is for inference"
-        )
+    # Recorded or not, training=False of the whole model overrides it at inference.
+    kwargs.pop("training", None)
     with emitter.converting(call, plan.absorbed.get(call, Absorbed())):
-        results = tree.flatten(converter(emitter, call.op, *args, **kwargs))
+        results = keras.tree.flatten(converter(emitter, call.operation, *args, **kwargs))
     _check_shapes(call, results)
     return dict(zip(call.outputs, results, strict=True))
 
 
-def _check_shapes(call: OpCall, results: Sequence[Any]) -> None:
+def _check_shapes(call: Call, results: Sequence[Any]) -> None:
     for tensor, var in zip(call.outputs, results, strict=True):
         expected, received = tensor.shape, shape(var)
         matches = len(expected) == len(received) and all(

@@ -8,11 +8,13 @@ from typing import Any
 import keras
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Emitter
+from cprune_tf.compiler.importer.emitter import Emitter, scalar, shape
+from cprune_tf.compiler.importer.normalization import to_unit_length
 from cprune_tf.compiler.importer.registry import register_converter
 
 _PAIRWISE = {
     keras.layers.Add: relax.op.add,
+    keras.layers.Average: relax.op.add,
     keras.layers.Subtract: relax.op.subtract,
     keras.layers.Multiply: relax.op.multiply,
     keras.layers.Maximum: relax.op.maximum,
@@ -24,13 +26,53 @@ _PAIRWISE = {
 def convert_elementwise(emitter: Emitter, layer: Any, tensors: Sequence[Any]) -> Any:
     """Two or more tensors, element by element, from left to right."""
     operation = _PAIRWISE[type(layer)]
+    rank = max(len(shape(tensor)) for tensor in tensors)
+    tensors = [_with_rank(emitter, tensor, rank) for tensor in tensors]
     result = tensors[0]
     for tensor in tensors[1:]:
         result = emitter.emit(operation(result, tensor))
+    if type(layer) is keras.layers.Average:
+        result = emitter.emit(relax.op.multiply(result, scalar(1.0 / len(tensors), result)))
     return result
+
+
+def _with_rank(emitter: Emitter, x: Any, rank: int) -> Any:
+    """Axes of extent 1 after the batch axis, as Keras's merge layers broadcast."""
+    extents = shape(x)
+    if len(extents) == rank:
+        return x
+    ones = (1,) * (rank - len(extents))
+    return emitter.emit(relax.op.reshape(x, (extents[0], *ones, *extents[1:])))
 
 
 @register_converter(keras.layers.Concatenate)
 def convert_concatenate(emitter: Emitter, layer: Any, tensors: Sequence[Any]) -> Any:
     """One after the other along an axis."""
-    return emitter.emit(relax.op.concat(list(tensors), axis=layer.axis))
+    return concatenate(emitter, tensors, layer.axis)
+
+
+def concatenate(emitter: Emitter, tensors: Sequence[Any], axis: int) -> Any:
+    """One after the other along an axis."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return emitter.emit(relax.op.concat(list(tensors), axis=axis % len(shape(tensors[0]))))
+
+
+@register_converter(keras.layers.Dot)
+def convert_dot(emitter: Emitter, layer: Any, tensors: Sequence[Any]) -> Any:
+    """Batch-wise product of two tensors over one axis of each."""
+    x, y = tensors
+    axes = [layer.axes] * 2 if isinstance(layer.axes, int) else list(layer.axes)
+    axes = [axis % len(shape(t)) for axis, t in zip(axes, tensors, strict=True)]
+    if layer.normalize:
+        x, y = (to_unit_length(emitter, t, [axis]) for t, axis in zip((x, y), axes, strict=True))
+    letters = "abcdefghijklmnop"
+    left = ["z", *letters[1 : len(shape(x))]]
+    right = ["z", *letters[len(left) : len(left) + len(shape(y)) - 1]]
+    left[axes[0]] = right[axes[1]] = "k"
+    kept = [name for name in left + right[1:] if name != "k"]
+    equation = f"{''.join(left)},{''.join(right)}->{''.join(kept)}"
+    result = emitter.emit(relax.op.einsum([x, y], equation))
+    if len(kept) == 1:
+        result = emitter.emit(relax.op.expand_dims(result, 1))
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,40 +13,146 @@ from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape, t
 from cprune_tf.compiler.importer.folding import batch_norm_scale_shift
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
+_op = relax.op
 
-def _along_axis(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    """[channels] shaped so that it broadcasts along one axis of a tensor of that rank."""
-    trailing = rank - 1 - (axis % rank)
-    return values.reshape((-1,) + (1,) * trailing)
+
+def along_axes(values: Any, axes: Sequence[int], rank: int) -> np.ndarray:
+    """Values over some axes, shaped so that they broadcast over a tensor of that rank."""
+    array = to_numpy(values)
+    positions = sorted(axis % rank for axis in axes)
+    target = [1] * rank
+    for position, extent in zip(positions, array.shape, strict=True):
+        target[position] = extent
+    return array.reshape(target[positions[0] :])
 
 
 @register_converter(keras.layers.BatchNormalization)
-def convert_batch_normalization(
-    emitter: Emitter, layer: Any, x: Any, training: Any = None, mask: Any = None
-) -> Any:
+def convert_batch_normalization(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
     """A batch norm that could not be folded: x * scale + shift."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported")
+        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
     scale, shift = batch_norm_scale_shift(layer)
     rank = len(shape(x))
-    scale = emitter.param("scale", _along_axis(scale, layer.axis, rank))
-    shift = emitter.param("shift", _along_axis(shift, layer.axis, rank))
-    y = emitter.emit(relax.op.multiply(x, scale))
-    return emitter.emit(relax.op.add(y, shift))
+    scale = emitter.param("scale", along_axes(scale, [layer.axis], rank))
+    shift = emitter.param("shift", along_axes(shift, [layer.axis], rank))
+    return emitter.emit(_op.add(_op.multiply(x, scale), shift))
+
+
+def normalize(
+    emitter: Emitter, x: Any, axes: Sequence[int], epsilon: float, *, centered: bool = True
+) -> Any:
+    """(x - mean) / sqrt(variance + epsilon) over some axes; not centered: x / rms."""
+    if centered:
+        x = emitter.emit(_op.subtract(x, _op.mean(x, axis=list(axes), keepdims=True)))
+    power = _op.mean(_op.multiply(x, x), axis=list(axes), keepdims=True)
+    power = emitter.emit(_op.add(power, scalar(float(epsilon), x)))
+    return emitter.emit(_op.multiply(x, _op.rsqrt(power)))
+
+
+def _scale_and_shift(emitter: Emitter, y: Any, named: Sequence[tuple[str, Any, Any]]) -> Any:
+    """Multiplies and adds parameters; entries are (role, array or None, operation)."""
+    for role, array, operation in named:
+        if array is not None:
+            y = emitter.emit(operation(y, emitter.param(role, array)))
+    return y
+
+
+@register_converter(keras.layers.LayerNormalization)
+def convert_layer_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Layer normalisation over the layer's axes."""
+    rank = len(shape(x))
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    axes = [axis % rank for axis in axes]
+    gamma = along_axes(layer.gamma, axes, rank) if layer.gamma is not None else None
+    beta = along_axes(layer.beta, axes, rank) if layer.beta is not None else None
+    if getattr(layer, "rms_scaling", False):
+        raise UnsupportedOperationError("rms_scaling=True; expected keras.layers.RMSNormalization")
+    last = rank - 1
+    if axes == [last] and gamma is not None and beta is not None:
+        scale, shift = emitter.param("gamma", gamma), emitter.param("beta", beta)
+        return emitter.emit(_op.nn.layer_norm(x, scale, shift, axes=[last], epsilon=layer.epsilon))
+    y = normalize(emitter, x, axes, layer.epsilon)
+    return _scale_and_shift(emitter, y, [("gamma", gamma, _op.multiply), ("beta", beta, _op.add)])
+
+
+@register_converter(keras.layers.RMSNormalization)
+def convert_rms_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Division by the root mean square, then a learned scale."""
+    rank = len(shape(x))
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    y = normalize(emitter, x, axes, layer.epsilon, centered=False)
+    return _scale_and_shift(
+        emitter, y, [("scale", along_axes(layer.scale, axes, rank), _op.multiply)]
+    )
+
+
+@register_converter(keras.layers.GroupNormalization)
+def convert_group_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Normalisation over groups of channels and all positions."""
+    extents = shape(x)
+    rank = len(extents)
+    if layer.axis % rank != rank - 1:
+        raise UnsupportedOperationError(f"axis is {layer.axis}; expected the last one")
+    split = (*extents[:-1], layer.groups, extents[-1] // layer.groups)
+    grouped = emitter.emit(_op.reshape(x, split))
+    y = normalize(emitter, grouped, [*range(1, rank - 1), rank], layer.epsilon)
+    y = emitter.emit(_op.reshape(y, extents))
+    gamma, beta = layer.gamma if layer.scale else None, layer.beta if layer.center else None
+    return _scale_and_shift(emitter, y, [("gamma", gamma, _op.multiply), ("beta", beta, _op.add)])
+
+
+def to_unit_length(emitter: Emitter, x: Any, axes: Sequence[int]) -> Any:
+    """X divided by its Euclidean norm over some axes, which is taken as 1e-12 at least."""
+    power = _op.sum(_op.multiply(x, x), axis=list(axes), keepdims=True)
+    power = emitter.emit(_op.maximum(power, scalar(1e-24, x)))
+    return emitter.emit(_op.multiply(x, _op.rsqrt(power)))
+
+
+@register_converter(keras.layers.UnitNormalization)
+def convert_unit_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Division by the Euclidean norm over the layer's axes."""
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    return to_unit_length(emitter, x, axes)
+
+
+@register_converter(keras.layers.SpectralNormalization)
+def convert_spectral_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """At inference the wrapped layer with the kernel it holds."""
+    return emitter.convert(layer.layer, x)
+
+
+def _to_float(emitter: Emitter, x: Any) -> Any:
+    return x if dtype(x) == "float32" else emitter.emit(_op.astype(x, "float32"))
+
+
+def _affine(emitter: Emitter, x: Any, scale: np.ndarray, offset: np.ndarray) -> Any:
+    """X * scale + offset with what does nothing left out."""
+    for array, role, operation, neutral in (
+        (scale, "scale", _op.multiply, 1.0),
+        (offset, "offset", _op.add, 0.0),
+    ):
+        array = array.astype(np.float32)
+        if np.all(array == neutral):
+            continue
+        operand = scalar(float(array), x) if array.ndim == 0 else emitter.param(role, array)
+        x = emitter.emit(operation(x, operand))
+    return x
 
 
 @register_converter(keras.layers.Rescaling)
 def convert_rescaling(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Input * scale + offset, each a number or one value a channel."""
-    if dtype(x) != "float32":
-        x = emitter.emit(relax.op.astype(x, "float32"))
-    for value, role, operation in (
-        (layer.scale, "scale", relax.op.multiply),
-        (layer.offset, "offset", relax.op.add),
-    ):
-        array = to_numpy(value).astype(np.float32)
-        if array.ndim == 0 and float(array) == (1.0 if role == "scale" else 0.0):
-            continue
-        operand = scalar(float(array), x) if array.ndim == 0 else emitter.param(role, array)
-        x = emitter.emit(operation(x, operand))
-    return x
+    x = _to_float(emitter, x)
+    return _affine(emitter, x, np.asarray(layer.scale), np.asarray(layer.offset))
+
+
+@register_converter(keras.layers.Normalization)
+def convert_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """(x - mean) / standard deviation, as one multiplication and one addition."""
+    mean = to_numpy(layer.mean).astype(np.float64)
+    deviation = np.sqrt(to_numpy(layer.variance).astype(np.float64))
+    deviation = np.maximum(deviation, keras.backend.epsilon())
+    x = _to_float(emitter, x)
+    if layer.invert:
+        return _affine(emitter, x, deviation, mean)
+    return _affine(emitter, x, 1.0 / deviation, -mean / deviation)

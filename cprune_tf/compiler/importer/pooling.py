@@ -1,7 +1,8 @@
-"""Converters of local and global pooling over NHWC tensors."""
+"""Converters of local and global pooling over channels-last tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,39 +11,96 @@ from tvm import relax
 from cprune_tf.compiler.importer.convolution import require_channels_last
 from cprune_tf.compiler.importer.emitter import Emitter, shape
 from cprune_tf.compiler.importer.padding import resolve_padding, tvm_order
-from cprune_tf.compiler.importer.registry import register_converter
+from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
+
+_POOLS = {
+    (True, 1): relax.op.nn.max_pool1d,
+    (True, 2): relax.op.nn.max_pool2d,
+    (False, 1): relax.op.nn.avg_pool1d,
+    (False, 2): relax.op.nn.avg_pool2d,
+}
 
 
-@register_converter(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
-def convert_pooling2d(emitter: Emitter, layer: Any, x: Any) -> Any:
+def pool(
+    emitter: Emitter,
+    x: Any,
+    *,
+    is_max: bool,
+    pool_size: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+) -> Any:
     """Max or mean over windows; padded elements don't count in the mean, as in TensorFlow."""
-    require_channels_last(layer)
-    padding = resolve_padding(layer.padding, shape(x)[1:3], layer.pool_size, layer.strides)
-    is_max = isinstance(layer, keras.layers.MaxPooling2D)
-    pool = relax.op.nn.max_pool2d if is_max else relax.op.nn.avg_pool2d
+    sizes = shape(x)[1:-1]
+    amounts = resolve_padding(padding, sizes, pool_size, strides)
     return emitter.emit(
-        pool(
+        _POOLS[is_max, len(sizes)](
             x,
-            pool_size=tuple(layer.pool_size),
-            strides=tuple(layer.strides),
-            padding=tuple(tvm_order(padding)),
+            pool_size=tuple(pool_size),
+            strides=tuple(strides),
+            padding=tuple(tvm_order(amounts)),
             count_include_pad=False,
-            layout="NHWC",
+            layout={1: "NWC", 2: "NHWC"}[len(sizes)],
         )
     )
 
 
-@register_converter(keras.layers.GlobalAveragePooling2D)
-def convert_global_average_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Mean over all positions."""
+@register_converter(
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+)
+def convert_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Pooling over windows."""
+    require_channels_last(layer)
+    is_max = isinstance(layer, keras.layers.MaxPooling1D | keras.layers.MaxPooling2D)
+    return pool(
+        emitter,
+        x,
+        is_max=is_max,
+        pool_size=layer.pool_size,
+        strides=layer.strides,
+        padding=layer.padding,
+    )
+
+
+@register_converter("ops.MaxPool", "ops.AveragePool")
+def convert_pool_operation(emitter: Emitter, operation: Any, x: Any) -> Any:
+    """`keras.ops.max_pool` and `keras.ops.average_pool`."""
+    if operation.data_format == "channels_first":
+        raise UnsupportedOperationError("data_format is 'channels_first'")
+    rank = len(shape(x)) - 2
+    size = _per_axis(operation.pool_size, rank)
+    return pool(
+        emitter,
+        x,
+        is_max=type(operation).__name__ == "MaxPool",
+        pool_size=size,
+        strides=size if operation.strides is None else _per_axis(operation.strides, rank),
+        padding=operation.padding.lower(),
+    )
+
+
+def _per_axis(value: int | Sequence[int], rank: int) -> Sequence[int]:
+    return [value] * rank if isinstance(value, int) else value
+
+
+def _global(emitter: Emitter, layer: Any, x: Any, operation: Any) -> Any:
     require_channels_last(layer)
     axes = list(range(1, len(shape(x)) - 1))
-    return emitter.emit(relax.op.mean(x, axis=axes, keepdims=bool(layer.keepdims)))
+    return emitter.emit(operation(x, axis=axes, keepdims=bool(layer.keepdims)))
 
 
-@register_converter(keras.layers.GlobalMaxPooling2D)
+@register_converter(keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
+def convert_global_average_pooling(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
+    """Mean over all positions."""
+    if mask is not None:
+        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+    return _global(emitter, layer, x, relax.op.mean)
+
+
+@register_converter(keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D)
 def convert_global_max_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Maximum over all positions."""
-    require_channels_last(layer)
-    axes = list(range(1, len(shape(x)) - 1))
-    return emitter.emit(relax.op.max(x, axis=axes, keepdims=bool(layer.keepdims)))
+    return _global(emitter, layer, x, relax.op.max)

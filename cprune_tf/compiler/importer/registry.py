@@ -35,9 +35,6 @@ class UnsupportedOperation:
     kind: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.kind}): {self.reason}"
-
 
 class UnsupportedOperationError(ValueError):
     """Operations of a model that have no converter, or not for the settings they use.
@@ -58,7 +55,13 @@ class UnsupportedOperationError(ValueError):
     ) -> UnsupportedOperationError:
         """One error naming every unsupported call of a model and the way out."""
         operations = tuple(operations)
-        lines = "\n".join(f"  - {operation}" for operation in operations)
+        names_of: dict[tuple[str, str], list[str]] = {}
+        for operation in operations:
+            names_of.setdefault((operation.kind, operation.reason), []).append(operation.name)
+        lines = "\n".join(
+            f"  - {kind}: {reason}: {', '.join(names)}"
+            for (kind, reason), names in names_of.items()
+        )
         return cls(
             f"Model {model_name!r} has {len(operations)} operation(s) that cannot be imported:\n"
             f"{lines}\n{HOW_TO_REGISTER}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,48 +11,193 @@ from tvm import relax
 
 from cprune_tf.compiler.importer.convolution import require_channels_last
 from cprune_tf.compiler.importer.emitter import Emitter, shape
-from cprune_tf.compiler.importer.registry import register_converter
+from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
-
-@register_converter(
+_TRAINING_ONLY = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
     keras.layers.AlphaDropout,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
     keras.layers.ActivityRegularization,
     keras.layers.Identity,
+    keras.layers.RandomBrightness,
+    keras.layers.RandomContrast,
+    keras.layers.RandomFlip,
+    keras.layers.RandomHue,
+    keras.layers.RandomRotation,
+    keras.layers.RandomSaturation,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+    "keras.src.applications.convnext.StochasticDepth",
 )
-def convert_identity(emitter: Emitter, layer: Any, x: Any, training: Any = None) -> Any:
+
+
+@register_converter(*_TRAINING_ONLY, "ops.StopGradient")
+def convert_identity(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Layers that only act in training."""
     return x
 
 
+def reshape(emitter: Emitter, x: Any, target: Sequence[int]) -> Any:
+    """To a shape in which one extent may be -1."""
+    extents, target = shape(x), [int(extent) for extent in target]
+    if -1 in target:
+        known = math.prod(extent for extent in target if extent != -1)
+        target[target.index(-1)] = math.prod(extents) // known
+    if tuple(target) == extents:
+        return x
+    return emitter.emit(relax.op.reshape(x, tuple(target)))
+
+
 @register_converter(keras.layers.Flatten)
 def convert_flatten(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """All axes but the first into one, in NHWC order."""
-    extents = shape(x)
-    if len(extents) == 2:
-        return x
-    return emitter.emit(relax.op.reshape(x, (extents[0], math.prod(extents[1:]))))
+    """All axes but the first into one, channels last."""
+    if layer.data_format == "channels_first" and len(shape(x)) > 2:
+        require_channels_last(layer)
+    return reshape(emitter, x, (shape(x)[0], math.prod(shape(x)[1:])))
 
 
 @register_converter(keras.layers.Reshape)
 def convert_reshape(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """To the layer's target shape; one -1 is filled in."""
-    extents = shape(x)
-    target = list(layer.target_shape)
-    if -1 in target:
-        known = math.prod(extent for extent in target if extent != -1)
-        target[target.index(-1)] = math.prod(extents[1:]) // known
-    return emitter.emit(relax.op.reshape(x, (extents[0], *target)))
+    """To the layer's target shape."""
+    return reshape(emitter, x, (shape(x)[0], *layer.target_shape))
+
+
+@register_converter(keras.layers.Permute)
+def convert_permute(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Axes in another order."""
+    return emitter.emit(relax.op.permute_dims(x, [0, *layer.dims]))
+
+
+@register_converter(keras.layers.RepeatVector)
+def convert_repeat_vector(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The same vector several times."""
+    batch, size = shape(x)
+    x = emitter.emit(relax.op.expand_dims(x, 1))
+    return emitter.emit(relax.op.broadcast_to(x, (batch, layer.n, size)))
+
+
+def pad(emitter: Emitter, x: Any, widths: Sequence[tuple[int, int]]) -> Any:
+    """Zeros around the spatial axes, given as (before, after) for each."""
+    flat = [0, 0, *(amount for pair in widths for amount in pair), 0, 0]
+    return emitter.emit(relax.op.nn.pad(x, flat)) if any(flat) else x
+
+
+@register_converter(keras.layers.ZeroPadding1D)
+def convert_zero_padding1d(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Zeros before and after."""
+    require_channels_last(layer)
+    return pad(emitter, x, [tuple(layer.padding)])
 
 
 @register_converter(keras.layers.ZeroPadding2D)
 def convert_zero_padding2d(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Zeros around the image."""
     require_channels_last(layer)
-    (top, bottom), (left, right) = layer.padding
-    widths = [0, 0, top, bottom, left, right, 0, 0]
-    return emitter.emit(relax.op.nn.pad(x, widths))
+    return pad(emitter, x, [tuple(pair) for pair in layer.padding])
+
+
+def crop(emitter: Emitter, x: Any, widths: Sequence[tuple[int, int]]) -> Any:
+    """Without some elements at the ends of the spatial axes, (before, after) for each."""
+    axes = list(range(1, 1 + len(widths)))
+    begins = [before for before, _ in widths]
+    ends = [shape(x)[axis] - after for axis, (_, after) in zip(axes, widths, strict=True)]
+    return emitter.emit(relax.op.strided_slice(x, axes, begins, ends))
+
+
+@register_converter(keras.layers.Cropping1D)
+def convert_cropping1d(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The ends cut off."""
+    return crop(emitter, x, [tuple(layer.cropping)])
+
+
+@register_converter(keras.layers.Cropping2D)
+def convert_cropping2d(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The image's border cut off."""
+    require_channels_last(layer)
+    return crop(emitter, x, [tuple(pair) for pair in layer.cropping])
+
+
+@register_converter(keras.layers.CenterCrop)
+def convert_center_crop(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The middle of an image that is large enough."""
+    require_channels_last(layer)
+    widths = []
+    for size, target in zip(shape(x)[1:3], (layer.height, layer.width), strict=True):
+        if size < target:
+            raise UnsupportedOperationError(
+                f"the image extent {size} is below the target {target}; expected a larger image"
+            )
+        before = (size - target) // 2
+        widths.append((before, size - target - before))
+    return crop(emitter, x, widths)
+
+
+def resize(emitter: Emitter, x: Any, size: Sequence[int], interpolation: str) -> Any:
+    """Nearest or bilinear resizing with TensorFlow's half-pixel centres, without antialiasing."""
+    methods = {"nearest": "nearest_neighbor", "bilinear": "linear"}
+    if interpolation not in methods:
+        raise UnsupportedOperationError(
+            f"interpolation is {interpolation!r}; expected 'nearest' or 'bilinear'"
+        )
+    is_nearest = interpolation == "nearest"
+    return emitter.emit(
+        relax.op.image.resize2d(
+            x,
+            tuple(int(extent) for extent in size),
+            layout="NHWC",
+            method=methods[interpolation],
+            coordinate_transformation_mode=("tf_half_pixel_for_nn" if is_nearest else "half_pixel"),
+            rounding_method="floor" if is_nearest else "",
+        )
+    )
+
+
+@register_converter(keras.layers.UpSampling1D)
+def convert_up_sampling1d(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Every element several times."""
+    return emitter.emit(relax.op.repeat(x, layer.size, axis=1))
+
+
+@register_converter(keras.layers.UpSampling2D)
+def convert_up_sampling2d(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The image enlarged by whole factors."""
+    require_channels_last(layer)
+    _, height, width, _ = shape(x)
+    size = (height * layer.size[0], width * layer.size[1])
+    return resize(emitter, x, size, layer.interpolation)
+
+
+@register_converter(keras.layers.Resizing)
+def convert_resizing(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """The image at another size."""
+    require_channels_last(layer)
+    settings = layer.get_config()
+    for setting in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
+        if settings.get(setting):
+            raise UnsupportedOperationError(f"{setting}=True; expected False")
+    return resize(emitter, x, (layer.height, layer.width), layer.interpolation)
+
+
+@register_converter("ops.Resize")
+def convert_resize_operation(emitter: Emitter, operation: Any, x: Any) -> Any:
+    """`keras.ops.image.resize`."""
+    for setting in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
+        if getattr(operation, setting, False):
+            raise UnsupportedOperationError(f"{setting}=True; expected False")
+    if operation.data_format == "channels_first":
+        raise UnsupportedOperationError("data_format is 'channels_first'")
+    return resize(emitter, x, operation.size, operation.interpolation)
+
+
+@register_converter(keras.layers.TimeDistributed)
+def convert_time_distributed(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
+    """The wrapped layer on every step: steps become part of the batch."""
+    if mask is not None:
+        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+    batch, steps, *rest = shape(x)
+    y = emitter.convert(layer.layer, reshape(emitter, x, (batch * steps, *rest)))
+    return reshape(emitter, y, (batch, steps, *shape(y)[1:]))
