@@ -7,6 +7,7 @@ from cprune_tf.graph.history import PruningHistory, PruningStep
 from cprune_tf.graph.masking import mask
 from cprune_tf.graph.rebuild import functional_twin, inline, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
+from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
 from cprune_tf.graph.statistics import (
     GroupStatistics,
     LayerStatistics,
@@ -30,6 +31,7 @@ __all__ = [
     "PruningStep",
     "Removal",
     "Rule",
+    "SparsityBudget",
     "Weight",
     "analyze",
     "functional_twin",
@@ -37,6 +39,7 @@ __all__ = [
     "inline",
     "mask",
     "plan_folding",
+    "plan_removal",
     "rebuild",
     "register_rule",
     "statistics",

@@ -40,9 +40,16 @@ class LabelSpace:
         if a is not b:
             self._ties.append((a.ravel(), b.ravel()))
 
-    def protect(self, labels: Labels, reason: str) -> None:
-        """Declares that these labels can never be removed."""
-        self._protections.append((labels.ravel(), reason))
+    def protect(self, labels: Labels, reason: str, *, first: bool = False) -> None:
+        """Declares that these labels can never be removed.
+
+        Args:
+            labels: Which.
+            reason: Why, for the user.
+            first: Whether this reason is given before all others that apply.
+        """
+        position = 0 if first else len(self._protections)
+        self._protections.insert(position, (labels.ravel(), reason))
 
     def roots(self) -> Labels:
         """For each label the smallest label it is tied to, directly or through others."""

@@ -164,7 +164,7 @@ def _protect_outputs(flat: FlatGraph, labels: dict[int, Axes], space: LabelSpace
         name = maker.name if maker else "an input"
         for axis in labels[id(tensor)]:
             if axis is not None:
-                space.protect(axis, f"reaches the model's output '{name}'")
+                space.protect(axis, f"reaches the model's output '{name}'", first=True)
 
 
 def _matches(flat: FlatGraph, protect: Sequence[str]) -> dict[str, str]:
