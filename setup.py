@@ -38,6 +38,7 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=_REQUIRES,
     extras_require={
+        "tensorboard": ["tensorboard>=2.19"],
         "tfds": ["tensorflow-datasets>=4.9"],
         "dev": [
             "hypothesis>=6.100",
@@ -50,6 +51,8 @@ setuptools.setup(
     entry_points={
         "console_scripts": [
             "cprune-prune = cprune_tf.cli.prune:run",
+            "cprune-report = cprune_tf.cli.report:run",
+            "cprune-inspect = cprune_tf.cli.inspect_model:run",
             "cprune-train = cprune_tf.cli.train:run",
         ],
     },

@@ -1,1 +1,30 @@
-"""cprune_tf: prunes Keras CNNs with the compiler in the loop, for one given device."""
+"""cprune_tf: prunes Keras CNNs with the compiler in the loop, for one given device.
+
+What is exported loads on first use, since a device's process imports this package too and has
+neither TensorFlow nor the configuration's libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.api import PruneResult, prune
+    from cprune_tf.config import ConfigError, PruneConfig, default_config
+
+_EXPORTS = {
+    "ConfigError": "cprune_tf.config",
+    "PruneConfig": "cprune_tf.config",
+    "PruneResult": "cprune_tf.api",
+    "default_config": "cprune_tf.config",
+    "prune": "cprune_tf.api",
+}
+
+__all__ = ["ConfigError", "PruneConfig", "PruneResult", "default_config", "prune"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -64,7 +64,7 @@ class ProgramDatabase:
                 f"The tuning database in {directory} cannot be opened: {error}. "
                 "Check that the folder is writable and the disk not full."
             ) from error
-        except tvm.error.TVMError as error:
+        except (RuntimeError, ValueError) as error:
             raise DatabaseError(
                 f"The tuning database in {directory} is corrupt: {str(error).splitlines()[-1]}. "
                 "Move the folder away to tune again."
@@ -125,7 +125,7 @@ class ProgramDatabase:
             self._database.commit_tuning_record(
                 ms.database.TuningRecord(trace, workload, [median_sec], target, list(arguments))
             )
-        except tvm.error.TVMError as error:
+        except (RuntimeError, ValueError) as error:
             raise DatabaseError(
                 f"A measurement could not be written to {self.directory}: "
                 f"{str(error).splitlines()[-1]}. Check the disk's free space."

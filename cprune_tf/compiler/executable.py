@@ -51,15 +51,15 @@ def build_library(
         name: tvm.runtime.tensor(np.ascontiguousarray(value))
         for name, value in lowered.params.items()
     }
-    # Binding before folding lets the weights' layout transforms run here, once, not at inference.
-    passes = [
-        relax.transform.MetaScheduleApplyDatabase(),
-        relax.transform.SplitLayoutRewritePreproc(),
-        relax.transform.BindParams("main", params),
-        relax.transform.FoldConstant(),
-        relax.transform.DeadCodeElimination(),
-    ]
     with lowered.target, database.native, tvm.transform.PassContext(opt_level=3):
+        # Binding before folding lets the weights' layout transforms run here, not at inference.
+        passes = [
+            relax.transform.MetaScheduleApplyDatabase(),
+            relax.transform.SplitLayoutRewritePreproc(),
+            relax.transform.BindParams("main", params),
+            relax.transform.FoldConstant(),
+            relax.transform.DeadCodeElimination(),
+        ]
         mod = tvm.transform.Sequential(passes)(lowered.mod)
         built = relax.build(mod, lowered.target)
     path.parent.mkdir(parents=True, exist_ok=True)

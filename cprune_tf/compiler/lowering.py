@@ -49,5 +49,5 @@ def subgraph_calls(mod: tvm.IRModule) -> list[tuple[str, str]]:
         for binding in block.bindings:
             value = binding.value
             if isinstance(value, relax.Call) and value.op.same_as(call_tir):
-                calls.append((binding.var.name_hint, value.args[0].name_hint))
+                calls.append((binding.var.name, value.args[0].name_hint))
     return calls

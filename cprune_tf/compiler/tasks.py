@@ -56,6 +56,11 @@ class Task:
         return len(self.subgraphs)
 
     @property
+    def kind(self) -> str:
+        """Its operators, without the number that makes the name unique."""
+        return self.name.split("#")[0]
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The Keras layers of all its subgraphs, in model order."""
         return tuple(dict.fromkeys(layer for part in self.subgraphs for layer in part.layers))

@@ -20,12 +20,14 @@ from typing import Any
 
 import tvm
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import Trace
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
 
 Refit = Callable[[Sequence[int], int], tuple[int, ...]]
 _TILE = "SamplePerfectTile"
+_SAMPLED = (_TILE, "SampleCategorical", "SampleComputeLocation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class TransferredProgram:
 
     Attributes:
         schedule: After postprocessing.
-        signature: Its tile decisions; equal signatures are the same program.
+        signature: Its decisions; equal signatures are the same program.
     """
 
     schedule: Schedule
@@ -98,7 +100,7 @@ def distinct_programs(programs: Sequence[Program], limit: int) -> tuple[Program,
     return tuple(chosen.values())
 
 
-def tile_decisions(trace: tvm.s_tir.schedule.Trace) -> tuple[tuple[int, ...], ...]:
+def tile_decisions(trace: Trace) -> tuple[tuple[int, ...], ...]:
     """The decided tile factors of a trace, in instruction order, outermost first."""
     return tuple(
         tuple(int(factor) for factor in trace.decisions[instruction])
@@ -108,7 +110,11 @@ def tile_decisions(trace: tvm.s_tir.schedule.Trace) -> tuple[tuple[int, ...], ..
 
 
 class Transfer:
-    """Applies programs to new shapes.
+    """Applies programs to new workloads.
+
+    Where the workload has the same operators as the program's, the program's own trace is replayed.
+    Where only the epilogue differs (a residual add more, say), the program's decisions are replayed
+    on those of the workload's own schedule sketches that ask for the same kinds of decisions.
 
     Args:
         target: What is compiled for.
@@ -120,49 +126,86 @@ class Transfer:
     def apply(
         self, programs: Sequence[Program], mod: tvm.IRModule, limit: int
     ) -> tuple[TransferredProgram, ...]:
-        """Transfers programs to a workload of another shape.
+        """Transfers programs to another workload.
 
         Args:
-            programs: Of a workload with the same operators, fastest first.
+            programs: Of a similar workload, fastest first.
             mod: The new workload.
             limit: At most this many distinct results.
 
         Returns:
-            Distinct schedules; empty where no trace fits the new workload.
+            Distinct schedules; empty where no program fits the new workload.
         """
         context = tvm_internals.LightTuneContext(mod, self._target, None, num_threads=1, seed=1)
-        results: dict[tuple[tuple[int, ...], ...], TransferredProgram] = {}
+        postprocs = list(context.space_generator.postprocs)
+        sketches: list[Any] | None = None
+        results: dict[Any, TransferredProgram] = {}
         for program in programs:
+            own = program.trace.simplified(remove_postproc=True)
+            skeletons = [own]
+            if not _same_blocks(own, mod):
+                if sketches is None:
+                    sketches = [schedule.trace for schedule in context.generate_design_space()]
+                kinds = _sampled_kinds(own)
+                skeletons = [trace for trace in sketches if _sampled_kinds(trace) == kinds]
             for refit in (keep_inner, reduce_largest):
-                if len(results) == limit:
-                    return tuple(results.values())
-                moved = self._apply_one(program, mod, refit, context)
-                if moved is not None:
-                    results.setdefault(moved.signature, moved)
+                for number, skeleton in enumerate(skeletons):
+                    if len(results) == limit:
+                        return tuple(results.values())
+                    moved = _replay(skeleton, _decisions(own), mod, refit, postprocs)
+                    if moved is not None:
+                        results.setdefault((number, moved.signature), moved)
         return tuple(results.values())
 
-    def _apply_one(
-        self, program: Program, mod: tvm.IRModule, refit: Refit, context: Any
-    ) -> TransferredProgram | None:
-        schedule = Schedule(mod, debug_mask=0)
-        decided: list[tuple[int, ...]] = []
 
-        def decide(instruction: Any, inputs: Any, _: Any, decision: Any) -> Any:
-            if instruction.kind.name != _TILE:
-                return decision
-            factors = refit(
+def _replay(
+    skeleton: Trace, decisions: Sequence[Any], mod: tvm.IRModule, refit: Refit, postprocs: list[Any]
+) -> TransferredProgram | None:
+    """Applies a trace to a workload with given decisions, tile factors refitted."""
+    schedule = Schedule(mod)
+    remaining = iter(decisions)
+    signature: list[tuple[int, ...]] = []
+
+    def decide(instruction: Any, inputs: Any, _attrs: Any, own: Any) -> Any:
+        if instruction.kind.name not in _SAMPLED:
+            return own
+        decision = next(remaining)
+        if instruction.kind.name == _TILE:
+            decision = refit(
                 [int(factor) for factor in decision], int(schedule.get(inputs[0]).extent)
             )
-            decided.append(factors)
-            return list(factors)
+            signature.append(tuple(decision))
+            return list(decision)
+        signature.append((int(decision),))
+        return decision
 
-        trace = program.trace.simplified(remove_postproc=True)
-        try:
-            trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
-            schedule.enter_postproc()
-            if not all(post.apply(schedule) for post in context.space_generator.postprocs):
-                return None
-        except tvm.error.TVMError:
-            # A trace of another operator structure: not an error, it just does not transfer.
+    try:
+        skeleton.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
+        schedule.enter_postproc()
+        if not all(postproc.apply(schedule) for postproc in postprocs):
             return None
-        return TransferredProgram(schedule, tuple(decided))
+    except RuntimeError:
+        # TVM's ScheduleError or InternalError: the decisions do not fit this workload's loops.
+        # Not a failure: such a program simply does not transfer.
+        return None
+    return TransferredProgram(schedule, tuple(signature))
+
+
+def _decisions(trace: Trace) -> list[Any]:
+    return [trace.decisions[inst] for inst in trace.insts if inst.kind.name in _SAMPLED]
+
+
+def _sampled_kinds(trace: Trace) -> list[str]:
+    """The kinds of decisions a trace makes; tile sizes with their number of levels."""
+    return [
+        f"{inst.kind.name}{len(inst.outputs)}" for inst in trace.insts if inst.kind.name in _SAMPLED
+    ]
+
+
+def _same_blocks(trace: Trace, mod: tvm.IRModule) -> bool:
+    """Whether a workload has just the blocks that a trace schedules by name."""
+    schedule = Schedule(mod)
+    root = schedule.get_sblock("root")
+    blocks = {schedule.get(block).name_hint for block in schedule.get_child_blocks(root)}
+    named = {str(inst.attrs[0]) for inst in trace.insts if inst.kind.name == "GetSBlock"}
+    return named - {"root"} <= blocks

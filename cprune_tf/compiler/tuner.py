@@ -28,6 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 # A task below this share of the total gets its first round only.
 _NEGLIGIBLE_SHARE = 0.02
 _SEARCH_THREADS = 2
+_GENERATIONS = 3
 
 Progress = Callable[[int, int, str], None]
 
@@ -87,10 +88,11 @@ class Tuner:
         before = (self._num_trials, self._num_failed)
         round_size = min(self._config.trials_per_round, trials_per_task)
         ordered = sorted(tasks, key=lambda task: -task.flops)
-        missing = {
-            task.key: max(0, trials_per_task - len(self._database.programs(task.mod)))
-            for task in ordered
-        }
+        missing = {}
+        for task in ordered:
+            trials = trials_per_task - len(self._database.programs(task.mod))
+            # A few trials are not worth a search: duplicates leave rounds a little short.
+            missing[task.key] = trials if trials > round_size // 2 else 0
         planned, done = sum(missing.values()), 0
         for task in ordered:
             if not self._database.programs(task.mod, 1):
@@ -98,13 +100,14 @@ class Tuner:
                 done += missing[task.key] - max(0, missing[task.key] - spent)
                 missing[task.key] -= spent
                 _report(progress, done, planned, self._describe(task))
-        while (task := self._next(ordered, missing)) is not None:
-            spent = self._evolve(task, min(round_size, missing[task.key]))
+        while (chosen := self._next(ordered, missing)) is not None:
+            round_trials = min(round_size, missing[chosen.key])
+            found = self._evolve(chosen, round_trials)
             # A search that finds nothing new has seen the whole space.
-            spent = spent or missing[task.key]
-            done += min(spent, missing[task.key])
-            missing[task.key] -= spent
-            _report(progress, done, planned, self._describe(task))
+            spent = round_trials if found else missing[chosen.key]
+            done += spent
+            missing[chosen.key] -= spent
+            _report(progress, done, planned, self._describe(chosen))
         _report(progress, planned, planned, "done")
         return TuningSummary(self._num_trials - before[0], self._num_failed - before[1])
 
@@ -138,7 +141,7 @@ class Tuner:
     def _first_round(self, task: Task, others: Sequence[Task], round_size: int) -> int:
         """Transferred programs for half the round, random ones for the rest."""
         schedules: list[Schedule] = []
-        for other in sorted(others, key=lambda other: other.name.split("#")[0] != _kind(task)):
+        for other in sorted(others, key=lambda other: other.kind != task.kind):
             if other.key != task.key and len(schedules) < round_size // 2:
                 room = round_size // 2 - len(schedules)
                 schedules += self._transferred(other, task, min(room, 4))
@@ -155,7 +158,9 @@ class Tuner:
     def _evolve(self, task: Task, num_trials: int) -> int:
         context = self._context(
             task,
-            ms.search_strategy.EvolutionarySearch(population_size=self._config.population_size),
+            ms.search_strategy.EvolutionarySearch(
+                population_size=self._config.population_size, genetic_num_iters=_GENERATIONS
+            ),
             num_trials,
         )
         candidates = context.generate_measure_candidates() or []
@@ -245,10 +250,6 @@ class Tuner:
     def _describe(self, task: Task) -> str:
         best = self._database.best_latency_ms(task.mod)
         return f"{task.name}: {best * 1e3:.1f} us" if best is not None else task.name
-
-
-def _kind(task: Task) -> str:
-    return task.name.split("#")[0]
 
 
 def _identity(trace: tvm.s_tir.schedule.Trace) -> str:

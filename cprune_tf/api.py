@@ -1,0 +1,271 @@
+"""The Python API: `prune(model, ...)` for training pipelines."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from cprune_tf import config as configs
+
+if TYPE_CHECKING:
+    import keras
+    import rich.console
+
+    from cprune_tf.data import ImageData
+    from cprune_tf.devices import Device
+    from cprune_tf.report.types import Report
+    from cprune_tf.runs import RunDirectory
+
+Train = Callable[[Any], None]
+Evaluate = Callable[[Any], float]
+_DELIVERED = (
+    "final.keras",
+    "final.so",
+    "final.tflite",
+    "report.html",
+    "report.json",
+    "config.json",
+    "environment.json",
+    "journal.jsonl",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PruneResult:
+    """What a pruning run gave.
+
+    Attributes:
+        model: The pruned Keras model.
+        history: One mapping for each candidate tried, in order: what was removed, what it cost,
+            what was decided and why.
+        report: Everything the HTML report shows.
+        workdir: The run directory.
+    """
+
+    model: keras.Model
+    history: tuple[Mapping[str, Any], ...]
+    report: Report
+    workdir: pathlib.Path
+
+    def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> pathlib.Path:
+        """Copies model, library, .tflite, report and journal to a directory.
+
+        Args:
+            directory: Where to; made if missing.
+            overwrite: Replace files that are there.
+
+        Returns:
+            The directory.
+
+        Raises:
+            FileExistsError: If a file is there already and overwrite is false.
+        """
+        root = pathlib.Path(directory)
+        root.mkdir(parents=True, exist_ok=True)
+        there = [name for name in (*_DELIVERED, "deploy") if (root / name).exists()]
+        if there and not overwrite:
+            raise FileExistsError(
+                f"{root} holds {', '.join(there)} already; pass overwrite=True to replace them."
+            )
+        for name in _DELIVERED:
+            shutil.copy2(self.workdir / name, root / name)
+        shutil.copytree(self.workdir / "deploy", root / "deploy", dirs_exist_ok=True)
+        return root
+
+
+def prune(
+    model: keras.Model | str | os.PathLike[str],
+    *,
+    train_data: Any = None,
+    validation_data: Any = None,
+    device: str | Device = "local",
+    config: configs.PruneConfig | Mapping[str, Any] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    short_term_train: Train | None = None,
+    long_term_train: Train | None = None,
+    evaluate: Evaluate | None = None,
+    console: rich.console.Console | None = None,
+) -> PruneResult:
+    """Prunes a Keras model for a device, led by what the compiler measures there.
+
+    Args:
+        model: A functional or Sequential Keras 3 model, or a path or embedded name of one.
+        train_data: A `tf.data.Dataset` of (images, labels), preprocessed; or an `ImageData` with
+            both parts. None: what config.data names.
+        validation_data: A finite `tf.data.Dataset` of (images, labels), held in memory.
+        device: "local", or an open Device (which stays open).
+        config: Everything else; missing fields keep their defaults.
+        workdir: The run directory. None: a new temporary one, kept and named in the result.
+        resume: Go on with the run in workdir.
+        short_term_train: Trains a candidate in place; instead of the default.
+        long_term_train: Trains the result in place; instead of the default.
+        evaluate: Gives a model's accuracy, 0..1; instead of the default.
+        console: Where progress is shown; None: standard output.
+
+    Returns:
+        The pruned model, the decisions and the report.
+
+    Raises:
+        ConfigError: For a config that cannot work, or an accuracy that cannot be had.
+        GraphError: For a model without a graph of layers.
+        DataError: For data that do not fit.
+        UnsupportedOperationError: For layers that the compiler half does not know.
+
+    A model that is compiled and given with tf.data is trained as it was compiled; otherwise
+    training follows config.training.
+    """
+    settings = (
+        config
+        if isinstance(config, configs.PruneConfig)
+        else configs.from_mapping(dict(config or {}))
+    ).validate()
+    settings = _with_names(settings, model, device)
+    from cprune_tf import models, pipeline, report
+    from cprune_tf.runs import Progress, RunDirectory
+
+    keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
+    data = _image_data(settings, keras_model, train_data, validation_data)
+    root = pathlib.Path(workdir) if workdir is not None else _temporary()
+    with (
+        _opened(device) as opened,
+        RunDirectory.open(root, settings, resume=resume) as run,
+        Progress(
+            console,
+            run.log_path,
+            pipeline.STAGES,
+            on_stage_end=lambda name, sec: _journal_stage(run, name, sec),
+        ) as progress,
+    ):
+        own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
+        hooks = _hooks(
+            settings, data, keras_model, own_compile, run.tensorboard_dir,
+            short_term_train, long_term_train, evaluate,
+        )  # fmt: skip
+        given = pipeline.PipelineInput(keras_model, hooks, data.test_images, data.test_labels)
+        final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
+        written = report.write_report(run.root)
+        history = run.journal.events("candidate")
+    return PruneResult(final, history, written.report, root)
+
+
+def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
+    run.journal.append("stage", name=name, elapsed_sec=elapsed_sec)
+
+
+def _hooks(
+    settings: configs.PruneConfig,
+    data: ImageData,
+    model: keras.Model,
+    own_compile: bool,
+    log_dir: pathlib.Path,
+    short_term_train: Train | None,
+    long_term_train: Train | None,
+    evaluate: Evaluate | None,
+) -> Any:
+    """The caller's functions where given, else the defaults."""
+    from cprune_tf.strategies.workbench import Hooks
+    from cprune_tf.training.hooks import Trainer
+
+    default = Trainer(settings, data, model, own_compile=own_compile, log_dir=log_dir)
+    return Hooks(
+        short_term_train or default.short_term_train,
+        long_term_train or default.long_term_train,
+        evaluate or default.evaluate,
+        default.sample,
+    )
+
+
+def _image_data(
+    settings: configs.PruneConfig, model: keras.Model, train_data: Any, validation_data: Any
+) -> ImageData:
+    from cprune_tf import data as image_data
+    from cprune_tf.data.datasets import from_datasets
+
+    shape, classes = _shape_and_classes(model)
+    if isinstance(train_data, image_data.ImageData):
+        return train_data
+    if train_data is None and validation_data is None:
+        return image_data.load(settings.data, input_shape=shape, num_classes=classes)
+    if validation_data is None:
+        raise configs.ConfigError(
+            "train_data was given without validation_data; expected both, since accuracy decides "
+            "what is kept."
+        )
+    # With the caller's own training functions, training images are not looked at.
+    train = validation_data if train_data is None else train_data
+    return from_datasets(
+        train,
+        validation_data,
+        batch_size=settings.data.batch_size,
+        input_shape=shape,
+        num_classes=classes,
+    )
+
+
+def _shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
+    """The image size and number of classes of a classifier."""
+    from cprune_tf.graph import GraphError
+
+    try:
+        inputs, outputs = model.inputs, model.outputs
+        built = inputs is not None and outputs is not None
+    except (AttributeError, ValueError):
+        built = False
+    if not built:
+        raise GraphError(
+            f"The model is {type(model).__name__!r} without inputs and outputs; expected a built "
+            "functional or Sequential keras.Model."
+        )
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(outputs) != 1:
+        raise configs.ConfigError(
+            f"The model has inputs {[tuple(t.shape) for t in inputs]} and "
+            f"outputs {[tuple(t.shape) for t in outputs]}; expected one image "
+            "[batch, height, width, channels] and one output [batch, classes]."
+        )
+    if None in inputs[0].shape[1:]:
+        raise configs.ConfigError(
+            f"The model's input shape is {tuple(inputs[0].shape)}; expected a fixed height and "
+            "width, since programs are compiled for one size. Rebuild it with a fixed Input."
+        )
+    return tuple(int(size) for size in inputs[0].shape[1:]), int(outputs[0].shape[-1])  # type: ignore[return-value]
+
+
+def _with_names(
+    settings: configs.PruneConfig, model: Any, device: str | Device
+) -> configs.PruneConfig:
+    """The config as the run directory keeps it: naming the model and device that were given."""
+    name = str(model) if isinstance(model, (str, os.PathLike)) else str(model.name)
+    return dataclasses.replace(
+        settings, model=name, device=device if isinstance(device, str) else device.kind
+    )
+
+
+def _temporary() -> pathlib.Path:
+    return pathlib.Path(tempfile.mkdtemp(prefix="cprune_run_"))
+
+
+@contextlib.contextmanager
+def _opened(device: str | Device) -> Iterator[Device]:
+    """Opens a device by name and closes it again; a given device is left open."""
+    if not isinstance(device, str):
+        yield device
+        return
+    from cprune_tf.devices import open_device
+
+    try:
+        opened = open_device(device)
+    except ValueError as error:
+        raise configs.ConfigError(f"config.device: {error}") from error
+    with opened:
+        yield opened
+
+
+def _is_name(model: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(model, (str, os.PathLike))

@@ -1,0 +1,85 @@
+r"""Prunes a Keras model for a device, led by what the compiler measures there.
+
+    python tools/prune.py --config=configs/fashion_resnet8.py --workdir=runs/demo
+
+Any field of the config can be overridden, e.g. --config.strategy.alpha=0.99 or
+--config.model=my_model.keras --config.data.name=my_images.npz. A run that was stopped goes on with
+--resume; nothing that was measured or trained is done again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from cprune_tf import config as configs
+from cprune_tf.cli import command_line
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a Python file with get_config()."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made where missing.")
+_RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --workdir.")
+
+
+def run() -> None:
+    """The entry point of `cprune-prune`."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    command_line.run_main(main, (configs.ConfigError,))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prunes as the flags say and prints the report."""
+    del argv
+    config = configs.from_mapping(command_line.read_config(_CONFIG))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow takes seconds to import: not before the command line is known to be right.
+    import rich.console
+    from absl import logging
+
+    # The run says what matters itself; TensorFlow's and Keras' remarks would bury it.
+    logging.set_verbosity(logging.ERROR)
+    from cprune_tf import api, data, graph, litert, models, training
+    from cprune_tf.compiler.database import DatabaseError
+    from cprune_tf.compiler.importer import UnsupportedOperationError
+    from cprune_tf.compiler.tuner import TuningError
+    from cprune_tf.devices import DeviceError
+    from cprune_tf.importance import ImportanceError
+    from cprune_tf.report import terminal
+    from cprune_tf.runs import JournalError, LockedError, RunDirectoryError, StorageError
+
+    try:
+        result = api.prune(
+            config.model,
+            device=config.device,
+            config=config,
+            workdir=_WORKDIR.value,
+            resume=_RESUME.value,
+        )
+    except (
+        DatabaseError,
+        DeviceError,
+        ImportanceError,
+        JournalError,
+        LockedError,
+        RunDirectoryError,
+        StorageError,
+        TuningError,
+        UnsupportedOperationError,
+        data.DataError,
+        graph.GraphError,
+        litert.ConversionError,
+        models.ModelError,
+        training.TrainingError,
+    ) as error:
+        command_line.fail(error)
+    console = rich.console.Console()
+    console.print(terminal.render(result.report))
+    console.print(f"\nReport: {result.workdir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run()

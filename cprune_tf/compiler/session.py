@@ -1,0 +1,160 @@
+"""Everything the compiler does for one run: one device, one target, one database.
+
+Keeps what is expensive to start (build workers, cost model) and what must not be lost (the
+database) in one place, and speaks in Keras models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+
+from cprune_tf.compiler.builder import ProgramBuilder
+from cprune_tf.compiler.database import ProgramDatabase
+from cprune_tf.compiler.executable import build_library
+from cprune_tf.compiler.importer import import_model
+from cprune_tf.compiler.measuring import ProgramMeasurer
+from cprune_tf.compiler.structure import ProgramStructure, program_structure
+from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
+from cprune_tf.compiler.tuner import Progress, Tuner, TuningSummary
+from cprune_tf.config import TuningConfig
+from cprune_tf.devices.base import Device
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRow:
+    """One line of the task table.
+
+    Attributes:
+        task: The task.
+        latency_ms: Of one call of its fastest program.
+        total_ms: latency_ms x weight.
+        share: Of the sum over all tasks, 0..1.
+        gflops: Reached by the fastest program.
+        structure: The fastest program's tiling of the filter axis.
+    """
+
+    task: Task
+    latency_ms: float
+    total_ms: float
+    share: float
+    gflops: float
+    structure: ProgramStructure
+
+
+class CompilerSession:
+    """Imports, tunes, prices and builds Keras models for one device.
+
+    Args:
+        device: Where programs run.
+        tuning_dir: The database's folder.
+        config: Tuning budgets.
+        num_threads: Threads that models are tuned for.
+        seed: Of the search.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        tuning_dir: pathlib.Path | str,
+        config: TuningConfig,
+        *,
+        num_threads: int,
+        seed: int,
+    ) -> None:
+        self.target = tvm.target.Target(device.target(num_threads))
+        self.database = ProgramDatabase(tuning_dir)
+        self._builder = ProgramBuilder(
+            self.target,
+            num_workers=config.num_build_workers,
+            timeout_sec=config.build_timeout_sec,
+        )
+        measurer = ProgramMeasurer(
+            device,
+            self._builder,
+            self.database,
+            self.target,
+            num_threads=num_threads,
+            timeout_sec=config.run_timeout_sec,
+        )
+        self._tuner = Tuner(measurer, config, seed=seed)
+
+    def lower(self, model: Any) -> LoweredModel:
+        """A Keras model as the compiler sees it, with its tasks."""
+        return lower_model(import_model(model), self.target)
+
+    def tune(
+        self, lowered: LoweredModel, trials_per_task: int, progress: Progress | None = None
+    ) -> TuningSummary:
+        """Brings every task of a model to a number of measured programs."""
+        return self._tuner.tune(lowered.tasks, trials_per_task, progress)
+
+    def price(
+        self,
+        candidate: LoweredModel,
+        current: LoweredModel,
+        on_task: Callable[[Task], None] | None = None,
+    ) -> float:
+        """The sum of a candidate's task latencies, by transferring the current model's programs.
+
+        Args:
+            candidate: The pruned model.
+            current: The tuned model it was pruned from.
+            on_task: Called before each task that has to be measured.
+
+        Returns:
+            Milliseconds; comparable with `current.latency_ms(database)`.
+        """
+        for task in candidate.tasks:
+            if self.database.programs(task.mod, 1):
+                continue
+            if on_task is not None:
+                on_task(task)
+            self._tuner.price(task, _sources(task, current))
+        return candidate.latency_ms(self.database)
+
+    def build(self, lowered: LoweredModel, path: pathlib.Path | str) -> None:
+        """Compiles a model with the fastest programs known."""
+        build_library(lowered, self.database, path)
+
+    def task_table(self, lowered: LoweredModel) -> tuple[TaskRow, ...]:
+        """The tasks of a tuned model, costliest first."""
+        whole_ms = lowered.latency_ms(self.database)
+        rows = []
+        for task in lowered.tasks:
+            fastest = self.database.programs(task.mod, 1)[0]
+            total_ms = fastest.latency_ms * task.weight
+            rows.append(
+                TaskRow(
+                    task,
+                    fastest.latency_ms,
+                    total_ms,
+                    total_ms / whole_ms,
+                    task.flops / fastest.latency_ms / 1e6,
+                    program_structure(fastest, task.mod),
+                )
+            )
+        return tuple(sorted(rows, key=lambda row: -row.total_ms))
+
+    def close(self) -> None:
+        """Ends the build workers."""
+        self._builder.close()
+
+    def __enter__(self) -> CompilerSession:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _sources(task: Task, current: LoweredModel) -> list[Task]:
+    """Tasks whose programs may fit: those of the same layers, then those alike in kind."""
+    layers = set(task.layers)
+    same = [source for source in current.tasks if layers & set(source.layers)]
+    alike = [source for source in current.tasks if source.kind == task.kind and source not in same]
+    same.sort(key=lambda source: (source.kind != task.kind, -len(layers & set(source.layers))))
+    return [*same, *alike]

@@ -1,0 +1,1 @@
+"""Strategies: which filters to try, and whether to keep what came out."""

@@ -1,0 +1,150 @@
+"""From a task and its program structure to a concrete removal of filters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cprune_tf import graph, importance
+from cprune_tf.compiler.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What pruning a task means for the model.
+
+    Attributes:
+        task: The task.
+        groups: Names of the channel groups that its filters belong to, sorted.
+        num_channels: Filters of each group now; the smallest where they differ.
+        reason: Why it cannot be pruned; None where it can.
+    """
+
+    task: Task
+    groups: tuple[str, ...]
+    num_channels: int
+    reason: str | None
+
+    @property
+    def key(self) -> str:
+        """Names it in the journal. Tasks that prune the same groups are the same target."""
+        return f"{'+'.join(self.groups)}@{self.num_channels}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One proposed pruning of the current model.
+
+    Attributes:
+        target: The task it is aimed at.
+        step: Filters removed from each of its groups.
+        removal: Unit indices by group name, counted in the current model.
+    """
+
+    target: Target
+    step: int
+    removal: Mapping[str, tuple[int, ...]]
+
+
+def find_target(task: Task, channels: graph.ChannelGraph) -> Target:
+    """Which channel groups a task's filters belong to, and whether they may go.
+
+    Subgraphs of one task are pruned together (CPrune, section 3.2), so one protected group
+    protects the task.
+
+    Args:
+        task: A task of the model that `channels` was found in.
+        channels: Its channel groups.
+
+    Returns:
+        The target.
+    """
+    made = {name: group for group in channels.groups for name in group.producers}
+    groups: dict[str, graph.ChannelGroup] = {}
+    for subgraph in task.subgraphs:
+        own = [layer for layer in subgraph.layers if layer in made]
+        if not own and subgraph.layers:
+            # A depthwise convolution makes no channels: its filters are those of its input.
+            own = [layer for layer in subgraph.layers if _passes_filters(layer, channels)]
+        for layer in own:
+            group = made.get(layer) or channels.group_of(layer)
+            groups[group.name] = group
+    names = tuple(sorted(groups))
+    if not groups:
+        return Target(task, (), 0, "it has no filters")
+    smallest = min(group.num_channels for group in groups.values())
+    for name in names:
+        if groups[name].protected is not None:
+            reason = f"group {name} is protected: {groups[name].protected}"
+            return Target(task, names, smallest, reason)
+    return Target(task, names, smallest, None)
+
+
+def _passes_filters(layer: str, channels: graph.ChannelGraph) -> bool:
+    return any(
+        weight.layer == layer and weight.role == "kernel"
+        for group in channels.groups
+        for weight in group.weights
+    )
+
+
+def removable(
+    groups: tuple[str, ...],
+    channels: graph.ChannelGraph,
+    original: Mapping[str, int],
+    max_fraction: float,
+) -> int:
+    """How many filters may still go from each of some groups.
+
+    Args:
+        groups: Names.
+        channels: Groups of the current model.
+        original: Number of units of every group in the original model.
+        max_fraction: Of the original units that may be removed in all.
+
+    Returns:
+        The smallest remaining allowance, at least 0.
+    """
+    allowances = []
+    for name in groups:
+        now = channels[name].num_channels
+        floor = max(1, original[name] - int(original[name] * max_fraction))
+        allowances.append(now - floor)
+    return max(0, min(allowances))
+
+
+def choose_units(
+    model: Any,
+    channels: graph.ChannelGraph,
+    groups: tuple[str, ...],
+    count: int,
+    *,
+    method: str,
+    seed: int,
+    sample: Callable[[], Any] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """The least important units of some groups.
+
+    Args:
+        model: The current model.
+        channels: Its groups.
+        groups: Names of the groups to prune.
+        count: Units to remove from each.
+        method: See cprune_tf.importance.
+        seed: For method "random".
+        sample: Gives labelled images; needed for method "taylor".
+
+    Returns:
+        Sorted unit indices by group name.
+    """
+    data = sample() if sample is not None and method == "taylor" else None
+    removal = {}
+    for name in groups:
+        scores = importance.score(model, channels[name], method, data=data, seed=seed)
+        # A stable sort: equal scores go in index order on every machine.
+        least = np.argsort(scores, kind="stable")[:count]
+        removal[name] = tuple(sorted(int(index) for index in least))
+    return removal
