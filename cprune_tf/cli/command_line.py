@@ -78,8 +78,9 @@ def _message(error: Exception) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if any(line.startswith("Traceback") or "Traceback (" in line for line in lines):
         return f"{lines[0].partition('Traceback')[0].strip()} {lines[-1].strip()}"
-    # A KeyError's text is quoted once more for each time that it was raised anew.
-    return " ".join(lines).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
+    # ml_collections quotes the name of an unknown field once more each time that it re-raises.
+    text = " ".join(lines).replace("\\n", " ").replace("\\", "").replace("'", "")
+    return text.replace(" Did you mean", ". Did you mean")
 
 
 def _describe_in_help(module_name: str) -> None:

@@ -73,7 +73,8 @@ def read_folder(
         num_train=len(train.labels),
         train_dataset=pipeline.stream_batches(
             lambda seed: _stream(train, shape, seed),
-            batch_size=min(config.batch_size, len(train.labels)),
+            len(train.labels),
+            batch_size=config.batch_size,
             mean=config.mean,
             std=config.std,
             augmented=config.augment,
@@ -90,9 +91,12 @@ def _stream(files: _Files, shape: tuple[int, int, int], seed: int) -> tf.data.Da
         )
         return pipeline.resize(image, shape), label
 
-    dataset = tf.data.Dataset.from_tensor_slices((files.paths.tolist(), files.labels))
-    dataset = dataset.shuffle(len(files.labels), seed=seed)
-    return dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    paths, labels = tf.constant(files.paths.tolist()), tf.constant(files.labels)
+    return pipeline.epoch_plan(len(files.labels), 1, seed).map(
+        lambda index, _: decode(paths[index[0]], labels[index[0]]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
 
 
 def _find(root: pathlib.Path) -> tuple[list[str], _Files, _Files]:

@@ -5,6 +5,7 @@ Everything works on whole batches: on a small model, per-image operations cost a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -105,16 +106,15 @@ def array_batches(
         return preprocess(batch, mean, std), tf.gather(all_labels, indices)
 
     def dataset(seed: int) -> tf.data.Dataset:
-        # Shuffling indices and gathering whole batches: no image passes the pipeline singly.
-        indices = tf.data.Dataset.range(count).shuffle(count, seed=seed)
-        indices = indices.batch(min(batch_size, count), drop_remainder=True)
-        return tf.data.Dataset.zip(indices, _seeds(seed)).map(prepare).prefetch(2)
+        # Gathering whole batches: no image passes the pipeline singly.
+        return epoch_plan(count, min(batch_size, count), seed).map(prepare).prefetch(2)
 
     return dataset
 
 
 def stream_batches(
     stream: Callable[[int], tf.data.Dataset],
+    count: int,
     *,
     batch_size: int,
     mean: Sequence[float],
@@ -126,6 +126,7 @@ def stream_batches(
     Args:
         stream: From a seed, a data set of single raw (image, label) pairs, all of one shape, in
             another order at each pass.
+        count: Pairs in a pass.
         batch_size: Of each batch; the last, smaller one of an epoch is dropped.
         mean: See `preprocess`.
         std: See `preprocess`.
@@ -134,6 +135,7 @@ def stream_batches(
     Returns:
         A function from a seed to the data set.
     """
+    size = min(batch_size, count)
 
     def prepare(batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = batch
@@ -142,16 +144,42 @@ def stream_batches(
         return preprocess(images, mean, std), tf.cast(labels, tf.int32)
 
     def dataset(seed: int) -> tf.data.Dataset:
-        batches = stream(seed).batch(batch_size, drop_remainder=True)
-        return tf.data.Dataset.zip(batches, _seeds(seed)).map(prepare).prefetch(2)
+        batches = stream(seed).batch(size, drop_remainder=True)
+        seeds = epoch_plan(count, size, seed).map(lambda _, seed: seed)
+        return tf.data.Dataset.zip(batches, seeds).map(prepare).prefetch(2)
 
     return dataset
 
 
-def _seeds(seed: int) -> tf.data.Dataset:
-    """Endless pairs for stateless random operations, others in each pass."""
-    options = {"seed": seed, "rerandomize_each_iteration": True}
-    return tf.data.Dataset.random(**options).batch(2, drop_remainder=True)
+def epoch_plan(count: int, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Which images each batch has, each image once, in another order at each pass.
+
+    Not tf.data's own shuffling: its order depends on the global seed of the program too, and on
+    whatever the caller does with that. Nor Dataset.from_generator: it changes how the whole process
+    allocates memory.
+
+    Args:
+        count: Number of images.
+        batch_size: Of each batch; the last, smaller one is dropped.
+        seed: Of all the passes.
+
+    Returns:
+        Pairs of [batch_size] int64 indices and a [2] int64 seed for stateless random operations.
+    """
+    passes = itertools.count()
+    num_batches = count // batch_size
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, next(passes)])
+        order = rng.permutation(count)[: num_batches * batch_size]
+        return order.reshape(num_batches, batch_size), rng.integers(0, 1 << 62, (num_batches, 2))
+
+    def plan(_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        order, seeds = tf.numpy_function(draw, [], (tf.int64, tf.int64))
+        shape = [num_batches, batch_size]
+        return tf.ensure_shape(order, shape), tf.ensure_shape(seeds, [num_batches, 2])
+
+    return tf.data.Dataset.range(1).map(plan).unbatch()
 
 
 def _shifted(count: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:

@@ -74,7 +74,8 @@ def read_tfds(
         num_train=num_train,
         train_dataset=pipeline.stream_batches(
             lambda seed: _train_stream(builder, shape, num_train, seed),
-            batch_size=min(config.batch_size, num_train),
+            num_train,
+            batch_size=config.batch_size,
             mean=config.mean,
             std=config.std,
             augmented=config.augment,
@@ -113,6 +114,8 @@ def _train_stream(
         lambda image, label: (pipeline.resize(image, shape), label),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
+    # tf.data's own shuffling: a stream cannot be indexed. So its order, unlike that of the other
+    # sources, also depends on a global seed that the program may set.
     buffer = max(1, min(count, _SHUFFLE_BYTES // int(np.prod(shape))))
     return dataset.shuffle(buffer, seed=seed)
 

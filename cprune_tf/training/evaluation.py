@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from cprune_tf.data import ImageData
-from cprune_tf.training.errors import TrainingError
+from cprune_tf.training.errors import TrainingError, check_model
 
 _RANKS = {"top1": 1, "top5": 5}
 
@@ -28,6 +28,7 @@ def evaluate(
     Raises:
         TrainingError: For another metric, too few classes for it, or outputs that are not finite.
     """
+    check_model(model, data)
     rank = _RANKS.get(metric)
     if rank is None:
         raise TrainingError(f"metric is {metric!r}; expected {' or '.join(_RANKS)}.")

@@ -19,17 +19,6 @@ _NUM_PROBES = 32
 Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def check_fit(model: keras.Model, data: ImageData) -> None:
-    """Raises TrainingError unless the model takes the images and gives one output per class."""
-    expected = (None, *data.input_shape), (None, data.num_classes)
-    received = model.input_shape, model.output_shape
-    if received != expected:
-        raise TrainingError(
-            f"model {model.name!r} takes {received[0]} and gives {received[1]}; the data "
-            f"{data.name} need a model that takes {expected[0]} and gives {expected[1]}."
-        )
-
-
 def make_optimizer(
     model: keras.Model, config: FitConfig, total_steps: int
 ) -> keras.optimizers.Optimizer:

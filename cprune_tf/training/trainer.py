@@ -15,7 +15,7 @@ import tensorflow as tf
 from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training import step as steps
-from cprune_tf.training.errors import TrainingError
+from cprune_tf.training.errors import TrainingError, check_model
 from cprune_tf.training.twin import training_twin
 
 
@@ -94,7 +94,7 @@ def fit(
         TrainingError: When model and data don't fit, a teacher is missing, or the loss is NaN.
     """
     config.validate("fit")
-    steps.check_fit(model, data)
+    check_model(model, data)
     start = time.perf_counter()
     if not config.epochs:
         return FitResult((), 0, False, 0.0)
@@ -165,7 +165,10 @@ def _finite(
 def _log(writer: tf.summary.SummaryWriter | None, result: EpochResult) -> None:
     if writer is None:
         return
+    # What tf.summary.scalar writes; that function is TensorBoard's, which may not be installed.
+    metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
+    metadata.plugin_data.plugin_name = "scalars"
     with writer.as_default(step=result.epoch):
-        tf.summary.scalar("train/loss", result.loss)
-        tf.summary.scalar("train/accuracy", result.accuracy)
-        tf.summary.scalar("train/learning_rate", result.learning_rate)
+        for name in ("loss", "accuracy", "learning_rate"):
+            value = tf.constant(getattr(result, name), tf.float32)
+            tf.summary.write(f"train/{name}", value, metadata=metadata)

@@ -7,6 +7,8 @@ the given model's compile state, optimizer and trainable flags alone.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -50,20 +52,16 @@ def training_twin(model: keras.Model, *, seed: int = 0) -> keras.Model:
     Returns:
         An independent model whose `get_weights()` fit the given one.
     """
-    number = 0
+    numbers = itertools.count(1)
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        nonlocal number
-        number += 1
         config = layer.get_config()
         if _draws_random_numbers(config):
-            config["seed"] = seed * 10_007 + number
+            config["seed"] = seed * 10_007 + next(numbers)
         cls = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return cls.from_config(config)
 
-    twin = keras.models.clone_model(model, clone_function=copy)
-    twin.set_weights(model.get_weights())
-    return twin
+    return _copy_model(model, copy)
 
 
 def statistics_twin(model: keras.Model) -> keras.Model:
@@ -83,6 +81,17 @@ def statistics_twin(model: keras.Model) -> keras.Model:
         elif _draws_random_numbers(config) and "rate" in config:
             config["rate"] = 0.0
         return type(layer).from_config(config)
+
+    return _copy_model(model, copy)
+
+
+def _copy_model(
+    model: keras.Model, copy_layer: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=copy)
+        return copy_layer(layer)
 
     twin = keras.models.clone_model(model, clone_function=copy)
     twin.set_weights(model.get_weights())
