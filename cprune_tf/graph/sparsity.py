@@ -29,7 +29,8 @@ class SparsityBudget:
             "global": the least important units of all groups until that share of the measure is
             reached. Global scores must be comparable between groups, as `importance.score`'s are.
         measure: For "global", what the share is counted in: "channels" (units), "params" or "macs",
-            each unit counted with its share of its group.
+            each unit counted with its share of its group as it is now. A kernel between two groups
+            shrinks on both sides, so the model loses somewhat more than that share of its work.
         overrides: Other shares for groups whose name, or one of whose producers, matches an fnmatch
             pattern; the first match counts. With "global" they cap these groups.
         multiple: What remains is rounded up to a multiple of this many units.
