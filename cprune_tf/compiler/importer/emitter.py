@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,12 +22,14 @@ class Absorbed:
     Attributes:
         batch_norm: The batch normalisation to fold into this call's kernel and bias.
         padding: The zero padding ((top, bottom), (left, right)) done before it; empty: none.
-        names: The names of the absorbed layers, in graph order without the absorbing one.
+        before: The names of the absorbed layers that are computed before the absorbing one.
+        after: The names of those computed after it; their weights go into its own.
     """
 
     batch_norm: Any = None
     padding: tuple[tuple[int, int], ...] = ()
-    names: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 class Emitter:
@@ -66,9 +69,14 @@ class Emitter:
         return self._absorbed
 
     @property
+    def output_dtype(self) -> str:
+        """The type of the first output of the call under conversion."""
+        return computed_dtype(str(self.call.outputs[0].dtype))
+
+    @property
     def layers(self) -> tuple[str, ...]:
-        """The Keras layers whose work the call under conversion does."""
-        return (self.call.name, *self._absorbed.names)
+        """The Keras layers whose work the call under conversion does, in the model's order."""
+        return (*self._absorbed.before, self.call.name, *self._absorbed.after)
 
     def emit(self, expr: Any) -> relax.Var:
         """Binds a Relax expression to a variable named after the layer under conversion.
@@ -79,7 +87,7 @@ class Emitter:
         if isinstance(expr, relax.Call):
             args = [self._operand(arg) for arg in expr.args]
             expr = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
-        var = self._builder.emit(expr, name_hint=self.call.name)
+        var = self._builder.emit(expr, name_hint=_safe_hint(self.call.name))
         self.layers_of_var[var.name] = self.layers
         return var
 
@@ -132,14 +140,23 @@ class Emitter:
             return self.param_vars[name]
         var = relax.Var(name, relax.TensorType(array.shape, dtype))
         self.params[name], self.param_vars[name] = array, var
-        folded = self._absorbed.batch_norm
-        self.layers_of_param[name] = (self.call.name, *([folded.name] if folded else []))
+        self.layers_of_param[name] = (self.call.name, *self._absorbed.after)
         return var
+
+
+def _safe_hint(name: str) -> str:
+    """A layer's name as a variable's; "lv1" and "gv1" are what FuseOps names its own."""
+    return f"{name}_layer" if re.fullmatch(r"[lg]v\d*", name) else name
 
 
 def shape(var: Any) -> tuple[int, ...]:
     """The static shape of a Relax variable."""
     return tuple(int(extent) for extent in var.ty.shape)
+
+
+def computed_dtype(keras_dtype: str) -> str:
+    """The type in which a Keras tensor is computed here: all floating point is float32."""
+    return "float32" if "float" in keras_dtype else keras_dtype
 
 
 def dtype(var: Any) -> str:

@@ -2,7 +2,8 @@
 
 A batch normalisation is folded where its input is the output of a convolution or dense layer with
 a linear activation that nobody else reads and that the model calls once; zero padding where every
-reader of the padded tensor is an unpadded convolution. Everything else is converted on its own.
+reader of the padded tensor is an unpadded convolution, or a max pooling of values that are never
+negative. Everything else is converted on its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _FOLDS_BATCH_NORM = (
     keras.layers.Dense,
 )
 _FOLDS_PADDING = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+_NOT_NEGATIVE = (keras.activations.relu, keras.activations.relu6, keras.activations.sigmoid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +57,14 @@ def plan_folding(graph: FlatGraph) -> FoldingPlan:
         if type(call.operation) is keras.layers.BatchNormalization:
             host = producer.get(call.inputs[0])
             if host is not None and _takes_batch_norm(host, call, readers, num_calls):
-                absorbed[host] = Absorbed(batch_norm=call.operation, names=(call.name,))
+                absorbed[host] = Absorbed(batch_norm=call.operation, after=(call.name,))
                 alias[call.outputs[0]] = host.outputs[0]
     for call in graph.calls:
+        if not _is_zero_padding(call):
+            continue
         hosts = readers.get(call.outputs[0], [])
-        if _is_zero_padding(call) and hosts and all(_takes_padding(host) for host in hosts):
+        takes = [_takes_padding(host, call, producer.get(call.inputs[0])) for host in hosts]
+        if takes and all(takes):
             alias[call.outputs[0]] = call.inputs[0]
             for host in hosts:
                 assert host is not None
@@ -99,12 +104,27 @@ def _is_zero_padding(call: Call) -> bool:
     )
 
 
-def _takes_padding(host: Call | None) -> bool:
-    return (
-        host is not None
-        and type(host.operation) in _FOLDS_PADDING
-        and host.operation.padding == "valid"
+def _takes_padding(host: Call | None, padding: Call, before: Call | None) -> bool:
+    if host is None or getattr(host.operation, "padding", None) != "valid":
+        return False
+    if type(host.operation) in _FOLDS_PADDING:
+        return True
+    # A window's maximum ignores absorbed padding; that is the same where zero is never larger
+    # than what the window holds besides, so something else must be in every window.
+    if type(host.operation) is not keras.layers.MaxPooling2D or not _is_not_negative(before):
+        return False
+    return all(
+        max(amounts) < size
+        for amounts, size in zip(padding.operation.padding, host.operation.pool_size, strict=True)
     )
+
+
+def _is_not_negative(call: Call | None) -> bool:
+    if call is None:
+        return False
+    if type(call.operation) is keras.layers.ReLU:
+        return not call.operation.negative_slope
+    return getattr(call.operation, "activation", None) in _NOT_NEGATIVE
 
 
 def _add_padding(absorbed: Absorbed, call: Call) -> Absorbed:
@@ -112,7 +132,7 @@ def _add_padding(absorbed: Absorbed, call: Call) -> Absorbed:
     return dataclasses.replace(
         absorbed,
         padding=(tuple(top_bottom), tuple(left_right)),
-        names=(call.name, *absorbed.names),
+        before=(call.name,),
     )
 
 

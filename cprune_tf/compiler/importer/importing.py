@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Absorbed, Emitter, shape
+from cprune_tf.compiler.importer.emitter import Absorbed, Emitter, computed_dtype, shape
 from cprune_tf.compiler.importer.folding import FoldingPlan, plan_folding
 from cprune_tf.compiler.importer.registry import (
     UnsupportedOperation,
@@ -52,8 +52,8 @@ def import_model(
     """Converts a Keras 3 model for inference.
 
     Args:
-        model: A built functional or Sequential model, channels last. Weights are stored as
-            float32 whatever the model's dtype policy.
+        model: A built functional or Sequential model, channels last. Floating point inputs and
+            weights become float32 whatever the model's dtype policy.
         batch_size: The batch the module is compiled for.
         input_shapes: Input name -> shape without the batch axis, for inputs with unknown
             dimensions.
@@ -77,7 +77,10 @@ def import_model(
             problems = _convert_all(graph, emitter, env)
             # With problems the function is closed all the same: TVM complains of open ones.
             results = inputs if problems else [env[t] for t in keras.tree.flatten(graph.outputs)]
-            outputs = [builder.emit_output(result) for result in results]
+            outputs = [
+                builder.emit_output(result, name_hint=f"output{index}")
+                for index, result in enumerate(results)
+            ]
         builder.emit_func_output(
             outputs[0] if len(outputs) == 1 else outputs,
             params=[*inputs, *emitter.param_vars.values()],
@@ -114,7 +117,13 @@ def _input_vars(
                 f"Input {name!r} has the shape {tensor.shape}; compiled code needs fixed sizes: "
                 f'pass input_shapes={{"{name}": (height, width, channels)}}.'
             )
-        inputs.append(relax.Var(name, relax.TensorType((batch_size, *extents), tensor.dtype)))
+        if tensor.shape[0] not in (None, batch_size):
+            raise ValueError(
+                f"Input {name!r} has the fixed batch size {tensor.shape[0]} and batch_size is "
+                f"{batch_size}; pass batch_size={tensor.shape[0]}."
+            )
+        dtype = computed_dtype(tensor.dtype)
+        inputs.append(relax.Var(name, relax.TensorType((batch_size, *extents), dtype)))
     return inputs
 
 
@@ -160,6 +169,11 @@ def _convert(
     args, kwargs = keras.tree.map_structure(
         lambda x: env[x] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
     )
+    if getattr(call.operation, "quantization_mode", None):
+        raise UnsupportedOperationError(
+            f"the layer is quantized ({call.operation.quantization_mode}); import the model as it "
+            "was before quantize()"
+        )
     # Recorded or not, training=False of the whole model overrides it at inference.
     kwargs.pop("training", None)
     with emitter.converting(call, plan.absorbed.get(call, Absorbed())):

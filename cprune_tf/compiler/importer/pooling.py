@@ -29,10 +29,21 @@ def pool(
     pool_size: Sequence[int],
     strides: Sequence[int],
     padding: str,
+    extra: Sequence[tuple[int, int]] = (),
 ) -> Any:
-    """Max or mean over windows; padded elements don't count in the mean, as in TensorFlow."""
+    """Max or mean over windows; padded elements don't count in either, as in TensorFlow.
+
+    Args:
+        emitter: Where to.
+        x: [batch, *spatial, channels].
+        is_max: Maximum or mean.
+        pool_size: Window extents.
+        strides: Window steps.
+        padding: "valid" or "same".
+        extra: Explicit amounts (before, after) for each axis instead.
+    """
     sizes = shape(x)[1:-1]
-    amounts = resolve_padding(padding, sizes, pool_size, strides)
+    amounts = list(extra) or resolve_padding(padding, sizes, pool_size, strides)
     return emitter.emit(
         _POOLS[is_max, len(sizes)](
             x,
@@ -62,6 +73,7 @@ def convert_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
         pool_size=layer.pool_size,
         strides=layer.strides,
         padding=layer.padding,
+        extra=emitter.absorbed.padding,
     )
 
 

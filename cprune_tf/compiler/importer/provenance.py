@@ -9,6 +9,7 @@ tried out with TVM 0.27:
   outside. FuseTIR then dissolves the group, and with it all inner names.
 - Names of main's parameters survive everything, but add, pooling and softmax have none.
 - The name of the function an operator calls survives FuseOps.
+- FuseOps' own names ("lv", "gv") may repeat a kept one, so the importer binds no such names.
 
 So fusion is repeated on the imported module (it is deterministic) with one change: after
 LegalizeOps every operator calls a function of its own, whose name stands for the operator. FuseOps
@@ -84,6 +85,10 @@ def provenance(fused_mod: tvm.IRModule, imported: ImportedModel) -> dict[str, tu
             values.bind_plain(binding)
             continue
         name = binding.var.name
+        if name in result:
+            raise ProvenanceError(
+                f"Two calls are bound to the name {name!r}; expected unique names."
+            )
         group_found = _choose(candidates.get(values.reads(binding), []), name)
         if group_found is not None:
             values.bind(binding.var, ("call", group_found.number))
@@ -225,8 +230,8 @@ class _Values:
         if isinstance(expr, relax.TupleGetItem):
             whole = self._id_of(expr.tuple_value)
             return whole[1 + expr.index] if whole[0] == "tuple" else ("get", whole, expr.index)
-        if isinstance(expr, relax.Constant):
-            data = expr.data.numpy()
+        if isinstance(expr, tvm.ir.GenericConst):
+            data = expr.value.numpy()
             return ("constant", str(expr.ty), hashlib.sha256(data.tobytes()).hexdigest())
         return (type(expr).__name__, str(expr))
 

@@ -104,7 +104,7 @@ def convert_reciprocal(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter(*_names(_ARITHMETIC))
 def convert_arithmetic(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
     """Two operands in the result's type, broadcast."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     left = _operand(emitter, x1, wanted, "x1")
     right = _operand(emitter, x2, wanted, "x2")
     return emitter.emit(_ARITHMETIC[type(operation).__name__](left, right))
@@ -135,7 +135,7 @@ def convert_arg(emitter: Emitter, operation: Any, x: Any) -> Any:
     """Position of the largest or smallest element."""
     function = _op.argmax if type(operation).__name__ == "Argmax" else _op.argmin
     y = function(x, axis=operation.axis, keepdims=bool(operation.keepdims))
-    return emitter.emit(_op.astype(y, str(emitter.call.outputs[0].dtype)))
+    return emitter.emit(_op.astype(y, emitter.output_dtype))
 
 
 @register_converter("ops.Clip")
@@ -147,7 +147,7 @@ def convert_clip(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter("ops.Cast")
 def convert_cast(emitter: Emitter, operation: Any, x: Any) -> Any:
     """Another type."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     return x if dtype(x) == wanted else emitter.emit(_op.astype(x, wanted))
 
 
@@ -156,7 +156,7 @@ def convert_where(
     emitter: Emitter, operation: Any, condition: Any, x1: Any = None, x2: Any = None
 ) -> Any:
     """One operand or the other."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     return emitter.emit(
         _op.where(
             _operand(emitter, condition, "bool", "condition"),
@@ -169,7 +169,7 @@ def convert_where(
 @register_converter("ops.Matmul")
 def convert_matmul(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
     """Matrix product."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     left = _operand(emitter, x1, wanted, "x1")
     return emitter.emit(_op.matmul(left, _operand(emitter, x2, wanted, "x2")))
 
@@ -181,7 +181,7 @@ def convert_einsum(emitter: Emitter, operation: Any, *operands: Any) -> Any:
         raise UnsupportedOperationError(
             f"subscripts are {operation.subscripts!r}; expected none with an ellipsis"
         )
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     tensors = [_operand(emitter, x, wanted, f"x{i}") for i, x in enumerate(operands)]
     return emitter.emit(_op.einsum(tensors, operation.subscripts.replace(" ", "")))
 
@@ -258,7 +258,7 @@ def convert_broadcast_to(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter("ops.Concatenate")
 def convert_concatenate(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> Any:
     """One after the other along an axis."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     tensors = [_operand(emitter, x, wanted, f"x{i}") for i, x in enumerate(xs)]
     return concatenate(emitter, tensors, operation.axis)
 
@@ -266,7 +266,7 @@ def convert_concatenate(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> 
 @register_converter("ops.Stack")
 def convert_stack(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> Any:
     """One after the other along a new axis."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     tensors = [_operand(emitter, x, wanted, f"x{i}") for i, x in enumerate(xs)]
     return emitter.emit(_op.stack(tensors, axis=operation.axis))
 
@@ -333,7 +333,7 @@ def convert_flip(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter("ops.Take")
 def convert_take(emitter: Emitter, operation: Any, x: Any, indices: Any) -> Any:
     """Elements at indices along an axis."""
-    values = _operand(emitter, x, str(emitter.call.outputs[0].dtype), "values")
+    values = _operand(emitter, x, emitter.output_dtype, "values")
     if is_var(indices):
         wanted = dtype(indices) if "int" in dtype(indices) else "int32"
         positions = _operand(emitter, indices, wanted, "indices")
@@ -347,7 +347,7 @@ def convert_take(emitter: Emitter, operation: Any, x: Any, indices: Any) -> Any:
 @register_converter("ops.OneHot")
 def convert_one_hot(emitter: Emitter, operation: Any, x: Any) -> Any:
     """1 at the index, 0 elsewhere."""
-    wanted = str(emitter.call.outputs[0].dtype)
+    wanted = emitter.output_dtype
     x = _operand(emitter, x, "int32", "indices")
     on, off = (relax.prim_value(value) for value in (1.0, 0.0))
     y = emitter.emit(_op.one_hot(x, on, off, operation.num_classes, axis=operation.axis))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import pytest
 from keras import layers
-from small_models import mobilenet, resnet8, vgg
+from small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("build", [resnet8, vgg, mobilenet])
+@pytest.mark.parametrize("build", [resnet8, vgg, mobilenet, unet, conv1d_classifier, transformer])
 def test_same_outputs_as_keras(build, batch_size, check_against_keras):
     check_against_keras(build(), batch_size=batch_size)
 
@@ -57,7 +57,7 @@ def test_batch_norm_of_a_shared_convolution_is_not_folded(check_against_keras):
 
 def test_zero_padding_goes_into_the_convolution(check_against_keras):
     imported = check_against_keras(mobilenet())
-    assert imported.layers_of_var["stem_conv"] == ("stem_conv", "stem_pad", "stem_bn")
+    assert imported.layers_of_var["stem_conv"] == ("stem_pad", "stem_conv", "stem_bn")
     assert "stem_pad" not in imported.layers_of_var
     # The padding has no weights.
     assert imported.layers_of_param["stem_conv/kernel"] == ("stem_conv", "stem_bn")
@@ -69,3 +69,33 @@ def test_zero_padding_stays_where_a_pooling_reads_it_too(check_against_keras):
     outputs = [layers.Conv2D(4, 3)(padded), layers.MaxPooling2D(2)(padded)]
     imported = check_against_keras(keras.Model(inputs, outputs))
     assert "pad" in imported.layers_of_var
+
+
+def pad_and_pool(x, pool, padding=1):
+    x = layers.ZeroPadding2D(padding, name="pad")(x)
+    return pool(3, strides=2, name="pool")(x)
+
+
+def test_zero_padding_goes_into_a_max_pooling_after_relu(check_against_keras):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    model = keras.Model(inputs, pad_and_pool(x, layers.MaxPooling2D))
+    imported = check_against_keras(model)
+    assert imported.layers_of_var["pool"] == ("pad", "pool")
+
+
+@pytest.mark.parametrize(
+    ("activation", "pool", "padding"),
+    [
+        ("linear", layers.MaxPooling2D, 1),
+        ("relu", layers.AveragePooling2D, 1),
+        ("relu", layers.MaxPooling2D, 3),
+    ],
+)
+def test_zero_padding_stays_where_pooling_would_see_it(
+    activation, pool, padding, check_against_keras
+):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation=activation, name="conv")(inputs)
+    imported = check_against_keras(keras.Model(inputs, pad_and_pool(x, pool, padding)))
+    assert imported.layers_of_var["pad"] == ("pad",)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import random_inputs, relative_errors, run_imported
 from keras import layers
-from tvm import relax
+from tvm import relax, topi
 
 from cprune_tf.compiler.importer import (
     UnsupportedOperationError,
@@ -94,14 +94,39 @@ def test_image_bytes_as_input(check_against_keras):
     check_against_keras(keras.Model(inputs, x))
 
 
-def test_half_precision_policy_is_computed_in_float32():
-    inputs = keras.Input((8, 8, 3))
+def test_half_precision_is_computed_in_float32():
+    inputs = keras.Input((8, 8, 3), dtype="float16")
     x = layers.Conv2D(4, 3, dtype="mixed_float16")(inputs)
+    x = keras.ops.cast(x * 2.0, "float16") + 1.0
     model = keras.Model(inputs, layers.Dense(3, dtype="mixed_float16")(x))
     imported = import_model(model)
     assert {value.dtype for value in imported.params.values()} == {np.dtype("float32")}
     arrays = random_inputs(model)
     assert max(relative_errors(model, arrays, run_imported(imported, arrays))) < 1e-2
+
+
+def test_fixed_batch_size(check_against_keras):
+    inputs = keras.Input(batch_shape=(2, 8), name="row")
+    model = keras.Model(inputs, keras.ops.reshape(layers.Dense(6)(inputs), (2, 3, 2)))
+    check_against_keras(model, batch_size=2)
+    with pytest.raises(ValueError, match="pass batch_size=2"):
+        import_model(model)
+
+
+def test_quantized_layers_are_refused():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(4, name="dense")(inputs))
+    model.quantize("int8")
+    with pytest.raises(UnsupportedOperationError, match=r"quantized \(int8\)"):
+        import_model(model)
+
+
+def test_low_rank_adapters_are_merged(check_against_keras):
+    inputs = keras.Input((8,))
+    dense = layers.Dense(4, name="dense")
+    model = keras.Model(inputs, dense(inputs))
+    dense.enable_lora(2)
+    check_against_keras(model)
 
 
 @keras.saving.register_keras_serializable("importer_test")
@@ -151,6 +176,22 @@ def test_a_registered_converter_is_used(check_against_keras):
     inputs = keras.Input((8, 8, 3))
     imported = check_against_keras(keras.Model(inputs, AddOne(name="one_more")(inputs)))
     assert set(imported.layers_of_var.values()) == {("one_more",)}
+
+
+def test_a_converter_may_use_tensor_expressions(check_against_keras):
+    @keras.saving.register_keras_serializable("importer_test")
+    class Reverse(layers.Layer):
+        def call(self, x):
+            return keras.ops.flip(x, axis=1)
+
+    @register_converter(Reverse)
+    def convert(emitter, layer, x):
+        return emitter.emit_te(topi.flip, x, 1)
+
+    inputs = keras.Input((5, 3))
+    x = layers.ReLU(name="relu")(Reverse(name="reverse")(inputs))
+    imported = check_against_keras(keras.Model(inputs, x))
+    assert imported.layers_of_var["reverse"] == ("reverse",)
 
 
 def test_a_subclass_is_not_taken_for_its_base():

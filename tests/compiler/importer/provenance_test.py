@@ -6,7 +6,7 @@ import keras
 import pytest
 import tvm
 from keras import layers
-from small_models import mobilenet, resnet8, vgg
+from small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
 from tvm import relax
 
 from cprune_tf.compiler.importer import ProvenanceError, import_model, provenance
@@ -29,7 +29,7 @@ def test_resnet8_names_every_layer_of_every_call():
     assert len([call for call in calls if "classes" in call]) >= 1
 
 
-@pytest.mark.parametrize("build", [resnet8, vgg, mobilenet])
+@pytest.mark.parametrize("build", [resnet8, vgg, mobilenet, unet, conv1d_classifier, transformer])
 def test_every_working_layer_is_found(build):
     model = build()
     found = {name for call in fused_layers(model).values() for name in call}
@@ -82,3 +82,26 @@ def test_another_models_module_is_refused():
     other = lower(import_model(vgg()).mod, TARGET)
     with pytest.raises(ProvenanceError, match="matches no fusion group"):
         provenance(other, import_model(mobilenet()))
+
+
+def test_layers_named_like_tvms_own_variables():
+    """FuseOps calls what it makes lv, gv, ...; layers of those names must not be mixed up."""
+    inputs = keras.Input((8, 8, 3), name="lv")
+    x = layers.Conv2D(4, 3, activation="relu", name="lv1")(inputs)
+    x = layers.Softmax(name="gv")(x)
+    y = layers.MaxPooling2D(name="output0")(x)
+    x = layers.Conv2D(4, 3, activation="relu", name="gv1")(x)
+    calls = fused_layers(keras.Model(inputs, [x, y]))
+    assert sorted(calls.values()) == [("gv",), ("gv1",), ("lv1",), ("output0",)]
+
+
+def test_an_output_that_is_fused_beside_one_that_is_not(check_against_keras):
+    inputs = keras.Input((8, 8, 3), name="image")
+    pooled = layers.MaxPooling2D(name="pool")(inputs)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    check_against_keras(keras.Model(inputs, [pooled, x]))
+
+
+def test_order_of_layers_is_the_models():
+    calls = list(fused_layers(mobilenet()).values())
+    assert ("stem_pad", "stem_conv", "stem_bn", "stem_relu") in calls

@@ -80,3 +80,43 @@ def mobilenet():
     x = layers.Conv2D(10, 1, name="classes")(x)
     x = layers.Softmax(name="softmax")(layers.Reshape((10,), name="shape")(x))
     return keras.Model(inputs, x)
+
+
+def unet():
+    """Encoder, decoder by transposed convolutions, skip connections."""
+    inputs = keras.Input((16, 16, 3), name="image")
+    top = conv_bn(inputs, 8, "down1")
+    x = layers.MaxPooling2D(name="pool1")(top)
+    middle = conv_bn(x, 16, "down2")
+    x = conv_bn(layers.MaxPooling2D(name="pool2")(middle), 32, "bottom")
+    x = layers.Conv2DTranspose(16, 2, strides=2, padding="same", name="up2")(x)
+    x = conv_bn(layers.Concatenate(name="skip2")([x, middle]), 16, "left2")
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same", name="up1")(x)
+    x = conv_bn(layers.Concatenate(name="skip1")([x, top]), 8, "left1")
+    return keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid", name="mask")(x))
+
+
+def conv1d_classifier():
+    """Convolutions over time."""
+    inputs = keras.Input((64, 4), name="signal")
+    x = layers.Conv1D(8, 5, strides=2, padding="same", use_bias=False, name="conv1")(inputs)
+    x = layers.ReLU(name="relu1")(layers.BatchNormalization(name="bn1")(x))
+    x = layers.MaxPooling1D(2, name="pool")(x)
+    x = layers.SeparableConv1D(16, 3, padding="same", name="conv2")(x)
+    x = layers.ReLU(name="relu2")(layers.BatchNormalization(name="bn2")(x))
+    x = layers.GlobalAveragePooling1D(name="mean")(x)
+    return keras.Model(inputs, layers.Dense(5, activation="softmax", name="classes")(x))
+
+
+def transformer():
+    """One encoder block over token embeddings."""
+    inputs = keras.Input((12,), dtype="int32", name="tokens")
+    x = layers.Embedding(32, 16, name="embedding")(inputs)
+    y = layers.LayerNormalization(name="norm1")(x)
+    y = layers.MultiHeadAttention(num_heads=2, key_dim=8, dropout=0.1, name="attention")(y, y)
+    x = layers.Add(name="add1")([x, y])
+    y = layers.LayerNormalization(name="norm2")(x)
+    y = layers.Dense(32, activation="gelu", name="wide")(y)
+    y = layers.Dropout(0.1, name="drop")(layers.Dense(16, name="narrow")(y))
+    x = layers.GlobalAveragePooling1D(name="mean")(layers.Add(name="add2")([x, y]))
+    return keras.Model(inputs, layers.Dense(3, name="classes")(x))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import keras
 import pytest
 from small_models import resnet8
-from tvm.target import Target
 
-from cprune_tf.compiler.importer import import_model, provenance
-from cprune_tf.compiler.lowering import lower
+from cprune_tf.compiler.importer import import_model
 
 QUICK = [("MobileNet", 32), ("ConvNeXtTiny", 32)]
 SLOW = [
@@ -59,15 +57,7 @@ def build(name, size):
 )
 def test_same_outputs_as_keras(name, size, check_against_keras):
     keras.backend.clear_session()
-    model = build(name, size)
-    imported = check_against_keras(model)
-    fused = lower(imported.mod, Target({"kind": "llvm"}))
-    found = {layer for layers in provenance(fused, imported).values() for layer in layers}
-    assert set(imported.layers_of_var.values()) and found <= {
-        layer for layers in imported.layers_of_var.values() for layer in layers
-    }
-    weighted = {layer for layers in imported.layers_of_param.values() for layer in layers}
-    assert weighted <= found
+    check_against_keras(build(name, size))
 
 
 def test_an_import_does_not_change_the_model():
