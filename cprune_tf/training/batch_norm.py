@@ -33,7 +33,9 @@ def recalibrate_batch_norm(
     pairs = list(zip(_batch_norms(model), _batch_norms(twin), strict=True))
     if not pairs:
         return
-    step = tf.function(lambda images: twin(images, training=True), reduce_retracing=True)
+    step = tf.function(
+        lambda images: twin(images, training=True), reduce_retracing=True, autograph=False
+    )
     means = [np.zeros(pair[0].moving_mean.shape) for pair in pairs]
     squares = [np.zeros(pair[0].moving_mean.shape) for pair in pairs]
     count = 0

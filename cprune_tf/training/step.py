@@ -91,7 +91,7 @@ def make_step(
         tf.TensorSpec([None, *data.input_shape], tf.float32),
         tf.TensorSpec([None], tf.int32),
     ]
-    return tf.function(compute, input_signature=signature)
+    return tf.function(compute, input_signature=signature, autograph=False)
 
 
 def _teacher(
