@@ -102,9 +102,10 @@ def make_operation(call: Call, changes: dict[str, Any]) -> Any:
         config = {**original.get_config(), **changes, "name": call.name}
         return type(original).from_config(config)
     except (TypeError, NotImplementedError) as error:
+        detail = str(error).strip().splitlines()[-1]
         raise GraphError(
             f"The layer '{call.path}' ({type(original).__name__}) cannot be made again from its "
-            f"config ({error}). Give it get_config() and from_config() that hold all its arguments."
+            f"config ({detail}). Give it a get_config() that holds all constructor arguments."
         ) from error
 
 

@@ -1,0 +1,112 @@
+"""The documentation's own example runs, and what it promises about unknown layers holds."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import pytest
+
+from cprune_tf.graph import Effect, GraphError, Weight, analyze, rebuild, register_rule
+from cprune_tf.graph.rules import REGISTRY
+from tests.graph.models import functional
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extending.md"
+layers = keras.layers
+
+
+@pytest.fixture
+def example() -> Iterator[dict[str, Any]]:
+    """Runs the page's code in order, as a newcomer would."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), names)
+    yield names
+    REGISTRY.unregister(names["ChannelScale"])
+    REGISTRY.unregister(names["Quadratic"])
+
+
+def test_the_page_runs_and_its_models_save(example: dict[str, Any], tmp_path: Any) -> None:
+    small = example["small"]
+    assert small.get_layer("conv").filters == 6
+    assert small.get_layer("scale").factor.shape == (6,)
+    small.save(tmp_path / "small.keras")
+    keras.models.load_model(tmp_path / "small.keras")
+
+
+class Doubling(layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        return inputs * 2
+
+
+class Factor(layers.Layer):
+    def build(self, input_shape: Any) -> None:
+        self.factor = self.add_weight(shape=(input_shape[-1],), name="factor")
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.factor
+
+
+class Unrecorded(layers.Layer):
+    def __init__(self, width: int, extra: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width = width
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()
+
+
+def _around(layer: Any) -> Any:
+    return functional(
+        (8, 8, 3),
+        lambda x: layers.Dense(2)(layers.Flatten()(layer(layers.Conv2D(6, 3, name="conv")(x)))),
+    )
+
+
+def test_an_unknown_layer_protects_and_the_rest_is_prunable() -> None:
+    reason = analyze(_around(Doubling(name="double"))).group_of("conv").protected
+    assert reason is not None
+    assert "'double' (Doubling), which has no rule" in reason
+    assert "cprune_tf.graph.register_rule" in reason
+
+
+def test_a_subclass_of_a_known_layer_is_unknown() -> None:
+    class Special(layers.ReLU):
+        def call(self, inputs: Any) -> Any:
+            return keras.ops.flip(super().call(inputs), axis=-1)
+
+    assert analyze(_around(Special())).group_of("conv").protected is not None
+
+
+def test_a_rule_that_forgets_a_weight_is_refused_not_wrong() -> None:
+    register_rule(Factor)(lambda call: Effect((call.inputs[0],)))
+    try:
+        with pytest.raises(GraphError, match=r"'factor'.*rule must list the weight's axes"):
+            rebuild(_around(Factor()), {"conv": [1]})
+    finally:
+        REGISTRY.unregister(Factor)
+
+
+def test_a_rule_with_too_few_labels_is_refused() -> None:
+    def rule(call: Any) -> Effect:
+        labels = call.inputs[0][-1]
+        return Effect(((None, None, None, labels[:2]),), {"factor": Weight((labels,))})
+
+    register_rule(Factor)(rule)
+    try:
+        with pytest.raises(GraphError, match="returned 2 labels for an axis of size 6"):
+            analyze(_around(Factor()))
+    finally:
+        REGISTRY.unregister(Factor)
+
+
+def test_a_layer_without_a_full_config_is_refused_with_the_reason() -> None:
+    model = _around(Unrecorded(3, object(), name="odd"))
+    with pytest.raises(GraphError, match=r"'odd'.*get_config"):
+        rebuild(model, {})
