@@ -139,7 +139,7 @@ def prune(
         Progress(
             console,
             run.log_path,
-            pipeline.STAGES,
+            pipeline.remaining_stages(run),
             on_stage_end=lambda name, sec: _journal_stage(run, name, sec),
         ) as progress,
     ):

@@ -312,6 +312,12 @@ class Pipeline:
             self._progress.note(f"Problem: {problem}")
 
 
+def remaining_stages(run: RunDirectory) -> tuple[str, ...]:
+    """The stages that a run still has before it; the check of the input is always one."""
+    ended = {event["name"] for event in run.journal.events("stage")} - {STAGES[0]}
+    return tuple(name for name in STAGES if name not in ended)
+
+
 def _load(path: pathlib.Path) -> Any:
     import keras
 

@@ -103,8 +103,10 @@ class Tuner:
         while (chosen := self._next(ordered, missing)) is not None:
             round_trials = min(round_size, missing[chosen.key])
             found = self._evolve(chosen, round_trials)
-            # A search that finds nothing new has seen the whole space.
-            spent = round_trials if found else missing[chosen.key]
+            left = missing[chosen.key] - round_trials
+            # A search that finds nothing new has seen the whole space; a few trials that are left
+            # are not worth another one.
+            spent = missing[chosen.key] if not found or left <= round_size // 2 else round_trials
             done += spent
             missing[chosen.key] -= spent
             _report(progress, done, planned, self._describe(chosen))
