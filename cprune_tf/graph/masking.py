@@ -40,6 +40,7 @@ class ChannelMask(keras.layers.Layer):
     def __init__(self, axis: int, kept: list[int], size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis, self.kept, self.size = axis, list(kept), size
+        self.supports_masking = True  # a mask of time steps is not about channels
 
     def call(self, inputs: Any) -> Any:
         """Returns the inputs with zeroes in the masked places."""

@@ -34,6 +34,9 @@ def replay(
 ) -> Any:
     """Repeats all calls on new inputs.
 
+    New weights start as zeroes, to be overwritten: random numbers would cost time and disturb the
+    global seed.
+
     Args:
         flat: The original graph.
         make: Gives the new layer or operation for a call; asked once per distinct operation.
@@ -47,6 +50,7 @@ def replay(
     for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
         values[id(tensor)] = new_input(layer)
     made: dict[str, Any] = {}
+    initializers: list[tuple[Any, str, Any]] = []
 
     def swap(value: Any) -> Any:
         return values[id(value)] if isinstance(value, Tensor) else value
@@ -54,16 +58,33 @@ def replay(
     for position, call in enumerate(flat.calls):
         if call.name not in made:
             made[call.name] = make(call)
+            initializers += _without_random_start(made[call.name])
         args, kwargs = arguments(position) if arguments else (call.args, call.kwargs)
         args = keras.tree.map_structure(swap, args)
         kwargs = keras.tree.map_structure(swap, kwargs)
         outputs = keras.tree.flatten(invoke(position, made[call.name], args, kwargs))
         for tensor, output in zip(call.outputs, outputs, strict=True):
             values[id(tensor)] = output
+    for layer, name, initializer in initializers:
+        setattr(layer, name, initializer)
     structure = keras_internals.input_structure(keras_internals.functional(flat.model))
     inputs = keras.tree.pack_sequence_as(structure, [values[id(t)] for t in flat.inputs])
     outputs = keras.tree.map_structure(swap, flat.outputs)
     return model_class(flat.model)(inputs=inputs, outputs=outputs, name=flat.model.name)
+
+
+def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
+    """Sets a new layer's random initializers to zeroes; returns (layer, attribute, original)."""
+    random = [
+        (layer, name, value)
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.initializers.Initializer)
+        and hasattr(value, "seed")
+        and not name.startswith("_")
+    ]
+    for _, name, _ in random:
+        setattr(layer, name, keras.initializers.Zeros())
+    return random
 
 
 def model_class(model: Any) -> Any:

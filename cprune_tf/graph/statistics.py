@@ -51,6 +51,9 @@ class GroupStatistics:
         params: Values in the weight slices that its units own.
         macs: Multiply-accumulates of the kernels' slices; None where a size is unknown. A kernel
             between two groups counts in both.
+        activation_bytes: Bytes of its channels in all layers' outputs for one sample; None where a
+            size is unknown.
+        weight_bytes: Bytes of those weight slices as stored.
     """
 
     name: str
@@ -58,6 +61,8 @@ class GroupStatistics:
     protected: str | None
     params: int
     macs: int | None
+    activation_bytes: int | None
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -159,22 +164,30 @@ def group_statistics(graph: ChannelGraph) -> tuple[GroupStatistics, ...]:
     counts = {layer.name: layer for layer in statistics(flat.model).layers}
     result = []
     for group in graph.groups:
-        params, macs = 0, 0.0
+        params, macs, stored, active = 0, 0.0, 0, 0.0
         for weight in group.weights:
             layer = operations[weight.layer]
             names = keras_internals.relative_weight_names(layer)
-            size = math.prod(layer.weights[names.index(weight.weight)].shape)
+            variable = layer.weights[names.index(weight.weight)]
+            size = math.prod(variable.shape)
             share = float(np.mean(weight.units >= 0))
             params += round(size * share)
+            stored += round(size * share) * _item_bytes(variable.dtype)
             if weight.role == "kernel":
                 kernels = _kernel_size(layer)
                 work = counts[weight.layer].macs
                 macs += math.nan if work is None else work * share * size / kernels
-        total = None if math.isnan(macs) else round(macs)
-        result.append(
-            GroupStatistics(group.name, group.num_channels, group.protected, params, total)
-        )
+        for member in group.members:
+            if member.what in ("filters", "channels"):
+                held = counts[member.layer].activation_bytes
+                active += math.nan if held is None else held * float(np.mean(member.units >= 0))
+        head = (group.name, group.num_channels, group.protected)
+        result.append(GroupStatistics(*head, params, _known(macs), _known(active), stored))
     return tuple(result)
+
+
+def _known(value: float) -> int | None:
+    return None if math.isnan(value) else round(value)
 
 
 def _kernel_size(layer: Any) -> int:

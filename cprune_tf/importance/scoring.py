@@ -123,12 +123,13 @@ def by_unit(value: npt.NDArray[Any], weight: GroupWeight, num_units: int) -> Arr
     units = weight.units[held]
     rows = np.moveaxis(value, weight.axis, 0)[held].reshape(len(held), -1).astype(np.float64)
     order = np.argsort(units, kind="stable")
-    present, counts = np.unique(units, return_counts=True)
-    # Every unit owns the same number of indices of an axis, by construction of the index maps.
-    width = rows.shape[1] * int(counts.max())
-    matrix = np.full((num_units, width), np.nan)
-    matrix[present] = rows[order].reshape(len(present), -1)
-    return matrix
+    present, starts, counts = np.unique(units[order], return_index=True, return_counts=True)
+    cube = np.full((num_units, int(counts.max()), rows.shape[1]), np.nan)
+    # Units may own different numbers of indices (a slice joined to its whole): zeroes fill up.
+    cube[present] = 0.0
+    nth = np.arange(len(held)) - np.repeat(starts, counts)
+    cube[units[order], nth] = rows[order]
+    return cube.reshape(num_units, -1)
 
 
 def average(scores: list[Array]) -> Array:

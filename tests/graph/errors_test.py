@@ -140,3 +140,9 @@ def test_a_graph_of_another_model_is_refused() -> None:
     model, other = functional((8, 8, 3), build), functional((8, 8, 3), build)
     with pytest.raises(ValueError, match="another model"):
         rebuild(model, {"conv": [0]}, graph=analyze(other))
+
+
+def test_layers_with_lora_weights_are_protected() -> None:
+    model = functional((6,), lambda x: layers.Dense(2)(layers.Dense(8, name="dense")(x)))
+    model.get_layer("dense").enable_lora(2)
+    assert not analyze(model).prunable

@@ -251,3 +251,25 @@ def test_channels_first() -> None:
     rows = np.asarray(model.get_layer("head").kernel).reshape(4, 4, 8, 3)
     expected = np.delete(rows, [1, 2], axis=2).reshape(-1, 3)
     np.testing.assert_array_equal(np.asarray(small.get_layer("head").kernel), expected)
+
+
+def test_a_mask_of_time_steps_survives() -> None:
+    tokens = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(11, 12, mask_zero=True, name="embedding")(tokens)
+    x = layers.Dense(10, activation="sigmoid", name="dense")(x)
+    model = randomise(keras.Model(tokens, layers.Dense(2)(layers.GlobalAveragePooling1D()(x))))
+    values = np.array([[3, 4, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 0]])
+    removal = {"embedding": [0, 7], "dense": [1, 2, 3]}
+    small, masked = rebuild(model, removal, fold_constants=False), mask(model, removal)
+    np.testing.assert_allclose(np.asarray(small(values)), np.asarray(masked(values)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", keras.ops.silu, "tf.nn.relu"])
+def test_activation_functions_of_keras_and_tensorflow(activation: Any) -> None:
+    import tensorflow as tf
+
+    function = tf.nn.relu if activation == "tf.nn.relu" else activation
+    model = functional(
+        (8, 8, 3), lambda x: layers.Dense(2)(_conv(x, name="conv", activation=function))
+    )
+    assert analyze(model).group_of("conv").protected is None

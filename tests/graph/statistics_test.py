@@ -70,3 +70,7 @@ def test_group_counts_are_what_a_removal_saves() -> None:
     assert before.params - after.params == group.params * 2 // 8
     assert before.macs is not None and after.macs is not None and group.macs is not None
     assert before.macs - after.macs == group.macs * 2 // 8
+    assert before.activation_bytes is not None and after.activation_bytes is not None
+    assert group.activation_bytes is not None
+    assert before.activation_bytes - after.activation_bytes == group.activation_bytes * 2 // 8
+    assert before.weight_bytes - after.weight_bytes == group.weight_bytes * 2 // 8

@@ -207,3 +207,14 @@ def test_nested_and_multi_index_units() -> None:
     expected = kernel.reshape(2, 4).sum(0)
     scores = score(model, group, "l1")
     np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-6)
+
+
+def test_units_of_different_width() -> None:
+    """A slice joined to its whole: half of the units own two indices of what follows."""
+    inputs = keras.Input((4, 4, 2))
+    x = layers.Conv2D(4, 1, name="conv")(inputs)
+    x = layers.BatchNormalization(name="bn")(layers.Concatenate()([x, x[..., :2]]))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    model.get_layer("bn").gamma.assign([1, 2, 3, 4, 5, 6])
+    scores = score(model, analyze(model)["conv"], "bn_scale")
+    np.testing.assert_allclose(scores / scores[2], [2.0, 8.0 / 3, 1.0, 4.0 / 3])

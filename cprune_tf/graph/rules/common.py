@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,9 +41,11 @@ def channel_axis(layer: Any, rank: int) -> int:
 
 
 def activation_name(function: Any) -> str:
-    """A Keras activation's name, or "" where the function is not Keras's own."""
+    """An activation's name, or "" where the function is neither Keras's own nor TensorFlow's."""
     name = getattr(function, "__name__", "")
-    return name if getattr(keras.activations, name, None) is function else ""
+    tensorflow = getattr(sys.modules.get("tensorflow"), "nn", None)
+    homes = (keras.activations, keras.ops, tensorflow)
+    return name if any(getattr(home, name, None) is function for home in homes) else ""
 
 
 def is_pointwise(function: Any) -> bool:

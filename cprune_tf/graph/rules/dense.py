@@ -14,8 +14,6 @@ from cprune_tf.graph.rules.registry import Effect, LayerCall, Weight, register_r
 def dense(call: LayerCall) -> Effect:
     """Units are made here, inputs are the last axis; all other axes pass through."""
     layer: Any = call.layer
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return call.opaque(f"{call.title} is quantised or has LoRA weights")
     *leading, arriving = call.inputs[0]
     made = call.fresh(layer.units)
     check_activation(call, made)
@@ -34,8 +32,6 @@ def dense(call: LayerCall) -> Effect:
 def embedding(call: LayerCall) -> Effect:
     """The width of the embedding is made here; the vocabulary is the model's interface."""
     layer: Any = call.layer
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return call.opaque(f"{call.title} is quantised or has LoRA weights")
     made = call.fresh(layer.output_dim)
     call.protect_all(call.inputs[0], f"{call.title} reads them as row numbers")
     return Effect(

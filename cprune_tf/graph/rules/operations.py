@@ -35,12 +35,16 @@ def _ops(names: str) -> list[str]:
 @register_rule(*_ops(_UNARY_KEEPS_ZERO))
 def unary_keeping_zero(call: LayerCall) -> Effect:
     """A function of each value with f(0) = 0."""
+    if len(call.inputs) != 1:
+        return call.opaque(f"{call.title} takes {len(call.inputs)} tensors")
     return Effect((call.inputs[0],), keeps_zero=True, flow="pointwise")
 
 
 @register_rule(*_ops(_UNARY))
 def unary(call: LayerCall) -> Effect:
     """A function of each value."""
+    if len(call.inputs) != 1:
+        return call.opaque(f"{call.title} takes {len(call.inputs)} tensors")
     return Effect((call.inputs[0],), flow="pointwise")
 
 
