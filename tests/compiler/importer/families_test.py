@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 import pytest
 from keras import layers
-from small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
+
+from .small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

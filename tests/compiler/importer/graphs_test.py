@@ -8,7 +8,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import random_inputs, relative_errors, run_imported
 from keras import layers
 from tvm import relax, topi
 
@@ -17,6 +16,8 @@ from cprune_tf.compiler.importer import (
     import_model,
     register_converter,
 )
+
+from .beside_keras import random_inputs, relative_errors, run_imported
 
 
 def test_nested_functional_and_sequential(check_against_keras):

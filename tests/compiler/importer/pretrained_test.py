@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 
 class _OldDepthwiseConv2D(keras.layers.DepthwiseConv2D):
@@ -46,3 +47,15 @@ def test_same_outputs_as_keras(name, low, high, shared_models, check_against_ker
         and f"{layer.name}/scale" in imported.params
     ]
     assert not normalized, "batch norms that were not folded"
+
+
+def test_same_classes_on_real_images(shared_models, check_against_keras):
+    """The first 16 CIFAR-10 test images: equal outputs, and mostly the true classes."""
+    cifar = shared_models.parent / "cifar10"
+    grid = tf.io.decode_webp((cifar / "test_batch.webp").read_bytes(), channels=3).numpy()
+    images = grid.reshape(100, 32, 100, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
+    images = images[:16].astype("float32")
+    labels = np.load(cifar / "labels.npz")["test"][:16]
+    model = load(shared_models, "resnet8_cifar10_mlperf_tiny.h5")
+    check_against_keras(model, [images], batch_size=16, shuffle_weights=False)
+    assert (model(images).numpy().argmax(-1) == labels.ravel()).mean() > 0.7

@@ -6,11 +6,12 @@ import keras
 import pytest
 import tvm
 from keras import layers
-from small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
 from tvm import relax
 
 from cprune_tf.compiler.importer import ProvenanceError, import_model, provenance
 from cprune_tf.compiler.lowering import lower
+
+from .small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
 
 TARGET = tvm.target.Target({"kind": "llvm"})
 

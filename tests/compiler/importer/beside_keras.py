@@ -1,0 +1,84 @@
+"""Models with lively weights, run through TVM beside Keras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tvm
+from tvm import relax
+
+from cprune_tf.compiler.importer import ImportedModel, provenance
+from cprune_tf.compiler.lowering import lower, subgraph_calls
+
+# Without LLVM's costlier passes: the same numbers in half the compile time.
+TARGET = {"kind": "llvm", "opt-level": 1}
+
+
+def run_imported(imported: ImportedModel, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Compiles without tuning and runs once on the CPU."""
+    executable = tvm.compile(imported.mod, target=tvm.target.Target(TARGET))
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    arrays = [*inputs, *imported.params.values()]
+    outputs = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays])
+    if isinstance(outputs, tvm.runtime.Tensor):
+        outputs = [outputs]
+    return [output.numpy() for output in outputs]
+
+
+def randomize(model: keras.Model, seed: int = 0) -> None:
+    """Gives every weight a value that shows when it is forgotten; statistics non-trivial."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        name, shape = variable.name, variable.shape
+        if "seed" in name or not np.issubdtype(np.dtype(str(variable.dtype)), np.floating):
+            continue
+        if "variance" in name:
+            value = rng.uniform(0.5, 2.0, shape)
+        elif "gamma" in name or "scale" in name:
+            value = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) >= 2:
+            fan_in = max(np.prod(shape[:-1]), 1)
+            value = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
+        else:
+            value = rng.normal(0.0, 0.3, shape)
+        variable.assign(value)
+
+
+def random_inputs(model: keras.Model, batch_size: int = 1, seed: int = 1) -> list[np.ndarray]:
+    """One array for every input; integers are small enough for any embedding here."""
+    rng = np.random.default_rng(seed)
+    inputs = []
+    for tensor in model.inputs:
+        shape = (batch_size, *tensor.shape[1:])
+        if "int" in str(tensor.dtype):
+            inputs.append(rng.integers(0, 8, shape).astype(str(tensor.dtype)))
+        else:
+            inputs.append(rng.normal(0.0, 1.0, shape).astype("float32"))
+    return inputs
+
+
+def relative_errors(model: keras.Model, inputs: Sequence[np.ndarray], outputs) -> list[float]:
+    """Largest absolute difference from Keras over Keras's largest value, for every output."""
+    expected = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+    expected = [e.numpy() for e in keras.tree.flatten(expected)]
+    assert [e.shape for e in expected] == [o.shape for o in outputs]
+    return [
+        float(np.abs(e - o).max() / max(np.abs(e).max(), 1e-6))
+        for e, o in zip(expected, outputs, strict=True)
+    ]
+
+
+def check_provenance(imported: ImportedModel) -> None:
+    """After fusion, every layer that computes is still found, and nothing is made up."""
+    fused = lower(imported.mod, tvm.target.Target(TARGET))
+    calls = provenance(fused, imported)
+    assert list(calls) == [name for name, _ in subgraph_calls(fused)]
+    found = {layer for layers in calls.values() for layer in layers}
+    computed = {layer for layers in imported.layers_of_var.values() for layer in layers}
+    weighted = {layer for layers in imported.layers_of_param.values() for layer in layers}
+    assert all(calls.values()) and weighted <= found <= computed
