@@ -113,11 +113,12 @@ class Pipeline:
             final = self._long_trained(bench, pruned)
             deployments = self._exported(bench, first, final)
         self._cross_checked(deployments)
-        journal.append(
-            "finished",
-            elapsed_sec=time.monotonic() - self._start,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        )
+        if journal.last("finished") is None:
+            journal.append(
+                "finished",
+                elapsed_sec=time.monotonic() - self._start,
+                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            )
         return final
 
     def _checked_original(self) -> Any:

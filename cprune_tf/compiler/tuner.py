@@ -29,6 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 _NEGLIGIBLE_SHARE = 0.02
 _SEARCH_THREADS = 2
 _GENERATIONS = 3
+_MIN_FIRST_ROUND = 4
 
 Progress = Callable[[int, int, str], None]
 
@@ -96,7 +97,7 @@ class Tuner:
         planned, done = sum(missing.values()), 0
         for task in ordered:
             if not self._database.programs(task.mod, 1):
-                spent = self._first_round(task, ordered, round_size)
+                spent = self._first_round(task, ordered, _first_size(task, ordered, round_size))
                 done += missing[task.key] - max(0, missing[task.key] - spent)
                 missing[task.key] -= spent
                 _report(progress, done, planned, self._describe(task))
@@ -252,6 +253,13 @@ class Tuner:
     def _describe(self, task: Task) -> str:
         best = self._database.best_latency_ms(task.mod)
         return f"{task.name}: {best * 1e3:.1f} us" if best is not None else task.name
+
+
+def _first_size(task: Task, tasks: Sequence[Task], round_size: int) -> int:
+    """Programs in a task's first round: few where its operations hardly count."""
+    whole = sum(other.flops * other.weight for other in tasks)
+    matters = task.flops * task.weight >= _NEGLIGIBLE_SHARE * whole
+    return round_size if matters else max(_MIN_FIRST_ROUND, round_size // 4)
 
 
 def _identity(trace: tvm.s_tir.schedule.Trace) -> str:

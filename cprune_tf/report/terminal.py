@@ -12,9 +12,10 @@ import rich.text
 
 from cprune_tf.report import formats, types
 
+_TOO_SLOW = "refused_latency"
 _STYLES = {
     "accepted": "green",
-    "refused_latency": "yellow",
+    _TOO_SLOW: "yellow",
     "refused_accuracy": "magenta",
     "infeasible": "dim",
 }
@@ -100,8 +101,12 @@ def _latency(latency: types.Latency | None) -> str:
 
 
 def _decisions(report: types.Report) -> rich.table.Table:
-    table = _table("Decisions", "#", "decision", "task", "removed", "latency", "accuracy", "why")
-    for row in report.decisions:
+    # Latency refusals are many and cheap; the page and the log have them all.
+    shown = [row for row in report.decisions if row.decision != _TOO_SLOW]
+    left_out = len(report.decisions) - len(shown)
+    title = "Decisions" + (f" ({left_out} latency refusals left out)" if left_out else "")
+    table = _table(title, "#", "decision", "task", "removed", "latency", "accuracy", "why")
+    for row in shown:
         removed = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
         measured = row.measured.median_ms if row.measured else None
         predicted = "" if row.price_ms is None else f"~{formats.milliseconds(row.price_ms)}"

@@ -1,0 +1,76 @@
+r"""Measures the demo: time by stage, peak memory of all its processes, and what it gained.
+
+    python benchmarks/demo.py --workdir=runs/demo_benchmark
+
+Writes results/demo.json.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+import record
+from absl import app, flags
+
+from cprune_tf.runs import read_events
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_CONFIG = flags.DEFINE_string("config", "configs/fashion_resnet8.py", "The experiment.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "A new run directory.", required=True)
+_SAMPLE_SEC = 0.25
+
+
+def memory_bytes(process: psutil.Process) -> int:
+    """Proportional memory of a process and all its children: shared pages count once."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_full_info().pss
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return total
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the demo and writes what was measured."""
+    del argv
+    command = ["tools/prune.py", f"--config={_CONFIG.value}", f"--workdir={_WORKDIR.value}"]
+    start = time.monotonic()
+    child = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+    peak = 0
+    while child.poll() is None:
+        try:
+            peak = max(peak, memory_bytes(psutil.Process(child.pid)))
+        except psutil.Error:
+            break
+        time.sleep(_SAMPLE_SEC)
+    elapsed_sec = time.monotonic() - start
+    if child.wait() != 0:
+        sys.exit(f"the demo ended with exit code {child.returncode}")
+    workdir = ROOT / _WORKDIR.value
+    events = read_events(workdir / "journal.jsonl")
+    report = json.loads((workdir / "report.json").read_text())
+    path = record.write(
+        "demo",
+        {
+            "command": " ".join(["python", *command]),
+            "elapsed_sec": elapsed_sec,
+            "peak_memory_bytes": peak,
+            "stages_sec": {e["name"]: e["elapsed_sec"] for e in events if e["event"] == "stage"},
+            "num_candidates": sum(e["event"] == "candidate" for e in events),
+            "num_accepted": sum(e["event"] == "accepted" for e in events),
+            "cross_check": next(e for e in events if e["event"] == "cross_check"),
+            "notes": report.get("notes", []),
+        },
+    )
+    print(f"{elapsed_sec:.0f} s, peak {peak / 2**30:.2f} GiB; {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)
