@@ -159,6 +159,7 @@ def names() -> list[str]:
 def run_all(chosen: Sequence[str]) -> None:
     """Measures each in a fresh process and keeps the results file up to date."""
     held = {r["name"]: r for r in _results()}
+    failed: list[str] = []
     for name in chosen:
         done = subprocess.run(
             [sys.executable, __file__, f"--one={name}"],
@@ -169,7 +170,9 @@ def run_all(chosen: Sequence[str]) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
         if done.returncode:
-            raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
+            print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr, flush=True)
+            failed.append(name)
+            continue
         held[name] = json.loads(done.stdout.strip().splitlines()[-1])
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         ordered = [held[key] for key in sorted(held)]
@@ -180,6 +183,8 @@ def run_all(chosen: Sequence[str]) -> None:
             f"error {r['masked_error']:.1e}",
             flush=True,
         )
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _results() -> list[dict[str, Any]]:

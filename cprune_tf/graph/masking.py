@@ -1,8 +1,8 @@
 """Masking: the same shapes as the original, with the removed channels forced to zero.
 
-Definition. `mask(model, removal)` computes what the model would compute if the removed channels did
-not exist: wherever a tensor leaves a layer, after its normalisation and its activation, its removed
-channels are set to exactly zero, so whoever consumes them receives zero. A normalisation that mixes
+Definition. `mask(model, removal)` computes what the model would compute if the removed channels
+did not exist: after its normalisation and its activation, wherever a layer that mixes channels
+consumes a tensor, the tensor's removed channels are exactly zero. A normalisation that mixes
 channels (layer normalisation) takes its mean and variance over the remaining channels only. This
 equals `rebuild(model, removal, fold_constants=False)` up to the order of floating-point sums.
 
@@ -165,6 +165,10 @@ class _Masker:
         self._made: dict[str, Any] = {}
         self._masked: set[int] = set()
         self._count = 0
+        self._needed = {id(t) for t in keras.tree.flatten(propagation.flat.outputs)}
+        for call, effect in zip(propagation.flat.calls, propagation.effects, strict=True):
+            if not effect.flow:  # what acts channel by channel can be masked behind
+                self._needed.update(id(t) for t in call.inputs)
         for call, effect, axes in zip(
             propagation.flat.calls, propagation.effects, propagation.arriving, strict=True
         ):
@@ -204,10 +208,11 @@ class _Masker:
             for t, axes in zip(call.inputs, self._p.arriving[position], strict=True)
         )
         flat = keras.tree.flatten(outputs)
-        if not clean:
-            pairs = zip(flat, effect.outputs, strict=True)
-            flat = [self._through(ChannelMask, value, axes) for value, axes in pairs]
-        self._masked.update(id(t) for t in call.outputs)
+        for index, tensor in enumerate(call.outputs):
+            if not clean and id(tensor) in self._needed:
+                flat[index] = self._through(ChannelMask, flat[index], effect.outputs[index])
+            if clean or id(tensor) in self._needed:
+                self._masked.add(id(tensor))
         return flat
 
     def _mixed(self, position: int, operation: Any, args: Any, kwargs: Any) -> Any:

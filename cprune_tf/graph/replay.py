@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -70,7 +72,19 @@ def replay(
     structure = keras_internals.input_structure(keras_internals.functional(flat.model))
     inputs = keras.tree.pack_sequence_as(structure, [values[id(t)] for t in flat.inputs])
     outputs = keras.tree.map_structure(swap, flat.outputs)
-    return model_class(flat.model)(inputs=inputs, outputs=outputs, name=flat.model.name)
+    with deep_recursion(len(keras.tree.flatten(inputs)) + 4 * len(flat.calls)):
+        return model_class(flat.model)(inputs=inputs, outputs=outputs, name=flat.model.name)
+
+
+@contextlib.contextmanager
+def deep_recursion(frames: int) -> Iterator[None]:
+    """Allows this many more nested calls: Keras walks a graph by recursion, a frame per layer."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, frames + 1000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
