@@ -57,6 +57,8 @@ class ProgramDatabase:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for name in (_WORKLOADS, _RECORDS):
+                # TVM opens them for writing only when there is something to lose.
+                (directory / name).open("ab").close()
                 _repair_last_line(directory / name)
             self._database = ms.database.JSONDatabase(work_dir=str(directory))
         except OSError as error:
@@ -120,12 +122,20 @@ class ProgramDatabase:
             DatabaseError: If the disk refuses.
         """
         median_sec = statistics.median(samples_ms) / 1e3
+        records = self.directory / _RECORDS
         try:
+            size_before = records.stat().st_size
             workload = self._database.commit_workload(mod)
             self._database.commit_tuning_record(
                 ms.database.TuningRecord(trace, workload, [median_sec], target, list(arguments))
             )
-        except (RuntimeError, ValueError) as error:
+            # TVM does not look whether its writes succeed.
+            if records.stat().st_size <= size_before:
+                raise OSError(f"{_RECORDS} did not grow")
+            for name in (_RECORDS, _WORKLOADS):
+                if not _ends_whole(self.directory / name):
+                    raise OSError(f"{name} ends in an unfinished line")
+        except (OSError, RuntimeError, ValueError) as error:
             raise DatabaseError(
                 f"A measurement could not be written to {self.directory}: "
                 f"{str(error).splitlines()[-1]}. Check the disk's free space."
@@ -137,20 +147,38 @@ def _latency_ms(run_secs: Sequence[Any]) -> float:
 
 
 def _repair_last_line(path: pathlib.Path) -> None:
-    """Cuts a line that a killed writer left unfinished; refuses anything worse."""
-    if not path.exists():
-        return
+    """Mends what a killed writer left of the last line; refuses anything worse."""
     data = path.read_bytes()
-    if not data:
+    lines = data.splitlines(keepends=True)
+    if not lines:
         return
-    lines = data.split(b"\n")
-    tail = lines[-1] if lines[-1] else (lines[-2] if len(lines) > 1 else b"")
-    try:
-        json.loads(tail)
-    except ValueError:
-        keep = len(data.rstrip(b"\n")) - len(tail)
+    for number, line in enumerate(lines[:-1], start=1):
+        if not _is_json(line):
+            raise ValueError(f"line {number} of {len(lines)} in {path.name} cannot be read")
+    if not _is_json(lines[-1]):
         _LOGGER.warning(
-            "%s ended in an unfinished line of %d bytes; it was cut.", path.name, len(tail)
+            "%s ended in an unfinished line of %d bytes; it was cut.", path.name, len(lines[-1])
         )
         with path.open("r+b") as stream:
-            stream.truncate(keep)
+            stream.truncate(len(data) - len(lines[-1]))
+    elif not data.endswith(b"\n"):
+        # Whole but for its end: the next line would be glued to it.
+        with path.open("ab") as stream:
+            stream.write(b"\n")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _ends_whole(path: pathlib.Path) -> bool:
+    """Whether a file's last byte is a line end."""
+    with path.open("rb") as stream:
+        if stream.seek(0, 2) == 0:
+            return False
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"
