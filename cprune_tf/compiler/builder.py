@@ -109,8 +109,9 @@ def build_program(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> No
         target: What is built for.
         path: The shared library to write.
     """
-    from tvm.driver import build
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    built = build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target)
+    built = tvm.tirx.build(
+        RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target
+    )
     built.export_library(path, fcompile=linker.linker_for(target))
