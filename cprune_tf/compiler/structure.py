@@ -56,12 +56,15 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
     schedule = Schedule(mod)
     program.trace.apply_to_schedule(schedule, remove_postproc=True)
     blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
-    filters = int(ms.arg_info.ArgInfo.from_prim_func(mod["main"])[-1].shape[-1])
+    shape = ms.arg_info.ArgInfo.from_prim_func(mod["main"])[-1].shape
     reductions = [block for block in blocks if _has_reduction(schedule, block)]
     anchor = max(reductions, key=lambda b: _iterations(schedule, b), default=None)
     output = blocks[-1]
-    compute = _channel_factors(schedule, anchor) if anchor is not None else ()
-    return ProgramStructure(compute, _channel_factors(schedule, output), filters)
+    # Counted from the front: where a reduction is split in two stages (rfactor), the first writes
+    # its partial sums along a new last axis.
+    axis = len(shape) - 1
+    compute = _channel_factors(schedule, anchor, axis) if anchor is not None else ()
+    return ProgramStructure(compute, _channel_factors(schedule, output, axis), int(shape[-1]))
 
 
 def _product_without_largest(factors: tuple[int, ...]) -> int:
@@ -77,11 +80,11 @@ def _iterations(schedule: Schedule, block: Any) -> int:
     return math.prod(int(schedule.get(loop).extent) for loop in schedule.get_loops(block))
 
 
-def _channel_factors(schedule: Schedule, block: Any) -> tuple[int, ...]:
-    """Extents of the loops around a block that its last output index is made of, outer to inner."""
+def _channel_factors(schedule: Schedule, block: Any, axis: int) -> tuple[int, ...]:
+    """Extents of the loops around a block that one output index is made of, outer to inner."""
     realize = _realize(schedule, block)
     iter_vars = realize.block.iter_vars
-    channel = undefined_vars(realize.block.writes[0].region[-1].min)
+    channel = undefined_vars(realize.block.writes[0].region[axis].min)
     values = [
         value
         for iter_var, value in zip(iter_vars, realize.iter_values, strict=True)
