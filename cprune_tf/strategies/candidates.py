@@ -65,13 +65,11 @@ def find_target(task: Task, channels: graph.ChannelGraph) -> Target:
     made = {name: group for group in channels.groups for name in group.producers}
     groups: dict[str, graph.ChannelGroup] = {}
     for subgraph in task.subgraphs:
-        own = [layer for layer in subgraph.layers if layer in made]
-        if not own and subgraph.layers:
+        own = [made[layer] for layer in subgraph.layers if layer in made]
+        if not own:
             # A depthwise convolution makes no channels: its filters are those of its input.
-            own = [layer for layer in subgraph.layers if _passes_filters(layer, channels)]
-        for layer in own:
-            group = made.get(layer) or channels.group_of(layer)
-            groups[group.name] = group
+            own = [g for g in channels.groups if _passes_filters(g, subgraph.layers)]
+        groups |= {group.name: group for group in own}
     names = tuple(sorted(groups))
     if not groups:
         return Target(task, (), 0, "it has no filters")
@@ -83,12 +81,8 @@ def find_target(task: Task, channels: graph.ChannelGraph) -> Target:
     return Target(task, names, smallest, None)
 
 
-def _passes_filters(layer: str, channels: graph.ChannelGraph) -> bool:
-    return any(
-        weight.layer == layer and weight.role == "kernel"
-        for group in channels.groups
-        for weight in group.weights
-    )
+def _passes_filters(group: graph.ChannelGroup, layers: tuple[str, ...]) -> bool:
+    return any(weight.role == "kernel" and weight.layer in layers for weight in group.weights)
 
 
 def removable(
@@ -140,7 +134,10 @@ def choose_units(
     Returns:
         Sorted unit indices by group name.
     """
-    data = sample() if sample is not None and method == "taylor" else None
+    data = None
+    if method == "taylor" and sample is not None:
+        data = sample()
+        model = _with_loss(model, data)
     removal = {}
     for name in groups:
         scores = importance.score(model, channels[name], method, data=data, seed=seed)
@@ -148,3 +145,17 @@ def choose_units(
         least = np.argsort(scores, kind="stable")[:count]
         removal[name] = tuple(sorted(int(index) for index in least))
     return removal
+
+
+def _with_loss(model: Any, data: Any) -> Any:
+    """The model, or where it was never compiled, a copy that has a loss to differentiate."""
+    if model.compiled:
+        return model
+    import keras
+
+    from cprune_tf.training.losses import gives_probabilities
+
+    copy = graph.rebuild(model, {})
+    from_logits = not gives_probabilities(model, data[0])
+    copy.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
+    return copy
