@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tvm.s_tir import Schedule
+
+from cprune_tf.compiler import linker
+from cprune_tf.compiler.builder import ProgramBuilder
+from cprune_tf.compiler.database import ProgramDatabase
+from cprune_tf.compiler.measuring import ProgramMeasurer
+from cprune_tf.compiler.tuner import Tuner, TuningError
+
+from . import workloads
+
+ROUNDS_OF_6 = dataclasses.replace(workloads.FEW_TRIALS, trials_per_round=6)
+
+
+@dataclasses.dataclass
+class Bench:
+    """A tuner with a database of its own."""
+
+    database: ProgramDatabase
+    measurer: ProgramMeasurer
+    tuner: Tuner
+
+
+@pytest.fixture(scope="module")
+def make_bench(device, builder, target):
+    def make(directory, *, seed=0, builder=builder, config=ROUNDS_OF_6):
+        database = ProgramDatabase(directory)
+        measurer = ProgramMeasurer(
+            device, builder, database, target, num_threads=1, timeout_sec=60.0
+        )
+        return Bench(database, measurer, Tuner(measurer, config, seed=seed))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def conv(target):
+    return workloads.conv_task(workloads.lowered(workloads.conv_model(), target))
+
+
+@pytest.fixture(scope="module")
+def tuned_once(make_bench, conv, tmp_path_factory):
+    """The conv tuned in two rounds: (folder, summary, calls of progress)."""
+    directory = tmp_path_factory.mktemp("once")
+    calls = []
+    bench = make_bench(directory)
+    summary = bench.tuner.tune([conv], 12, lambda *call: calls.append(call))
+    return directory, summary, calls
+
+
+def _identities(database, task):
+    return {str(program.trace.decisions) for program in database.programs(task.mod)}
+
+
+def test_tuned_programs_are_in_the_database(tuned_once, conv):
+    directory, summary, _ = tuned_once
+    database = ProgramDatabase(directory)
+    programs = database.programs(conv.mod)
+    # A round may be a little short: programs met before are not measured again.
+    assert 9 <= summary.num_trials <= 12 and summary.num_failed == 0
+    assert len(programs) == len(database) == summary.num_trials
+    assert all(program.latency_ms > 0 for program in programs)
+    for program in programs:  # every trace can be applied again
+        program.trace.apply_to_schedule(Schedule(conv.mod), remove_postproc=False)
+
+
+def test_no_program_is_measured_twice(tuned_once, conv):
+    database = ProgramDatabase(tuned_once[0])
+    traces = [str(program.trace) for program in database.programs(conv.mod)]
+    assert len(set(traces)) == len(traces)
+
+
+def test_progress_never_goes_back_and_ends_complete(tuned_once, conv):
+    _, _, calls = tuned_once
+    done = [call[0] for call in calls]
+    assert len(calls) >= 3 and done == sorted(done) and done[0] > 0
+    assert {call[1] for call in calls} == {12} and done[-1] == 12
+    assert all(conv.name in call[2] for call in calls[:-1])
+
+
+def test_resuming_measures_nothing_again(tuned_once, conv, make_bench):
+    directory, summary, _ = tuned_once
+    calls = []
+    again = make_bench(directory, seed=1).tuner.tune([conv], 12, lambda *call: calls.append(call))
+    assert (again.num_trials, again.num_failed) == (0, 0)
+    assert calls == [(0, 0, "done")]
+    assert len(ProgramDatabase(directory)) == summary.num_trials
+
+
+def test_the_seed_decides_the_first_round(conv, make_bench, tmp_path):
+    def first_round(name, seed):
+        bench = make_bench(tmp_path / name, seed=seed)
+        assert bench.tuner.tune([conv], 4).num_trials == 4
+        return sorted(str(program.trace) for program in bench.database.programs(conv.mod))
+
+    once, again, other = first_round("a", 5), first_round("b", 5), first_round("c", 6)
+    assert once == again
+    assert once != other
+
+
+def test_a_second_shape_starts_from_the_firsts_programs(tuned_once, target, make_bench, conv):
+    bench = make_bench(tuned_once[0])
+    similar = workloads.conv_task(workloads.lowered(workloads.conv_model(filters=12), target))
+    before = _inner_tiles(bench.database, conv)
+    bench.tuner.tune([conv, similar], 6)
+    assert before & _inner_tiles(bench.database, similar)
+
+
+def _inner_tiles(database, task):
+    return {
+        tuple(factors[2:] for factors in workloads.tiles(program))
+        for program in database.programs(task.mod)
+    }
+
+
+def test_all_programs_failing_is_an_error_with_the_first_message(
+    conv, make_bench, target, tmp_path
+):
+    with ProgramBuilder(target, num_workers=1, timeout_sec=0.001) as hasty:
+        bench = make_bench(tmp_path, builder=hasty)
+        with pytest.raises(
+            TuningError, match=r"All 2 programs of task conv2d_add_relu \(conv"
+        ) as e:
+            bench.tuner.tune([conv], 2)
+        assert "build: TimeoutError" in str(e.value)
+        assert len(bench.database) == 0
+
+
+def test_a_device_that_cannot_run_what_is_built_is_an_error_too(conv, make_bench, tmp_path):
+    """Built for another machine, every program fails when it is loaded."""
+    import tvm
+
+    pytest.importorskip("ziglang")
+    linker.linker_command("aarch64")
+    arm = tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": 1})
+    with ProgramBuilder(arm, num_workers=1, timeout_sec=120.0) as foreign:
+        bench = make_bench(tmp_path, builder=foreign)
+        with pytest.raises(TuningError, match="The first says: run: "):
+            bench.tuner.tune([conv], 2)
+
+
+def test_a_price_is_the_best_of_the_transferred_programs(tuned_once, make_bench, target, conv):
+    bench = make_bench(tuned_once[0])
+    pruned = workloads.conv_task(workloads.lowered(workloads.conv_model(filters=8), target))
+    price_ms = bench.tuner.price(pruned, [conv])
+    programs = bench.database.programs(pruned.mod)
+    assert 1 <= len(programs) <= ROUNDS_OF_6.programs_per_task
+    assert price_ms == pytest.approx(programs[0].latency_ms)
+    # The second time it is known, whatever the sources.
+    assert bench.tuner.price(pruned, []) == price_ms
+    assert len(bench.database.programs(pruned.mod)) == len(programs)
+
+
+def test_a_price_without_sources_comes_from_random_programs(tuned_once, make_bench, target):
+    bench = make_bench(tuned_once[0])
+    alone = workloads.conv_task(workloads.lowered(workloads.conv_model(3, 4, kernel=1), target))
+    assert bench.tuner.price(alone, []) > 0
+    assert 1 <= len(bench.database.programs(alone.mod)) <= ROUNDS_OF_6.programs_per_task
+
+
+def test_measuring_tells_failures_apart(conv, make_bench, target, tmp_path):
+    """One schedule that cannot be built costs itself; the other is measured and kept."""
+    bench = make_bench(tmp_path)
+    good = Schedule(conv.mod)
+    loops = good.get_loops(good.get_sblock("conv2d_nhwc"))
+    good.split(loops[3], [None, 4])
+    bad = Schedule(conv.mod)
+    bad.bind(bad.get_loops(bad.get_sblock("conv2d_nhwc"))[1], "threadIdx.x")
+    broken, measured = bench.measurer.measure(conv.mod, [bad, good])
+    assert broken.latency_ms is None and broken.error.startswith("build: ")
+    assert measured.error is None
+    assert bench.database.best_latency_ms(conv.mod) == pytest.approx(measured.latency_ms)
+    assert len(bench.database) == 1

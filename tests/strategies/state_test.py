@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cprune_tf.compiler.structure import ProgramStructure
+from cprune_tf.strategies.state import (
+    ACCEPTED,
+    REFUSED_ACCURACY,
+    REFUSED_LATENCY,
+    LoopState,
+    next_step,
+)
+
+
+def _structure(compute, epilogue=(), filters=64):
+    return ProgramStructure(tuple(compute), tuple(epilogue), filters)
+
+
+@st.composite
+def structures(draw):
+    compute = draw(st.lists(st.sampled_from([1, 2, 3, 4, 8, 16]), max_size=4))
+    epilogue = draw(st.lists(st.sampled_from([1, 2, 4, 7, 16]), max_size=3))
+    filters = draw(st.integers(min_value=1, max_value=512))
+    return _structure(compute, epilogue, filters)
+
+
+@pytest.mark.parametrize(
+    ("compute", "filters", "too_slow", "allowance", "step"),
+    [
+        # The first visit: the structure step, or what is left.
+        ([1, 4, 16, 1], 64, 0, 51, 4),
+        ([1, 4, 16, 1], 64, 0, 3, 3),
+        ([64], 64, 0, 51, 1),
+        # Later: the next count that leaves a multiple of the innermost tile that is one.
+        ([1, 4, 16, 1], 64, 4, 51, 16),
+        ([1, 4, 16, 1], 64, 16, 51, 32),
+        ([1, 4, 16, 1], 64, 32, 51, 48),
+        ([1, 4, 16, 1], 60, 4, 51, 12),
+        ([1, 1, 2, 16], 32, 2, 25, 16),
+        # None of them is left: twice as many, or what is left.
+        ([1, 4, 16, 1], 64, 48, 51, 51),
+        ([1, 1, 2, 16], 32, 16, 25, 25),
+        ([1, 1, 2, 16], 32, 3, 12, 6),
+        ([12, 1, 1, 1], 12, 1, 9, 2),
+        # No inner tile at all: doubled.
+        ([1, 1, 1, 1], 1, 3, 20, 6),
+        ([], 64, 1, 20, 2),
+        # Everything was tried, or nothing may go.
+        ([1, 4, 16, 1], 64, 51, 51, None),
+        ([1, 4, 16, 1], 64, 60, 51, None),
+        ([1, 4, 16, 1], 64, 0, 0, None),
+    ],
+)
+def test_next_step(compute, filters, too_slow, allowance, step):
+    assert next_step(_structure(compute, filters=filters), too_slow, allowance) == step
+
+
+@given(structures(), st.integers(0, 600), st.integers(0, 600))
+def test_next_step_grows_and_stays_within_the_allowance(structure, too_slow, allowance):
+    step = next_step(structure, too_slow, allowance)
+    if too_slow >= allowance:
+        assert step is None
+    else:
+        assert step is not None and too_slow < step <= allowance
+
+
+@given(structures(), st.integers(0, 300))
+def test_visits_end_with_the_whole_allowance(structure, allowance):
+    """However often a target is refused for latency, the loop ends, having tried the most."""
+    steps = []
+    while (step := next_step(structure, steps[-1] if steps else 0, allowance)) is not None:
+        steps.append(step)
+        assert len(steps) <= allowance
+    assert steps == sorted(set(steps))
+    assert not allowance or steps[-1] == allowance
+
+
+EVENTS = [
+    ("a@16", ("a",), 4, REFUSED_LATENCY),
+    ("b+c@8", ("b", "c"), 2, REFUSED_ACCURACY),
+    ("a@16", ("a",), 8, REFUSED_LATENCY),
+    ("d@8", ("d",), 1, ACCEPTED),
+    ("a@16", ("a",), 12, REFUSED_LATENCY),
+]
+
+
+def _recorded(events):
+    state = LoopState()
+    for event in events:
+        state.record(*event)
+    return state
+
+
+def test_latency_refusals_remember_the_most_filters():
+    state = _recorded(EVENTS[:3])
+    assert state.too_slow == {"a@16": 8}
+    state.record("a@16", ("a",), 6, REFUSED_LATENCY)
+    assert state.too_slow == {"a@16": 8}
+
+
+def test_accuracy_refusals_ban_the_groups_in_any_order():
+    state = _recorded(EVENTS[:2])
+    assert state.banned == {("b", "c")} and "b+c@8" not in state.too_slow
+    other = LoopState()
+    other.record("b+c@8", ("c", "b"), 2, REFUSED_ACCURACY)
+    assert other.banned == state.banned
+
+
+def test_an_acceptance_clears_the_visits_and_keeps_what_was_learned():
+    state = _recorded(EVENTS[:3])
+    assert state.visits == {"a@16": 2, "b+c@8": 1}
+    state.record(*EVENTS[3])
+    assert state.visits == {}
+    assert state.too_slow == {"a@16": 8} and state.banned == {("b", "c")}
+    assert state.num_candidates == 4
+
+
+def _as_journalled(event):
+    key, groups, step, decision = event
+    line = {
+        "key": key,
+        "removed": {name: step for name in groups},
+        "step": step,
+        "decision": decision,
+        "price_ms": 0.5,
+    }
+    return json.loads(json.dumps(line))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a@16", "a@12", "b+c@8"]),
+            st.sampled_from([("a",), ("b", "c")]),
+            st.integers(1, 16),
+            st.sampled_from([ACCEPTED, REFUSED_LATENCY, REFUSED_ACCURACY]),
+        )
+    )
+)
+def test_a_resumed_state_equals_the_recorded_one(events):
+    assert LoopState.from_events(map(_as_journalled, events)) == _recorded(events)
