@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -36,8 +37,8 @@ def replay(
 ) -> Any:
     """Repeats all calls on new inputs.
 
-    New weights start as zeroes, to be overwritten: random numbers would cost time and disturb the
-    global seed.
+    New weights start as zeroes, to be overwritten: random numbers would cost time. The state of
+    Python's random numbers, from which Keras draws seeds, is left as it was.
 
     Args:
         flat: The original graph.
@@ -48,6 +49,7 @@ def replay(
     Returns:
         A new functional keras.Model with the original's name and input and output structure.
     """
+    random_state = random.getstate()
     values: dict[int, Any] = {}
     for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
         values[id(tensor)] = new_input(layer)
@@ -69,6 +71,7 @@ def replay(
             values[id(tensor)] = output
     for layer, name, initializer in initializers:
         setattr(layer, name, initializer)
+    random.setstate(random_state)
     structure = keras_internals.input_structure(keras_internals.functional(flat.model))
     inputs = keras.tree.pack_sequence_as(structure, [values[id(t)] for t in flat.inputs])
     outputs = keras.tree.map_structure(swap, flat.outputs)
@@ -89,16 +92,16 @@ def deep_recursion(frames: int) -> Iterator[None]:
 
 def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
     """Sets a new layer's random initializers to zeroes; returns (layer, attribute, original)."""
-    random = [
+    found = [
         (layer, name, value)
         for name, value in vars(layer).items()
         if isinstance(value, keras.initializers.Initializer)
         and hasattr(value, "seed")
         and not name.startswith("_")
     ]
-    for _, name, _ in random:
+    for _, name, _ in found:
         setattr(layer, name, keras.initializers.Zeros())
-    return random
+    return found
 
 
 def model_class(model: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cprune_tf.graph import GraphError, analyze, inline, mask, rebuild
+from cprune_tf.graph.flat import flatten
 from tests.graph.models import (
     choose,
     functional,
@@ -176,3 +177,52 @@ def test_an_impossible_removal_is_refused(removal: Any, message: str) -> None:
     model = functional((12, 12, 3), _plain)
     with pytest.raises(GraphError, match=message):
         rebuild(model, removal)
+
+
+def test_a_nested_model_called_twice_shares_its_channels() -> None:
+    shape = (10, 10, 3)
+    image = keras.Input(shape)
+    x = layers.Conv2D(6, 3, name="conv")(image)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Conv2D(5, 3, activation="sigmoid", name="last")(x)
+    tower = keras.Model(image, [x, layers.GlobalMaxPooling2D()(x)], name="tower")
+    left, right = keras.Input(shape, name="left"), keras.Input(shape, name="right")
+    (a, pooled), (b, _) = tower(left, training=False), tower(right, training=False)
+    head = layers.Dense(2)(layers.Flatten()(layers.Subtract()([a, b])))
+    model = randomise(keras.Model([left, right], [head, layers.Dense(2)(pooled)]))
+    graph = analyze(model)
+    assert {group.name for group in graph.prunable} == {"conv", "last"}
+    small = rebuild(model, choose(graph, 0.4), fold_constants=False)
+    inputs = random_inputs(model)
+    assert relative_error(small, mask(model, choose(graph, 0.4)), inputs) < 1e-5
+    # The tower was called in inference mode; so are its inlined layers.
+    recorded = [call.kwargs.get("training") for call in flatten(small).calls if call.name == "bn"]
+    assert recorded == [False, False]
+
+
+def test_the_global_seed_is_left_alone() -> None:
+    model = functional((8, 8, 3), _plain)
+    drawn = []
+    for prune in (True, False):
+        keras.utils.set_random_seed(7)
+        if prune:
+            rebuild(model, {"first": [0]})
+        drawn.append(np.asarray(keras.random.normal((3,))))
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_one_channel_layers_are_protected() -> None:
+    def build(x: Any) -> Any:
+        x = layers.Conv2D(6, 3, name="wide")(x)
+        gate = layers.Conv2D(1, 3, padding="same", activation="sigmoid", name="gate")(x)
+        return layers.Dense(2)(layers.Flatten()(layers.Multiply()([x, gate])))
+
+    model = functional((8, 8, 3), build)
+    graph = analyze(model)
+    assert graph["gate"].protected is not None
+    assert graph["wide"].protected is None
+    removal = {"wide": [0, 1, 2, 3, 4]}
+    small = rebuild(model, removal, fold_constants=False)
+    inputs = random_inputs(model)
+    assert relative_error(small, mask(model, removal), inputs) < 1e-5
+    assert analyze(small)["wide"].protected == "has only one unit"
