@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -62,9 +61,7 @@ class Trainer:
             keras.utils.set_random_seed(seed)
             model.fit(self.data.train_dataset(seed), epochs=config.epochs, verbose=0)
             return
-        # TensorBoard is an optional package; its files are not worth a run.
-        has_tensorboard = importlib.util.find_spec("tensorboard") is not None
-        log_dir = self.log_dir if has_tensorboard else None
+        log_dir = self.log_dir
         fit(
             model,
             self.data,
