@@ -84,7 +84,10 @@ def _channel_factors(schedule: Schedule, block: Any, axis: int) -> tuple[int, ..
     """Extents of the loops around a block that one output index is made of, outer to inner."""
     realize = _realize(schedule, block)
     iter_vars = realize.block.iter_vars
-    channel = undefined_vars(realize.block.writes[0].region[axis].min)
+    written = realize.block.writes[0].region
+    if axis >= len(written):  # the channels are reduced away, as in a softmax's maximum
+        return ()
+    channel = undefined_vars(written[axis].min)
     values = [
         value
         for iter_var, value in zip(iter_vars, realize.iter_values, strict=True)
