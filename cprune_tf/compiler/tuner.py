@@ -165,6 +165,8 @@ class Tuner:
                 population_size=self._config.population_size, genetic_num_iters=_GENERATIONS
             ),
             num_trials,
+            self._cost_model,
+            _SEARCH_THREADS,
         )
         candidates = context.generate_measure_candidates() or []
         known = {_identity(program.trace) for program in self._database.programs(task.mod)}
@@ -179,22 +181,36 @@ class Tuner:
         strategy = ms.search_strategy.EvolutionarySearch(
             population_size=count, init_min_unmeasured=1, genetic_num_iters=0
         )
-        candidates = self._context(task, strategy, count).generate_measure_candidates() or []
-        return [candidate.sch for candidate in candidates]
+        # One thread and a model of its own: which of several threads draws next is chance, and the
+        # untrained XGBModel answers from numpy's global state.
+        model = ms.cost_model.RandomModel(seed=self._task_seed(task))
+        context = self._context(task, strategy, count, model, num_threads=1)
+        return [candidate.sch for candidate in context.generate_measure_candidates() or []]
+
+    def _task_seed(self, task: Task) -> int:
+        return 1 + (self._seed * 7919 + task.key + len(self._database)) % (2**31 - 2)
 
     def _context(
-        self, task: Task, strategy: ms.search_strategy.SearchStrategy, num_trials: int
+        self,
+        task: Task,
+        strategy: ms.search_strategy.SearchStrategy,
+        num_trials: int,
+        cost_model: ms.cost_model.CostModel,
+        num_threads: int,
     ) -> tvm_internals.LightTuneContext:
-        seed = 1 + (self._seed * 7919 + task.key + len(self._database)) % (2**31 - 2)
         context = tvm_internals.LightTuneContext(
-            task.mod, self._measurer.target, strategy, num_threads=_SEARCH_THREADS, seed=seed
+            task.mod,
+            self._measurer.target,
+            strategy,
+            num_threads=num_threads,
+            seed=self._task_seed(task),
         )
         context.pre_tuning(
             num_trials,
             num_trials,
             context.generate_design_space(),
             self._database.native,
-            self._cost_model,
+            cost_model,
         )
         return context
 
