@@ -183,6 +183,10 @@ class _Planner:
     def _evaluated(self, position: int, axis: int, index: int) -> _Constant | None:
         """Calls the layer on tensors that hold the constants."""
         call, effect = self._p.flat.calls[position], self._p.effects[position]
+        unknown = any(None in tensor.shape[1:] for tensor in call.inputs)
+        joins = isinstance(call.operation, keras.layers.Concatenate)
+        if effect.flow == "moves" and unknown and not joins:
+            return None
         values: dict[int, Any] = {}
         for tensor, axes in zip(call.inputs, self._p.arriving[position], strict=True):
             constant = self._known[id(tensor)]

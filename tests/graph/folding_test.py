@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cprune_tf.graph import analyze, mask, plan_folding, rebuild
-from tests.graph.models import choose, functional, random_inputs, relative_error
+from tests.graph.models import choose, functional, outputs, random_inputs, relative_error
 
 layers = keras.layers
 
@@ -110,3 +110,29 @@ def test_a_shared_consumer_is_not_changed() -> None:
     removal = {"a": [1]}
     x = random_inputs(model)
     assert relative_error(rebuild(model, removal), mask(model, removal), x) < 1e-5
+
+
+def test_unknown_sizes_do_not_stop_folding() -> None:
+    def build(x: Any) -> Any:
+        x = layers.Conv2D(6, 3, activation="sigmoid", name="first")(x)
+        x = layers.Concatenate()([x, layers.Conv2D(4, 1, activation="elu", name="second")(x)])
+        tokens = layers.Reshape((-1, 10))(x)
+        wide = layers.GlobalMaxPooling2D()(layers.Conv2D(3, 3)(x))
+        return layers.Add()([layers.GlobalMaxPooling1D()(layers.Dense(3)(tokens)), wide])
+
+    model = functional((None, None, 3), build)
+    graph = analyze(model)
+    removal = {"first": [1, 2], "second": [0]}
+    dropped = plan_folding(graph.propagation, graph.keep(removal)).dropped
+    assert [d.consumer.split("_")[0] for d in dropped] == ["dense"]
+    small = rebuild(model, removal)
+    assert outputs(small, random_inputs(model))[0].shape == (2, 3)
+    partly = functional(
+        (None, None, 3),
+        lambda x: layers.Conv2D(3, 3)(
+            layers.Concatenate()([layers.Conv2D(6, 1, activation="sigmoid", name="first")(x)] * 2)
+        ),
+    )
+    reference = mask(partly, {"first": [1, 2]}, keep_constants=True)
+    folded = rebuild(partly, {"first": [1, 2]})
+    assert relative_error(folded, reference, random_inputs(partly)) < 1e-5

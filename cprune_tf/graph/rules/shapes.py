@@ -35,6 +35,15 @@ def spatial(call: LayerCall) -> Effect:
     return Effect((out,), keeps_zero=True, flow="zero" if pads else "same")
 
 
+@register_rule(_layers.Resizing, _layers.CenterCrop)
+def resizing(call: LayerCall) -> Effect:
+    """Works along the spatial axes; padding, where there is any, may not be zero."""
+    axes = call.inputs[0]
+    axis = channel_axis(call.layer, len(axes))
+    pads = getattr(call.layer, "pad_to_aspect_ratio", False)
+    return Effect((protect_others(call, axes, axis, "works along"),), keeps_zero=not pads)
+
+
 @register_rule(*_named("GlobalAveragePooling", "GlobalMaxPooling"))
 def global_pooling(call: LayerCall) -> Effect:
     """The spatial axes disappear or shrink to one."""
