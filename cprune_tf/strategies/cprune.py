@@ -199,8 +199,10 @@ class CPrune:
         model = graph.rebuild(current.model, candidate.removal, graph=current.channels)
         lowered = bench.session.lower(model)
         current_ms = current.latency.median_ms
-        overhead_ms = current_ms - current.lowered.latency_ms(bench.session.database)
-        price_ms = overhead_ms + bench.session.price(lowered, current.lowered)
+        # By ratio, not by difference: tasks and whole model were measured at different times, and
+        # on a machine whose speed drifts the runtime's overhead could come out negative.
+        tasks_ms = current.lowered.latency_ms(bench.session.database)
+        price_ms = current_ms * bench.session.price(lowered, current.lowered) / tasks_ms
         if price_ms > _PRICE_MARGIN * config.beta * current_ms:
             reason = f"priced at {price_ms:.4g} ms, {price_ms / current_ms:.1%} of the current"
             return Verdict(REFUSED_LATENCY, reason, price_ms, None, current_ms, None, None)
