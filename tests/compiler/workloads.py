@@ -98,7 +98,7 @@ def conv_model(
         x = layers.Add(name="add")([x, inputs[1]])
     if relu:
         x = layers.ReLU(name="relu")(x)
-    return keras.Model(inputs, x)
+    return keras.Model(inputs if residual else inputs[0], x)
 
 
 def tiny_resnet() -> Any:
@@ -117,7 +117,8 @@ def tiny_resnet() -> Any:
     model = keras.Model(inputs, layers.Dense(4, activation="softmax", name="classifier")(x))
     rng = np.random.default_rng(5)
     for variable in model.trainable_variables:
-        variable.assign(rng.normal(0.0, 0.25, variable.shape))
+        fan_in = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 100.0
+        variable.assign(rng.normal(0.0, np.sqrt(2.0 / fan_in), variable.shape))
     return model
 
 

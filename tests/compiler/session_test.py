@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cprune_tf import graph
+from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.devices import ModelFile
+
+from . import workloads
+
+
+@pytest.fixture(scope="module")
+def pruned(tuned):
+    """The tiny model with fewer filters in every group, and as the compiler sees it."""
+    channels = graph.analyze(tuned.model)
+    removal = {group.name: range(0, 16, 4) for group in channels.prunable}
+    assert set(removal) == {"stem", "first", "second"}
+    model = graph.rebuild(tuned.model, {name: list(units) for name, units in removal.items()})
+    return model, tuned.session.lower(model)
+
+
+@pytest.fixture(scope="module")
+def priced(tuned, pruned):
+    """(price of the pruned model, tasks that were measured for it)."""
+    tasks = []
+    return tuned.session.price(pruned[1], tuned.lowered, tasks.append), tasks
+
+
+def test_tuning_measures_every_task_of_the_model(tuned):
+    for task in tuned.lowered.tasks:
+        assert tuned.session.database.programs(task.mod)
+    again = tuned.session.tune(tuned.lowered, workloads.FEW_TRIALS.trials_per_task)
+    assert again.num_failed == 0
+    # What is left to do for a task of few programs is at most half a round.
+    assert again.num_trials <= len(tuned.lowered.tasks) * 3
+
+
+def test_the_task_table_ranks_by_latency_and_weight(tuned):
+    rows = tuned.session.task_table(tuned.lowered)
+    assert {row.task for row in rows} == set(tuned.lowered.tasks)
+    assert [row.total_ms for row in rows] == sorted((row.total_ms for row in rows), reverse=True)
+    assert sum(row.share for row in rows) == pytest.approx(1.0)
+    whole_ms = tuned.lowered.latency_ms(tuned.session.database)
+    assert sum(row.total_ms for row in rows) == pytest.approx(whole_ms)
+    for row in rows:
+        best_ms = tuned.session.database.best_latency_ms(row.task.mod)
+        assert row.latency_ms == best_ms
+        assert row.total_ms == pytest.approx(best_ms * row.task.weight)
+        assert row.gflops == pytest.approx(row.task.flops / (best_ms * 1e-3) / 1e9)
+    (shared,) = (row for row in rows if row.task.weight == 2)
+    assert shared.task.layers == ("first", "second")
+    assert math.prod(shared.structure.compute) == shared.structure.filters == 16
+
+
+def test_a_price_is_the_sum_of_measured_tasks(tuned, pruned, priced):
+    price_ms, measured = priced
+    _, lowered = pruned
+    assert price_ms == pytest.approx(lowered.latency_ms(tuned.session.database)) and price_ms > 0
+    # The classifier's softmax has the shape it had: its measurement is not repeated.
+    known = {task.key for task in tuned.lowered.tasks}
+    assert [task.key for task in measured] == [t.key for t in lowered.tasks if t.key not in known]
+    assert 0 < len(measured) < len(lowered.tasks)
+
+
+def _image_tiles(tuned, task):
+    """How the programs of a task tile height and width, which pruning leaves alone."""
+    programs = tuned.session.database.programs(task.mod)
+    return [tuple(workloads.tiles(program)[1:3]) for program in programs]
+
+
+def test_a_price_comes_from_a_few_transferred_programs(tuned, pruned, priced):
+    for layer in ("stem", "first", "third"):
+        sources = _image_tiles(tuned, workloads.conv_task(tuned.lowered, layer))
+        found = _image_tiles(tuned, workloads.conv_task(pruned[1], layer))
+        assert 1 <= len(found) <= workloads.FEW_TRIALS.programs_per_task
+        assert set(found) <= set(sources)
+
+
+def test_a_second_price_measures_nothing(tuned, pruned, priced):
+    count = len(tuned.session.database)
+    measured = []
+    assert tuned.session.price(pruned[1], tuned.lowered, measured.append) == priced[0]
+    assert measured == [] and len(tuned.session.database) == count
+
+
+def test_another_session_knows_the_price(tuned, pruned, priced, device):
+    config = workloads.FEW_TRIALS
+    with CompilerSession(device, tuned.directory, config, num_threads=1, seed=9) as session:
+        lowered = session.lower(pruned[0])
+        measured = []
+        price_ms = session.price(lowered, tuned.lowered, measured.append)
+    assert measured == [] and price_ms == pytest.approx(priced[0])
+
+
+def test_a_priced_model_can_be_built_and_computes_what_keras_does(
+    tuned, pruned, priced, device, tmp_path
+):
+    """Its programs were transferred, never searched for; the numbers must be right all the same."""
+    model, lowered = pruned
+    tuned.session.build(lowered, tmp_path / "pruned.so")
+    images = np.random.default_rng(4).normal(size=(4, 8, 8, 4)).astype(np.float32)
+    expected = model(images, training=False).numpy()
+    (outputs,) = device.run_model(ModelFile("p", "tvm", str(tmp_path / "pruned.so")), images, 1)
+    assert workloads.relative_error(outputs, expected) < 1e-4
+
+
+def test_the_unchanged_model_is_priced_as_it_was_measured(tuned):
+    count = len(tuned.session.database)
+    price_ms = tuned.session.price(tuned.session.lower(tuned.model), tuned.lowered)
+    assert price_ms == pytest.approx(tuned.lowered.latency_ms(tuned.session.database))
+    assert len(tuned.session.database) == count
