@@ -134,7 +134,9 @@ class _Planner:
         for position, call in enumerate(self._p.flat.calls):
             effect, arriving = self._p.effects[position], self._p.arriving[position]
             touched = [i for i, axes in enumerate(arriving) if self._axes_touched(axes)]
-            if touched and _consumes(effect, arriving, touched):
+            if touched and effect.mixes:
+                self._drop(call, "it normalises over the removed channels too", np.nan)
+            elif touched and _consumes(effect, arriving, touched):
                 self._fold(call, arriving, touched)
             if type(call.operation) is keras.layers.MultiHeadAttention:
                 self._fold_heads(call, effect)
@@ -292,7 +294,7 @@ class _Planner:
 
 def _consumes(effect: Effect, arriving: tuple[Axes, ...], touched: list[int]) -> bool:
     """Whether channels end here: the outputs carry none of the labels that arrive."""
-    if effect.flow or effect.mixes:
+    if effect.flow:
         return False
     leaving = [a for axes in effect.outputs for a in axes if a is not None]
     passed = np.concatenate(leaving) if leaving else np.zeros(0, dtype=np.int64)

@@ -136,3 +136,23 @@ def test_unknown_sizes_do_not_stop_folding() -> None:
     reference = mask(partly, {"first": [1, 2]}, keep_constants=True)
     folded = rebuild(partly, {"first": [1, 2]})
     assert relative_error(folded, reference, random_inputs(partly)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "norm", [layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization]
+)
+def test_a_normalisation_over_channels_is_said_to_differ(norm: Any) -> None:
+    """With its kernel zeroed a channel still counts in the statistics; removed it does not."""
+
+    def build(x: Any) -> Any:
+        return layers.Dense(2)(
+            layers.Flatten()(norm(name="norm")(layers.Conv2D(6, 3, name="c")(x)))
+        )
+
+    model = functional((8, 8, 3), build)
+    graph = analyze(model)
+    dropped = plan_folding(graph.propagation, graph.keep({"c": [0, 4]})).dropped
+    assert "norm" in {d.consumer for d in dropped}
+    inputs = random_inputs(model)
+    reference = mask(model, {"c": [0, 4]})
+    assert relative_error(rebuild(model, {"c": [0, 4]}), reference, inputs) < 1e-5

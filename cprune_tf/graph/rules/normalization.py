@@ -64,8 +64,11 @@ def group(call: LayerCall) -> Effect:
 
 @register_rule(keras.layers.UnitNormalization)
 def unit(call: LayerCall) -> Effect:
-    """Divides by the length of the vector, to which a zero adds nothing."""
-    return Effect((call.inputs[0],), keeps_zero=True)
+    """Divides by the length of the vector: what is removed no longer counts in it."""
+    axes = call.inputs[0]
+    axis = call.layer.axis
+    over = axis if isinstance(axis, (list, tuple)) else [axis]
+    return Effect((axes,), keeps_zero=True, mixes=any(axes[a] is not None for a in over))
 
 
 @register_rule(keras.layers.Normalization)
