@@ -208,3 +208,11 @@ def test_where_nothing_fits_the_result_is_empty(programs):
     transfer = Transfer(workloads.LLVM)
     assert transfer.apply(programs, workloads.dense_workload(), 8) == ()
     assert transfer.apply([], _pruned().mod, 8) == ()
+
+
+def test_transferred_programs_are_ready_to_build(programs):
+    """What the trace only asks for by annotations (vectorise, unroll, parallel) is done."""
+    (source, *_) = programs
+    assert "meta_schedule.vectorize" in str(source.trace)
+    for program in Transfer(workloads.LLVM).apply(programs, _pruned(filters=12).mod, 4):
+        assert "meta_schedule.vectorize" not in program.schedule.mod.script()

@@ -52,10 +52,6 @@ def tuned_once(make_bench, conv, tmp_path_factory):
     return directory, summary, calls
 
 
-def _identities(database, task):
-    return {str(program.trace.decisions) for program in database.programs(task.mod)}
-
-
 def test_tuned_programs_are_in_the_database(tuned_once, conv):
     directory, summary, _ = tuned_once
     database = ProgramDatabase(directory)
@@ -107,16 +103,16 @@ def test_the_seed_decides_the_random_programs_of_a_first_round(conv, make_bench,
 def test_a_second_shape_starts_from_the_firsts_programs(tuned_once, target, make_bench, conv):
     bench = make_bench(tuned_once[0])
     similar = workloads.conv_task(workloads.lowered(workloads.conv_model(filters=12), target))
-    before = _inner_tiles(bench.database, conv)
+    sources = set(_image_tiles(bench.database, conv))
     bench.tuner.tune([conv, similar], 6)
-    assert before & _inner_tiles(bench.database, similar)
+    # Half of the first round; random programs hardly ever tile height and width just so.
+    moved = [tiles for tiles in _image_tiles(bench.database, similar) if tiles in sources]
+    assert len(moved) >= 3
 
 
-def _inner_tiles(database, task):
-    return {
-        tuple(factors[2:] for factors in workloads.tiles(program))
-        for program in database.programs(task.mod)
-    }
+def _image_tiles(database, task):
+    """How a task's programs tile height and width, which other filters leave alone."""
+    return [tuple(workloads.tiles(program)[1:3]) for program in database.programs(task.mod)]
 
 
 def test_all_programs_failing_is_an_error_with_the_first_message(
