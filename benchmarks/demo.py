@@ -23,7 +23,7 @@ from cprune_tf.runs import read_events
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG = flags.DEFINE_string("config", "configs/fashion_resnet8.py", "The experiment.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "A new run directory.", required=True)
-_SAMPLE_SEC = 0.25
+_SAMPLE_SEC = 1.0  # reading proportional memory is not free
 
 
 def memory_bytes(process: psutil.Process) -> int:

@@ -9,20 +9,25 @@ def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     config.model = "resnet8_fashion"
     config.data.name = "fashion_mnist_subset"
+    config.data.augment = False  # short trainings recover more without
     config.strategy.alpha = 0.99
-    config.strategy.max_accuracy_drop = 0.015
-    config.strategy.max_iterations = 30
-    config.training.short_term.epochs = 1
-    config.training.short_term.learning_rate = 0.01
+    config.strategy.max_accuracy_drop = 0.02
+    config.strategy.max_iterations = 20
+    # Twelve thousand small images: an epoch takes seconds, so a higher rate than the paper's has to
+    # do what its five epochs on CIFAR-10 do. The original's outputs help (distillation).
+    config.training.short_term.epochs = 2
+    config.training.short_term.learning_rate = 0.03
     config.training.short_term.schedule = "cosine"
+    config.training.short_term.distill = 0.9
     config.training.long_term.epochs = 4
     config.training.long_term.learning_rate = 0.02
     config.training.long_term.schedule = "cosine"
+    config.training.long_term.distill = 0.9
     config.tuning.trials_per_task = 32
     config.tuning.trials_per_accepted_task = 0
-    config.tuning.final_trials_per_task = 48
+    config.tuning.final_trials_per_task = 32
     config.tuning.trials_per_round = 16
     config.tuning.population_size = 64
     config.tuning.programs_per_task = 4
-    config.measure.max_time_sec = 1.0
+    config.measure.max_time_sec = 0.7
     return config

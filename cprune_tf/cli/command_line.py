@@ -5,6 +5,8 @@ No traceback, exit code 2.
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -13,6 +15,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from cprune_tf import native_output
+
 _EXIT_CODE = 2
 
 
@@ -20,6 +24,16 @@ def fail(message: object) -> NoReturn:
     """Prints one line to stderr and exits with code 2."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(_EXIT_CODE)
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without the remarks its native code writes to stderr while loading.
+
+    It writes them before its log level applies; an error of the import is raised all the same.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_output.silenced():
+        importlib.import_module("tensorflow")
 
 
 def run_main(

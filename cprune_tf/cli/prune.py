@@ -9,7 +9,6 @@ Any field of the config can be overridden, e.g. --config.strategy.alpha=0.99 or
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from absl import flags
@@ -35,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say and prints the report."""
     del argv
     config = configs.from_mapping(command_line.read_config(_CONFIG))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow takes seconds to import: not before the command line is known to be right.
+    command_line.import_tensorflow_quietly()
     import rich.console
     from absl import logging
 

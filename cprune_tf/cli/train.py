@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = configs.from_mapping(command_line.read_config(_CONFIG))
     output = _check_output(_OUTPUT.value, _OVERWRITE.value)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow takes seconds to import: not before the command line is known to be right.
+    command_line.import_tensorflow_quietly()
     from cprune_tf import data, models, training
 
     try:

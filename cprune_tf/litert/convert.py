@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import tempfile
 import typing
-from collections.abc import Iterator
 from typing import Any
+
+from cprune_tf import native_output
 
 if typing.TYPE_CHECKING:
     import keras
@@ -39,7 +37,10 @@ def convert(model: keras.Model) -> bytes:
             type, or TensorFlow cannot convert it; says which.
     """
     _require_convertible(model)
-    with tempfile.TemporaryDirectory(prefix="cprune_tf_convert_") as directory, _quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix="cprune_tf_convert_") as directory,
+        native_output.silenced(),
+    ):
         try:
             return _convert(model, directory)
         except Exception as error:
@@ -89,22 +90,3 @@ def _convert(model: keras.Model, directory: str) -> bytes:
     )
     archive.write_out(directory, verbose=False)
     return typing.cast(bytes, tf.lite.TFLiteConverter.from_saved_model(directory).convert())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what TensorFlow's C++ code writes to standard error off the terminal.
-
-    What goes wrong arrives as an exception; standard output, where our own progress is shown, stays
-    as it is.
-    """
-    sys.stderr.flush()
-    with open(os.devnull, "wb") as nowhere:
-        kept = os.dup(2)
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
