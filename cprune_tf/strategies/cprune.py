@@ -196,7 +196,11 @@ class CPrune:
     def _judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """Both gates, cheapest question first."""
         bench, config = self._bench, self._config
-        model = graph.rebuild(current.model, candidate.removal, graph=current.channels)
+        # As in the paper, a removed filter is gone. Folding its constants into later biases helps
+        # as often as it hurts before training, and nothing after it.
+        model = graph.rebuild(
+            current.model, candidate.removal, fold_constants=False, graph=current.channels
+        )
         lowered = bench.session.lower(model)
         current_ms = current.latency.median_ms
         # By ratio, not by difference: tasks and whole model were measured at different times, and
@@ -286,7 +290,7 @@ class CPrune:
             accuracy,
             measured,
             ratio,
-            current.history.add(candidate.removal),
+            current.history.add(candidate.removal, fold_constants=False),
         )
         bench.run.save_model(model, f"models/iter_{iteration:04d}.keras")
         bench.run.write_bytes(
