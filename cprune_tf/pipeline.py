@@ -87,14 +87,15 @@ class Pipeline:
         """
         journal = self._run.journal
         config = self._config
-        journal.append(
-            "run_started",
-            version=_version(),
-            config_hash=self._run.config_hash,
-            model=config.model,
-            device=self._device.info().to_json(),
-            resumed=self._run.resumed,
-        )
+        if journal.last("finished") is None:
+            journal.append(
+                "run_started",
+                version=_version(),
+                config_hash=self._run.config_hash,
+                model=config.model,
+                device=self._device.info().to_json(),
+                resumed=self._run.resumed,
+            )
         with self._progress.stage("Check the input"):
             original = self._checked_original()
             accuracy, required = self._required_accuracy(original)
