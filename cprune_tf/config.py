@@ -175,7 +175,8 @@ class TuningConfig:
 
     Attributes:
         trials_per_task: Measured programs for each task of the first model.
-        trials_per_accepted_task: More programs for each new task of an accepted candidate.
+        trials_per_accepted_task: Measured programs each task of an accepted candidate ends with;
+            0: it keeps the transferred ones.
         final_trials_per_task: Measured programs each task of the final model ends with, at least.
         trials_per_round: Programs built and measured together.
         population_size: Of the evolutionary search.
@@ -186,7 +187,7 @@ class TuningConfig:
     """
 
     trials_per_task: int = 64
-    trials_per_accepted_task: int = 0
+    trials_per_accepted_task: int = 32
     final_trials_per_task: int = 128
     trials_per_round: int = 32
     population_size: int = 256
