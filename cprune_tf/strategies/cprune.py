@@ -155,6 +155,7 @@ class CPrune:
         start = time.monotonic()
         index = self._state.num_candidates
         verdict = self._judge(current, candidate, index)
+        accepted = None if verdict.accepted is None else self._describe(verdict.accepted)
         target = candidate.target
         journal = self._bench.run.journal
         journal.append(
@@ -175,16 +176,10 @@ class CPrune:
             reason=verdict.reason,
             elapsed_sec=time.monotonic() - start,
             # One line carries the decision and the model it leads to: no kill can part them.
-            accepted=None
-            if verdict.accepted is None
-            else self._bench.describe(verdict.accepted) | {"history": _history_name(verdict)},
+            accepted=accepted,
         )
-        if verdict.accepted is not None:
-            journal.append(
-                "accepted",
-                **self._bench.describe(verdict.accepted),
-                history=_history_name(verdict),
-            )
+        if accepted is not None:
+            journal.append("accepted", **accepted)
         self._state.record(target.key, target.groups, candidate.step, verdict.decision)
         removed = ", ".join(f"{name} -{len(units)}" for name, units in candidate.removal.items())
         self._bench.progress.note(
@@ -192,6 +187,10 @@ class CPrune:
             f"{verdict.reason}"
         )
         return verdict.accepted or current
+
+    def _describe(self, accepted: CurrentModel) -> dict[str, Any]:
+        """The fields of an `accepted` event."""
+        return self._bench.describe(accepted) | {"history": _history_name(accepted.iteration)}
 
     def _judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """Both gates, cheapest question first."""
@@ -293,9 +292,7 @@ class CPrune:
             current.history.add(candidate.removal, fold_constants=False),
         )
         bench.run.save_model(model, f"models/iter_{iteration:04d}.keras")
-        bench.run.write_bytes(
-            f"models/iter_{iteration:04d}.history.json", accepted.history.to_json().encode()
-        )
+        bench.run.write_bytes(_history_name(iteration), accepted.history.to_json().encode())
         return accepted
 
 
@@ -332,6 +329,5 @@ def restore(bench: Workbench, event: Mapping[str, Any], model: Any) -> CurrentMo
     )
 
 
-def _history_name(verdict: Verdict) -> str:
-    assert verdict.accepted is not None
-    return f"models/iter_{verdict.accepted.iteration:04d}.history.json"
+def _history_name(iteration: int) -> str:
+    return f"models/iter_{iteration:04d}.history.json"
