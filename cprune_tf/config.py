@@ -194,7 +194,7 @@ class TuningConfig:
     trials_per_accepted_task: int = 32
     final_trials_per_task: int = 128
     trials_per_round: int = 32
-    population_size: int = 256
+    population_size: int = 128
     max_tuning_sec: float = 0.0
     max_rounds_without_gain: int = 2
     programs_per_task: int = 8
