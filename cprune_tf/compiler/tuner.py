@@ -161,22 +161,32 @@ class Tuner:
             TuningError: If nothing transferred and the fallback's trials all failed.
         """
         sources = list(sources)
-        for lowered in task.lowerings:
+        for lowered, limit in self._pricing_shares(task, sources):
             if not self._database.programs(lowered.mod, 1):
-                self._price(lowered, [_same_lowering(source, lowered) for source in sources])
+                self._price(lowered, [_same_lowering(source, lowered) for source in sources], limit)
         best = task.best_latency_ms(self._database)
         assert best is not None  # _first_round raises where everything failed
         return best
 
-    def _price(self, task: Task, sources: Sequence[Task | None]) -> None:
+    def _pricing_shares(self, task: Task, sources: Sequence[Task]) -> list[tuple[Task, int]]:
+        """How many programs price each lowering: most for the one that won at a source's shape."""
         limit = self._config.programs_per_task
-        seeds = seed_schedules(
-            task.mod, self._measurer.target, min(_PRICING_SEEDS, limit - 1), self._seed
-        )
+        if not task.alternatives:
+            return [(task, limit)]
+        others = max(2, limit // 4)
+        won = next((f[0].lowering for s in sources if (f := s.fastest(self._database))), "direct")
+        rest = max(2, limit - others * len(task.alternatives))
+        return [
+            (lowered, rest if lowered.lowering == won else others) for lowered in task.lowerings
+        ]
+
+    def _price(self, task: Task, sources: Sequence[Task | None], limit: int) -> None:
+        num_seeds = max(1, min(_PRICING_SEEDS, limit // 3))
+        seeds = seed_schedules(task.mod, self._measurer.target, num_seeds, self._seed)
         for source in sources:
             if source is None:
                 continue
-            schedules = self._transferred(source, task, limit - len(seeds))
+            schedules = self._transferred(source, task, max(1, limit - len(seeds)))
             if schedules and _any_succeeded(self._measure(task, [*schedules, *seeds])):
                 return
         self._first_round(task, (), limit)
