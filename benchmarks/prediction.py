@@ -7,8 +7,8 @@ the overhead. Then random assignments, drawn with another seed, are predicted fi
 priced by transfer, built, and timed whole, interleaved with the unpruned model. No measurement made
 for the test is looked at by the predictor.
 
-A run that was stopped (or that --budget_sec ended) goes on where it was. Writes the model's entry in
-results/prediction.json, and docs/images/prediction.png for all entries.
+A run that was stopped (or that --budget_sec ended) goes on where it was. Writes the model's entry
+in results/prediction.json, and docs/images/prediction.png for all entries.
 """
 
 from __future__ import annotations

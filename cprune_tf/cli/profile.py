@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
 def _profile() -> None:
     import rich.console
 
-    from cprune_tf.cli.inspect_model import load
+    from cprune_tf.cli.loading import load
     from cprune_tf.compiler.roofline import measure_roofline
     from cprune_tf.config import MeasureConfig
     from cprune_tf.latency.profile import profile_model

@@ -69,7 +69,7 @@ def _staircases() -> None:
     import rich.console
 
     from cprune_tf import graph
-    from cprune_tf.cli.inspect_model import load
+    from cprune_tf.cli.loading import load
     from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
     from cprune_tf.latency.staircase import save_staircases
     from cprune_tf.report import latency_figures, latency_tables
