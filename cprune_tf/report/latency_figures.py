@@ -78,10 +78,10 @@ def write_staircase_figure(path: pathlib.Path, staircases: Sequence[Staircase], 
         figure = matplotlib.figure.Figure(
             figsize=(max(3.6 * columns, 5.5), 2.9 * rows + 0.7), layout="constrained"
         )
-        panels = figure.subplots(rows, columns, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, staircase in zip(panels, staircases, strict=False):
             _draw_staircase(axes, staircase)
-        for axes in list(panels)[len(staircases) :]:
+        for axes in panels[len(staircases) :]:
             axes.set_visible(False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
