@@ -110,8 +110,11 @@ def bytes_moved(task: Task) -> int:
     )
 
 
-def fastest_program(database: ProgramDatabase, task: Task) -> Program:
+def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Program]:
     """What a task's latency is the latency of.
+
+    Returns:
+        The workload that the program schedules, and the program.
 
     Raises:
         KeyError: If the task was never measured.
@@ -119,7 +122,7 @@ def fastest_program(database: ProgramDatabase, task: Task) -> Program:
     programs = database.programs(task.mod, 1)
     if not programs:
         raise KeyError(f"Task {task.name} ({', '.join(task.layers)}) was never measured.")
-    return programs[0]
+    return task, programs[0]
 
 
 class ProgramTimer:
@@ -183,11 +186,11 @@ class ProgramTimer:
         self.close()
 
     def _library(self, task: Task) -> tuple[pathlib.Path, Shapes]:
-        program = fastest_program(self._database, task)
+        workload, program = fastest_program(self._database, task)
         # A task that was tuned further has another fastest program.
-        key = f"{task.key}:{program.latency_ms!r}"
+        key = f"{workload.key}:{program.latency_ms!r}"
         if key not in self._built:
-            schedule = Schedule(task.mod)
+            schedule = Schedule(workload.mod)
             program.trace.apply_to_schedule(schedule, remove_postproc=False)
             path = pathlib.Path(self._folder.name) / f"{len(self._built)}.so"
             build_program(schedule.mod, self._target, str(path))
