@@ -83,9 +83,7 @@ def learn(opened: OpenedModel, lab: LatencyLab, budget: Budget) -> LatencyPredic
     """Measures what the predictor is made of."""
     spread = spread_assignments(opened.channels, _SPREAD.value, seed=_SEED.value)
     for number, keep in enumerate(({}, *spread)):
-        missing = lab.missing(keep)
-        lab.measure(keep)
-        budget.check(f"spread {number}/{len(spread)}: {missing} tasks")
+        budget.check(f"spread {number}/{len(spread)}: {lab.measure(keep)} tasks measured")
     # The unpruned model, and assignments evenly spread over the range of latencies.
     ranked = sorted(spread, key=lab.tasks_ms)
     number = min(_WHOLES.value - 1, len(ranked))

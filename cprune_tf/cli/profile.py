@@ -28,8 +28,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _profile() -> None:
-    import rich.console
-
     from cprune_tf.cli.loading import load
     from cprune_tf.compiler.roofline import measure_roofline
     from cprune_tf.config import MeasureConfig
@@ -40,7 +38,7 @@ def _profile() -> None:
 
     model, workdir = load(measuring.MODEL.value), measuring.workdir()
     num_threads = measuring.THREADS.value
-    console = rich.console.Console()
+    console = measuring.make_console()
     stages = ("tune", "measure the device's limits", "time tasks and whole model")
     with (
         Progress(console, workdir / "profile.log", stages) as progress,

@@ -66,8 +66,6 @@ def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[Chann
 
 
 def _staircases() -> None:
-    import rich.console
-
     from cprune_tf import graph
     from cprune_tf.cli.loading import load
     from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
@@ -84,7 +82,7 @@ def _staircases() -> None:
         smallest=_SMALLEST.value,
     )
     chosen = choose_groups(graph.analyze(model, measuring.PROTECT.value), _LAYERS.value)
-    console = rich.console.Console()
+    console = measuring.make_console()
     stages = ("tune", *(f"staircase of {group.name}" for group in chosen))
     staircases = []
     with (

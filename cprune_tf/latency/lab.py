@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from cprune_tf.compiler.tasks import LoweredModel, Task
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import Device, Latency, ModelFile
 from cprune_tf.latency.points import PointStore, TaskPoint, WholePoint
-from cprune_tf.latency.sites import Site, Units, current_units, find_sites, tasks_by_site
+from cprune_tf.latency.sites import Units, current_units, find_sites, tasks_by_site
 
 OnTask = Callable[[Task], None]
 
@@ -72,13 +72,13 @@ class LatencyLab:
         """The units of all groups, those that are not named as they are."""
         return {**self.units, **keep}
 
-    def missing(self, keep: Units, sites: Iterable[Site] | None = None) -> int:
+    def missing(self, keep: Units) -> int:
         """How many tasks of an assignment were never measured."""
         units = self.full(keep)
-        wanted = {(site.family, site.counts(units)) for site in sites or self.sites}
+        wanted = {(site.family, site.counts(units)) for site in self.sites}
         return sum(self.store.get(*one) is None for one in wanted)
 
-    def measure(self, keep: Units, on_task: OnTask | None = None) -> LoweredModel | None:
+    def measure(self, keep: Units, on_task: OnTask | None = None) -> int:
         """Measures what an assignment needs and nobody measured yet.
 
         Args:
@@ -86,14 +86,15 @@ class LatencyLab:
             on_task: Called before each task that has to be measured.
 
         Returns:
-            The compiled assignment, or None where every task was known already.
+            How many tasks were measured.
 
         Raises:
             TuningError: If no program of a task works.
             DeviceError: If the device fails.
         """
-        if not self.missing(keep):
-            return None
+        number = self.missing(keep)
+        if not number:
+            return 0
         lowered = self.lower(keep)
         units = self.full(keep)
         tasks = tasks_by_site(lowered)
@@ -105,7 +106,7 @@ class LatencyLab:
                     on_task(task)
                 self._price(lowered, task)
                 self.store.add(_point(site.family, counts, self._timer.samples_ms(task)))
-        return lowered
+        return number
 
     def tasks_ms(self, keep: Units) -> float:
         """The sum of all measured tasks of an assignment.

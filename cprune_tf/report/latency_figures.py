@@ -173,7 +173,7 @@ def _draw_staircase(axes: Axes, staircase: Staircase) -> None:
 
 
 def _task_label(subgraphs: Sequence[Sequence[str]]) -> str:
-    first = "+".join(subgraphs[0][:2]) if subgraphs and subgraphs[0] else formats.MISSING
+    first = subgraphs[0][0] if subgraphs and subgraphs[0] else formats.MISSING
     return first + (f" (x{len(subgraphs)})" if len(subgraphs) > 1 else "")
 
 

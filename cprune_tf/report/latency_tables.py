@@ -23,7 +23,7 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
     """Every task, costliest first, and what the whole model takes beyond them."""
     table = _table("task", "layers", "groups")
     for column in ("weight", "MFLOP", "kB", "latency", "share", "GFLOPS", "roofline", "bound"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in profile.tasks:
         task = row.task
         table.add_row(
@@ -59,7 +59,7 @@ def staircase_table(staircases: Sequence[Staircase]) -> rich.table.Table:
     """What pruning each group to its steps is worth."""
     table = _table("group", "worth pruning to (latency of what the count matters to)")
     for column in ("units", "points", "rest of the model"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for staircase in staircases:
         steps = [
             f"{count}: {formats.milliseconds(staircase.latency_ms(count))}"
