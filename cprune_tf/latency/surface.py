@@ -24,8 +24,8 @@ _MAX_TWOS = 4
 # log of: signal variance, four length scales, odds of sharing between families, noise variance.
 _PRIOR = np.log(np.array([0.1, 4.0, 2.0, 6.0, 1.0, 1.0, 0.01]))
 _PRIOR_WIDTH = 2.0
-_MAX_FITTED = 250
-_MAX_ITERATIONS = 30
+_MAX_FITTED = 160
+_MAX_ITERATIONS = 20
 _JITTER = 1e-8
 
 
@@ -124,21 +124,34 @@ def _flops(queries: Sequence[Query]) -> Vector:
 
 
 def _features(queries: Sequence[Query]) -> Vector:
+    """[n, 4]: both counts in octaves, and the powers of two that divide them."""
     counts = np.array([query.counts for query in queries], dtype=np.int64)
     twos = np.minimum(np.log2(counts & -counts), _MAX_TWOS)
     return np.concatenate([np.log2(counts), twos], axis=1)
 
 
-def _covariance(left: Sequence[Query], right: Sequence[Query], parameters: Vector) -> Vector:
+def _same_family(left: Sequence[Query], right: Sequence[Query]) -> Vector:
+    """[n, m]: 1 where two queries are of one family, else 0."""
+    codes: dict[str, int] = {}
+    a, b = (
+        np.array([codes.setdefault(query.family, len(codes)) for query in queries])
+        for queries in (left, right)
+    )
+    return (a[:, None] == b[None, :]).astype(np.float64)
+
+
+def _kernel(left: Vector, right: Vector, same: Vector, parameters: Vector) -> Vector:
     variance, scales = np.exp(parameters[0]), np.exp(parameters[1:5])
-    a, b = _features(left) / scales, _features(right) / scales
+    a, b = left / scales, right / scales
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
     shared = 1 / (1 + np.exp(-parameters[5]))
-    names = [np.array([query.family for query in queries]) for queries in (left, right)]
-    same = (names[0][:, None] == names[1][None, :]).astype(np.float64)
     likeness = shared + (1 - shared) * same
     result: Vector = variance * np.exp(-0.5 * np.maximum(squared, 0)) * likeness
     return result
+
+
+def _covariance(left: Sequence[Query], right: Sequence[Query], parameters: Vector) -> Vector:
+    return _kernel(_features(left), _features(right), _same_family(left, right), parameters)
 
 
 def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
@@ -147,8 +160,10 @@ def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
         chosen = np.random.default_rng(seed).choice(len(queries), _MAX_FITTED, replace=False)
         queries, residual = [queries[i] for i in chosen], residual[chosen]
 
+    features, same = _features(queries), _same_family(queries, queries)
+
     def cost(parameters: Vector) -> float:
-        covariance = _covariance(queries, queries, parameters)
+        covariance = _kernel(features, features, same, parameters)
         covariance += np.eye(len(queries)) * (np.exp(parameters[6]) + _JITTER)
         lower, _ = factor = scipy.linalg.cho_factor(covariance, lower=True)
         fit = 0.5 * residual @ scipy.linalg.cho_solve(factor, residual)
