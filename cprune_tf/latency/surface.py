@@ -24,8 +24,8 @@ _MAX_TWOS = 4
 # log of: signal variance, four length scales, odds of sharing between families, noise variance.
 _PRIOR = np.log(np.array([0.1, 4.0, 2.0, 6.0, 1.0, 1.0, 0.01]))
 _PRIOR_WIDTH = 2.0
-_MAX_FITTED = 160
-_MAX_ITERATIONS = 20
+_MAX_FITTED = 250
+_MAX_ITERATIONS = 40
 _JITTER = 1e-8
 
 
@@ -161,18 +161,41 @@ def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
         queries, residual = [queries[i] for i in chosen], residual[chosen]
 
     features, same = _features(queries), _same_family(queries, queries)
+    squared = (features[:, None, :] - features[None, :, :]) ** 2
+    identity = np.eye(len(queries))
 
-    def cost(parameters: Vector) -> float:
-        covariance = _kernel(features, features, same, parameters)
-        covariance += np.eye(len(queries)) * (np.exp(parameters[6]) + _JITTER)
-        lower, _ = factor = scipy.linalg.cho_factor(covariance, lower=True)
-        fit = 0.5 * residual @ scipy.linalg.cho_solve(factor, residual)
-        unlikely = 0.5 * (((parameters - _PRIOR) / _PRIOR_WIDTH) ** 2).sum()
-        return float(fit + np.log(np.diag(lower)).sum() + unlikely)
+    def cost(parameters: Vector) -> tuple[float, Vector]:
+        signal = _kernel(features, features, same, parameters)
+        noise = np.exp(parameters[6])
+        lower, _ = factor = scipy.linalg.cho_factor(
+            signal + identity * (noise + _JITTER), lower=True
+        )
+        weights = scipy.linalg.cho_solve(factor, residual)
+        apart = (parameters - _PRIOR) / _PRIOR_WIDTH
+        value = 0.5 * residual @ weights + np.log(np.diag(lower)).sum() + 0.5 * apart @ apart
+        # Of the likelihood with respect to the covariance; half of each derivative's product sum.
+        slope = scipy.linalg.cho_solve(factor, identity) - np.outer(weights, weights)
+        shared = 1 / (1 + np.exp(-parameters[5]))
+        sharing = shared * (1 - shared) * (1 - same) / (shared + (1 - shared) * same)
+        by_scale = np.einsum("ij,ijk->k", slope * signal, squared) / np.exp(2 * parameters[1:5])
+        gradient = np.array(
+            [
+                (slope * signal).sum(),
+                *by_scale,
+                (slope * signal * sharing).sum(),
+                noise * np.trace(slope),
+            ]
+        )
+        return float(value), 0.5 * gradient + apart / _PRIOR_WIDTH
 
     bounds = [(start - 3 * _PRIOR_WIDTH, start + 3 * _PRIOR_WIDTH) for start in _PRIOR]
     found = scipy.optimize.minimize(
-        cost, _PRIOR, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MAX_ITERATIONS}
+        cost,
+        _PRIOR,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": _MAX_ITERATIONS},
     )
     result: Vector = found.x
     return result
