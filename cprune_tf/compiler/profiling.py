@@ -49,6 +49,7 @@ class TaskProfile:
         roofline_share: The limit's time / latency_ms. A lowering that saves operations (Winograd)
             can pass 1.
         structure: The fastest program's tiling of the filter axis.
+        lowering: The fastest program's: "direct" or "winograd".
     """
 
     name: str
@@ -63,6 +64,7 @@ class TaskProfile:
     bound: Literal["compute", "memory"]
     roofline_share: float
     structure: str
+    lowering: str
 
 
 def profile_tasks(rows: Sequence[TaskRow], roofline: Roofline) -> tuple[TaskProfile, ...]:
@@ -95,6 +97,7 @@ def _profile(row: TaskRow, roofline: Roofline) -> TaskProfile:
         bound="memory" if memory_bound else "compute",
         roofline_share=roofline.bound_ms(task.flops, moved) / row.latency_ms,
         structure=str(row.structure),
+        lowering=row.lowering,
     )
 
 
@@ -114,15 +117,15 @@ def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Progra
     """What a task's latency is the latency of.
 
     Returns:
-        The workload that the program schedules, and the program.
+        The lowering that the program schedules, and the program.
 
     Raises:
         KeyError: If the task was never measured.
     """
-    programs = database.programs(task.mod, 1)
-    if not programs:
+    found = task.fastest(database)
+    if found is None:
         raise KeyError(f"Task {task.name} ({', '.join(task.layers)}) was never measured.")
-    return task, programs[0]
+    return found
 
 
 class ProgramTimer:

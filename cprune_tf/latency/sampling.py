@@ -177,13 +177,14 @@ def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int
 
 
 def _inner_tiles(lab: LatencyLab, task: Task, site: Site) -> list[int]:
-    programs = distinct_programs(lab.session.database.programs(task.mod), _PROGRAMS)
     tiles = []
-    for program in programs:
-        structure = program_structure(program, task.mod)
-        # Only where the workload's last axis is the group's own.
-        if structure.filters == site.outputs.count(lab.units):
-            tiles.append(math.prod(structure.compute[1:]))
+    for lowered in task.lowerings:
+        programs = lab.session.database.programs(lowered.mod)
+        for program in distinct_programs(programs, _PROGRAMS):
+            structure = program_structure(program, lowered.mod)
+            # Only where the workload's last axis is the group's own.
+            if structure.filters == site.outputs.count(lab.units):
+                tiles.append(math.prod(structure.compute[1:]))
     return [tile for tile in tiles if tile > 1]
 
 

@@ -22,7 +22,17 @@ _MAX_LAYERS = 3
 def profile_table(profile: ModelProfile) -> rich.console.Group:
     """Every task, costliest first, and what the whole model takes beyond them."""
     table = _table("task", "layers", "groups")
-    for column in ("weight", "MFLOP", "kB", "latency", "share", "GFLOPS", "roofline", "bound"):
+    for column in (
+        "weight",
+        "MFLOP",
+        "kB",
+        "latency",
+        "share",
+        "GFLOPS",
+        "roofline",
+        "bound",
+        "lowering",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     for row in profile.tasks:
         task = row.task
@@ -38,6 +48,7 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
             formats.significant(task.gflops),
             formats.share(task.roofline_share),
             task.bound,
+            task.lowering,
         )
     peak = profile.roofline
     streams = ", ".join(
