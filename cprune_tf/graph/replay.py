@@ -171,9 +171,8 @@ def copy_weights(
         return
     names = keras_internals.relative_weight_names(call.operation)
     olds = dict(zip(names, call.operation.weights, strict=True))
-    news = zip(keras_internals.relative_weight_names(twin), twin.weights, strict=True)
     additions = additions or {}
-    for name, new in news:
+    for name, new in twin_weights(call, twin).items():
         old = olds.get(name)
         value = np.zeros(()) if old is None else np.asarray(old)
         if name in additions:
@@ -190,6 +189,37 @@ def copy_weights(
         new.assign(value)
         if old is not None and new.trainable != old.trainable:
             new.trainable = old.trainable
+
+
+def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
+    """The weights of a new layer under the names they have in the original.
+
+    The names agree unless the layer holds others: Keras numbers those that were given no name, and
+    a wrapper's may be built before it is. Then the order counts, as it does for `set_weights`.
+
+    Args:
+        call: A call of the original layer.
+        twin: Its new counterpart, built.
+
+    Returns:
+        Variables by name; under a name of its own what only the new layer has.
+
+    Raises:
+        GraphError: Where the new layer has other weights.
+    """
+    names = keras_internals.relative_weight_names(call.operation)
+    new_names = keras_internals.relative_weight_names(twin)
+    if not set(names) <= set(new_names):
+        last = [[name.split("/")[-1].split(":")[0] for name in n] for n in (names, new_names)]
+        if last[0] != last[1]:
+            raise GraphError(
+                f"The layer '{call.path}' ({type(call.operation).__name__}) has the weights "
+                f"{', '.join(names)}, but made again from its config it has "
+                f"{', '.join(new_names) or 'none'}: its get_config() must hold all constructor "
+                "arguments, and build() must make all weights."
+            )
+        new_names = names
+    return dict(zip(new_names, twin.weights, strict=True))
 
 
 def slice_weight(value: Any, weight: Weight, keep: Keep) -> Any:
