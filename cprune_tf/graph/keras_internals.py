@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
@@ -225,6 +226,16 @@ def relative_weight_names(layer: Any) -> list[str]:
         count = sum(1 for known in names if known.split(":")[0] == name)
         names.append(f"{name}:{count}" if count else name)
     return names
+
+
+def view(variable: Any) -> Any:
+    """A variable's value as a numpy array that shares its memory; not to be written to or kept."""
+    return np.asarray(keras.ops.convert_to_tensor(variable))
+
+
+def assign_rows(variable: Any, start: int, rows: Any) -> None:
+    """Overwrites some rows of a variable, counted along its first axis, from `start`."""
+    variable.value[start : start + len(rows)].assign(rows)
 
 
 def application_layers() -> dict[str, type]:

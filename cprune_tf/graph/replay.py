@@ -15,11 +15,13 @@ import numpy as np
 from cprune_tf.graph import keras_internals
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
-from cprune_tf.graph.rules.registry import Keep, Weight
+from cprune_tf.graph.rules.registry import Indices, Keep, Weight
 
 # Calls a new operation: (position of the call, the operation, args, kwargs) -> its outputs.
 Invoke = Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any]
 Make = Callable[[Call], Any]
+
+_PART_BYTES = 16 << 20  # of a weight that is copied at a time
 
 
 def plain_invoke(
@@ -174,21 +176,48 @@ def copy_weights(
     additions = additions or {}
     for name, new in twin_weights(call, twin).items():
         old = olds.get(name)
-        value = np.zeros(()) if old is None else np.asarray(old)
+        value = np.zeros(()) if old is None else keras_internals.view(old)
         if name in additions:
             value = np.asarray(value + additions[name]).astype(new.dtype)
-        if keep is not None and name in weights:
-            value = slice_weight(value, weights[name], keep)
-        if tuple(value.shape) != tuple(new.shape):
+        kept = _kept_indices(weights.get(name), keep, value.shape)
+        shape = tuple(n if i is None else len(i) for n, i in zip(value.shape, kept, strict=True))
+        if shape != tuple(new.shape):
             raise GraphError(
                 f"The weight '{name}' of '{call.path}' ({type(call.operation).__name__}) keeps the "
-                f"shape {tuple(value.shape)}, but the new layer has {tuple(new.shape)}: the "
-                "layer's rule must list the weight's axes and resize the config; see "
-                "docs/extending.md."
+                f"shape {shape}, but the new layer has {tuple(new.shape)}: the layer's rule must "
+                "list the weight's axes and resize the config; see docs/extending.md."
             )
-        new.assign(value)
+        _assign(new, value, kept)
         if old is not None and new.trainable != old.trainable:
             new.trainable = old.trainable
+
+
+def _kept_indices(
+    weight: Weight | None, keep: Keep | None, shape: tuple[int, ...]
+) -> list[Indices | None]:
+    """The indices that remain on each axis of a weight; None for all of them."""
+    kept: list[Indices | None] = [None] * len(shape)
+    if weight is not None and keep is not None:
+        for axis, labels in enumerate(weight.axes):
+            if labels is not None and keep.touches(labels):
+                kept[axis] = keep.indices(labels)
+    return kept
+
+
+def _assign(variable: Any, value: Any, kept: list[Indices | None]) -> None:
+    """Writes what remains of an array, a large one part by part: no second copy of it is made."""
+    if all(indices is None for indices in kept):
+        variable.assign(value)
+        return
+    full = [np.arange(n) if i is None else i for n, i in zip(value.shape, kept, strict=True)]
+    rows = full[0]
+    step = max(1, len(rows) * _PART_BYTES // max(1, value.nbytes))
+    if step >= len(rows):
+        variable.assign(value[np.ix_(*full)])
+        return
+    for start in range(0, len(rows), step):
+        part = value[np.ix_(rows[start : start + step], *full[1:])]
+        keras_internals.assign_rows(variable, start, part)
 
 
 def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
@@ -220,14 +249,6 @@ def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
             )
         new_names = names
     return dict(zip(new_names, twin.weights, strict=True))
-
-
-def slice_weight(value: Any, weight: Weight, keep: Keep) -> Any:
-    """A weight's array without the removed channels."""
-    for axis, labels in enumerate(weight.axes):
-        if labels is not None and keep.touches(labels):
-            value = np.compress(keep.mask(labels), value, axis=axis)
-    return value
 
 
 def copy_compile_state(model: Any, twin: Any) -> None:
