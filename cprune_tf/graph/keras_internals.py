@@ -230,12 +230,7 @@ def relative_weight_names(layer: Any) -> list[str]:
 
 def view(variable: Any) -> Any:
     """A variable's value as a numpy array that shares its memory; not to be written to or kept."""
-    return np.asarray(keras.ops.convert_to_tensor(variable))
-
-
-def assign_rows(variable: Any, start: int, rows: Any) -> None:
-    """Overwrites some rows of a variable, counted along its first axis, from `start`."""
-    variable.value[start : start + len(rows)].assign(rows)
+    return np.asarray(variable.value.value())  # reading it any other way makes a copy
 
 
 def application_layers() -> dict[str, type]:

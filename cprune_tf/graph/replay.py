@@ -21,8 +21,6 @@ from cprune_tf.graph.rules.registry import Indices, Keep, Weight
 Invoke = Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any]
 Make = Callable[[Call], Any]
 
-_PART_BYTES = 16 << 20  # of a weight that is copied at a time
-
 
 def plain_invoke(
     position: int, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -187,7 +185,13 @@ def copy_weights(
                 f"shape {shape}, but the new layer has {tuple(new.shape)}: the layer's rule must "
                 "list the weight's axes and resize the config; see docs/extending.md."
             )
-        _assign(new, value, kept)
+        if any(indices is not None for indices in kept):
+            # All axes at once: one after the other would hold copies that are larger than the last.
+            full = [
+                np.arange(n) if i is None else i for n, i in zip(value.shape, kept, strict=True)
+            ]
+            value = value[np.ix_(*full)]
+        new.assign(value)
         if old is not None and new.trainable != old.trainable:
             new.trainable = old.trainable
 
@@ -202,22 +206,6 @@ def _kept_indices(
             if labels is not None and keep.touches(labels):
                 kept[axis] = keep.indices(labels)
     return kept
-
-
-def _assign(variable: Any, value: Any, kept: list[Indices | None]) -> None:
-    """Writes what remains of an array, a large one part by part: no second copy of it is made."""
-    if all(indices is None for indices in kept):
-        variable.assign(value)
-        return
-    full = [np.arange(n) if i is None else i for n, i in zip(value.shape, kept, strict=True)]
-    rows = full[0]
-    step = max(1, len(rows) * _PART_BYTES // max(1, value.nbytes))
-    if step >= len(rows):
-        variable.assign(value[np.ix_(*full)])
-        return
-    for start in range(0, len(rows), step):
-        part = value[np.ix_(rows[start : start + step], *full[1:])]
-        keras_internals.assign_rows(variable, start, part)
 
 
 def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
