@@ -72,6 +72,15 @@ class Block(layers.Layer):
         return {**super().get_config(), "filters": self.filters}
 
 
+class Named(Block):
+    """The same with names."""
+
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(filters, **kwargs)
+        norm = layers.BatchNormalization(name="norm")
+        self.inner = [layers.Conv2D(filters, 3, name="conv"), norm]
+
+
 class Growing(layers.Layer):
     """Makes a weight that its config does not know of."""
 
@@ -160,6 +169,35 @@ def test_an_unknown_layer_that_holds_layers_keeps_its_weights(layer: Any) -> Non
     small = rebuild(model, {"after": [1, 2]}, fold_constants=False)
     masked = mask(model, {"after": [1, 2]})
     assert relative_error(small, masked, random_inputs(model)) < 1e-5
+
+
+def _named(call: Any) -> Effect:
+    *leading, arriving = call.inputs[0]
+    made = call.fresh(call.layer.filters)
+    weights = {"conv/kernel": Weight((None, None, arriving, made), "kernel", 3)}
+    for name in (
+        "conv/bias",
+        "norm/gamma",
+        "norm/beta",
+        "norm/moving_mean",
+        "norm/moving_variance",
+    ):
+        weights[name] = Weight((made,), "other", 0)
+    return Effect(
+        ((*leading, made),), weights, {"": made}, lambda keep: {"filters": keep.count(made)}
+    )
+
+
+def test_a_rule_names_the_weights_of_inner_layers() -> None:
+    register_rule(Named)(_named)
+    try:
+        model = _around(Named(5, name="block"))
+        removal = {"conv": [1], "block": [0, 3]}
+        small, masked = rebuild(model, removal, fold_constants=False), mask(model, removal)
+        assert relative_error(small, masked, random_inputs(model)) < 1e-5
+        assert small.get_layer("block").filters == 3
+    finally:
+        REGISTRY.unregister(Named)
 
 
 def test_a_layer_that_comes_back_with_other_weights_is_refused() -> None:
