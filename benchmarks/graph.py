@@ -5,8 +5,8 @@ r"""Measures analysis and rebuilding on every architecture of keras.applications
     python benchmarks/graph.py --models=ResNet50,MobileNetV2
     python benchmarks/graph.py --tables_only    # plot and docs table from the committed results
 
-Each architecture runs in a process of its own, at the smallest input that works, with random
-weights; 30 % of every prunable group is removed at random. Memory is read from Linux's /proc.
+The smallest input that works, random weights; 30 % of every prunable group is removed at random.
+Each architecture is measured in a process of its own; memory is read from Linux's /proc.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ _TIMEOUT_SEC = 3600.0
 
 _MODELS = flags.DEFINE_list("models", [], "Names in keras.applications; all where empty.")
 _CHECKS = flags.DEFINE_bool("checks", False, "Check the results instead of measuring.")
-_ONE = flags.DEFINE_string("one", None, "Do this one here and print JSON (used internally).")
+_ONE = flags.DEFINE_string("one", None, "Measure this one here and print JSON (used internally).")
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Only write the plot and the docs table.")
 
 
@@ -117,38 +118,52 @@ def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return result, times
 
 
-def run_one(name: str) -> dict[str, Any]:
-    """What the flags ask for, of one architecture."""
-    if not _CHECKS.value:
-        return {"cost": measure(name)}
-    import zoo
-
-    return {"checks": dataclasses.asdict(zoo.check(name))}
-
-
 def run_all(chosen: Sequence[str]) -> None:
-    """Does each in a fresh process and keeps the results file up to date."""
+    """Does what the flags ask for with each and keeps the results file up to date."""
+    act = _checked if _CHECKS.value else _measured
     failed: list[str] = []
     for name in chosen:
-        done = subprocess.run(
-            [sys.executable, __file__, f"--one={name}", f"--checks={_CHECKS.value}"],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SEC,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        if done.returncode:
-            print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr, flush=True)
+        found = act(name)
+        if found is None:
             failed.append(name)
             continue
-        found = json.loads(done.stdout.strip().splitlines()[-1])
         held = {r["name"]: r for r in _results()}
         held[name] = {**held.get(name, {"name": name}), **found}
         record.write("graph", {"architectures": [held[key] for key in sorted(held)]})
         print(f"{name}: {_summary(found)}", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _checked(name: str) -> dict[str, Any] | None:
+    """The checks of one architecture, here; None where they failed, which is printed."""
+    import keras
+    import zoo
+
+    try:
+        return {"checks": dataclasses.asdict(zoo.check(name))}
+    except Exception:
+        print(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        return None
+    finally:
+        keras.backend.clear_session()
+        gc.collect()
+
+
+def _measured(name: str) -> dict[str, Any] | None:
+    """The cost of one architecture in a fresh process; None where it failed, which is printed."""
+    done = subprocess.run(
+        [sys.executable, __file__, f"--one={name}"],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SEC,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if done.returncode:
+        print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr, flush=True)
+        return None
+    return {"cost": json.loads(done.stdout.strip().splitlines()[-1])}
 
 
 def _summary(found: dict[str, Any]) -> str:
@@ -283,7 +298,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if _ONE.value:
-        print(json.dumps(run_one(_ONE.value)))
+        print(json.dumps(measure(_ONE.value)))
         return
     if not _TABLES_ONLY.value:
         import zoo
