@@ -1,245 +1,274 @@
 r"""Measures analysis and rebuilding on every architecture of keras.applications.
 
-    python benchmarks/graph.py                  # all of them, writes results, plot and docs table
+    python benchmarks/graph.py --checks     # prune, compare with masked, save, load, convert: slow
+    python benchmarks/graph.py              # time and memory; nothing else should run meanwhile
     python benchmarks/graph.py --models=ResNet50,MobileNetV2
     python benchmarks/graph.py --tables_only    # plot and docs table from the committed results
 
-Each architecture runs in a process of its own, at the smallest input that works, with random
-weights: 30 % of every prunable group is removed at random, the rebuilt model is compared with the
-masked original, saved and loaded again.
+The smallest input that works, random weights; 30 % of every prunable group is removed at random.
+Each architecture is measured in a process of its own; memory is read from Linux's /proc.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import tempfile
-import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import record
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "graph.json"
+RESULTS = record.RESULTS / "graph.json"
 PLOT = ROOT / "docs" / "images" / "graph_cost.svg"
 TABLE = ROOT / "docs" / "applications.md"
 
-_SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
-_FRACTION = 0.3
-_SAMPLE_SEC = 0.005
 _TIMEOUT_SEC = 3600.0
 
 _MODELS = flags.DEFINE_list("models", [], "Names in keras.applications; all where empty.")
+_CHECKS = flags.DEFINE_bool("checks", False, "Check the results instead of measuring.")
 _ONE = flags.DEFINE_string("one", None, "Measure this one here and print JSON (used internally).")
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Only write the plot and the docs table.")
 
 
-class PeakMemory:
-    """Samples this process's resident memory while a block runs."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        self._process = psutil.Process()
-        self._done = threading.Event()
-        self.start_bytes = self.peak_bytes = 0
-
-    def __enter__(self) -> PeakMemory:
-        self.start_bytes = self.peak_bytes = self._process.memory_info().rss
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def growth_bytes(self) -> int:
-        """The peak above where the block began."""
-        return self.peak_bytes - self.start_bytes
-
-    def _sample(self) -> None:
-        while not self._done.wait(_SAMPLE_SEC):
-            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss)
-
-
 def measure(name: str) -> dict[str, Any]:
-    """Runs one architecture through everything.
+    """Times analysis and rebuild of one architecture, in a process that did nothing before.
 
     Args:
         name: In keras.applications.
 
     Returns:
-        Processor times in seconds, memory in bytes, groups, errors.
+        Wall-clock and processor times in seconds, sizes in bytes, all from one pass. "build" is
+        Keras making the original; the memory figures are peaks of resident memory above what the
+        process held before that.
     """
-    import gc
-
-    import numpy as np
+    import zoo
 
     from cprune_tf import graph as graphs
 
-    rng = np.random.default_rng(0)
-    model, build_sec = timed(lambda: _build(name))
-    _randomise(model, rng)
+    _warm_up()
+    start = _resident_bytes("VmRSS")
+    _forget_peak()
+    model, build = timed(lambda: zoo.build(name))
+    build_peak = _resident_bytes("VmHWM") - start
     gc.collect()
-    with PeakMemory() as memory:
-        graph, analyze_sec = timed(lambda: graphs.analyze(model))
-        removal = {
-            g.name: rng.choice(
-                g.num_channels, max(1, int(g.num_channels * _FRACTION)), replace=False
-            ).tolist()
-            for g in graph.prunable
-        }
-        small, rebuild_sec = timed(
-            lambda: graphs.rebuild(model, removal, fold_constants=False, graph=graph)
-        )
-    _, fold_sec = timed(lambda: graphs.plan_folding(graph.propagation, graph.keep(removal)))
-    inputs = rng.normal(size=(2, *model.input_shape[1:])).astype("float32")
-    masked_error = _difference(graphs.mask(model, removal, graph=graph), small, inputs)
+    settled = _resident_bytes("VmRSS") - start
+    _forget_peak()
+    graph, analysis = timed(lambda: graphs.analyze(model))
+    removal = zoo.random_removal(graph)
+    small, rebuild = timed(
+        lambda: graphs.rebuild(model, removal, fold_constants=False, graph=graph)
+    )
+    peak = _resident_bytes("VmHWM") - start
+    _, fold = timed(lambda: graphs.plan_folding(graph.propagation, graph.keep(removal)))
     return {
-        "name": name,
         "input": model.input_shape[1],
-        "layers": len(graph.propagation.flat.calls),
-        "params": model.count_params(),
-        "params_pruned": small.count_params(),
-        "groups": len(graph.groups),
-        "prunable_groups": len(graph.prunable),
-        "units": sum(g.num_channels for g in graph.groups),
-        "prunable_units": sum(g.num_channels for g in graph.prunable),
-        "protected": {g.name: g.protected for g in graph.groups if g.protected},
-        "build_sec": build_sec,
-        "analyze_sec": analyze_sec,
-        "rebuild_sec": rebuild_sec,
-        "fold_sec": fold_sec,
+        "calls": len(graph.propagation.flat.calls),
         "weight_bytes": graphs.statistics(model).weight_bytes,
-        "memory_growth_bytes": memory.growth_bytes,
-        "masked_error": masked_error,
-        "loaded_error": _difference(_saved_and_loaded(small), small, inputs),
+        "pruned_weight_bytes": graphs.statistics(small).weight_bytes,
+        "build": build,
+        "analysis": analysis,
+        "rebuild": rebuild,
+        "fold": fold,
+        "build_peak_bytes": build_peak,
+        "built_bytes": settled,
+        "rebuild_peak_bytes": peak,
     }
 
 
-def _randomise(model: Any, rng: Any) -> None:
-    """Biases and means that show when they are mixed up."""
-    for weight in model.weights:
-        if weight.path.rsplit("/", 1)[-1] in ("bias", "beta", "moving_mean"):
-            weight.assign(rng.normal(0.0, 0.1, weight.shape))
-
-
-def _difference(reference: Any, model: Any, inputs: Any) -> float:
-    """Largest difference of two models' outputs, relative to the reference's largest output."""
-    import numpy as np
-
-    expected, actual = np.asarray(reference(inputs)), np.asarray(model(inputs))
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def _saved_and_loaded(model: Any) -> Any:
+def _warm_up() -> None:
+    """Loads what Keras and TensorFlow load late, so that it counts for neither side."""
     import keras
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        model.save(path)
-        return keras.models.load_model(path)
+    from cprune_tf import graph as graphs
+
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
+    x = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
+    graphs.rebuild(keras.Model(inputs, x), {}, fold_constants=False)
+    gc.collect()
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """A result and the seconds of processor time it took."""
-    start = time.process_time()
+def _resident_bytes(key: str) -> int:
+    """This process's resident memory: "VmRSS" now, "VmHWM" at its peak."""
+    for line in pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def _forget_peak() -> None:
+    """Makes the peak start again at what is resident now."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """A result and the seconds it took, by the clock and of processor time."""
+    wall, cpu = time.perf_counter(), time.process_time()
     result = function()
-    return result, time.process_time() - start
-
-
-def _build(name: str) -> Any:
-    import keras
-
-    keras.utils.set_random_seed(0)
-    size = _SIZES.get(name, 32)
-    return getattr(keras.applications, name)(
-        weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
-    )
-
-
-def names() -> list[str]:
-    """All architectures."""
-    import keras
-
-    return sorted(n for n in dir(keras.applications) if n[0].isupper())
+    times = {"wall_sec": time.perf_counter() - wall, "cpu_sec": time.process_time() - cpu}
+    return result, times
 
 
 def run_all(chosen: Sequence[str]) -> None:
-    """Measures each in a fresh process and keeps the results file up to date."""
-    held = {r["name"]: r for r in _results()}
+    """Does what the flags ask for with each and keeps the results file up to date."""
+    act = _checked if _CHECKS.value else _measured
     failed: list[str] = []
     for name in chosen:
-        done = subprocess.run(
-            [sys.executable, __file__, f"--one={name}"],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SEC,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        if done.returncode:
-            print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr, flush=True)
+        found = act(name)
+        if found is None:
             failed.append(name)
             continue
-        held[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        ordered = [held[key] for key in sorted(held)]
-        RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-        r = held[name]
-        print(
-            f"{name}: analysis {r['analyze_sec']:.2f} s, rebuild {r['rebuild_sec']:.2f} s, "
-            f"error {r['masked_error']:.1e}",
-            flush=True,
-        )
+        held = {r["name"]: r for r in _results()}
+        held[name] = {**held.get(name, {"name": name}), **found}
+        record.write("graph", {"architectures": [held[key] for key in sorted(held)]})
+        print(f"{name}: {_summary(found)}", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
+def _checked(name: str) -> dict[str, Any] | None:
+    """The checks of one architecture, here; None where they failed, which is printed."""
+    import keras
+    import zoo
+
+    try:
+        return {"checks": dataclasses.asdict(zoo.check(name))}
+    except Exception:
+        print(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        return None
+    finally:
+        keras.backend.clear_session()
+        gc.collect()
+
+
+def _measured(name: str) -> dict[str, Any] | None:
+    """The cost of one architecture in a fresh process; None where it failed, which is printed."""
+    done = subprocess.run(
+        [sys.executable, __file__, f"--one={name}"],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SEC,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if done.returncode:
+        print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr, flush=True)
+        return None
+    return {"cost": json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+def _summary(found: dict[str, Any]) -> str:
+    if checks := found.get("checks"):
+        return ", ".join(
+            f"{key} error {checks[f'{key}_error']:.1e}" for key in ("masked", "loaded", "tflite")
+        )
+    cost = found["cost"]
+    times = ", ".join(f"{k} {cost[k]['wall_sec']:.2f} s" for k in ("build", "analysis", "rebuild"))
+    return f"{times}, memory {_memory(cost):.2f}x"
+
+
+def _memory(cost: dict[str, Any]) -> float:
+    return float(cost["rebuild_peak_bytes"] / cost["build_peak_bytes"])
+
+
 def _results() -> list[dict[str, Any]]:
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    if not RESULTS.exists():
+        return []
+    return list(json.loads(RESULTS.read_text(encoding="utf-8"))["architectures"])
+
+
+_INTRODUCTION = """\
+# keras.applications, pruned
+
+Written by `python benchmarks/graph.py`; do not edit. Every architecture with random weights, at the
+smallest input that works, 30 % of each prunable group removed at random.
+
+*Calls* counts calls of layers and operations. Errors are the largest difference of two models'
+outputs relative to the largest output: *masked*, the rebuilt model against the original with the
+removed channels masked; *TFLite*, the rebuilt model converted and run by LiteRT against itself in
+Keras. Every rebuilt model was also saved and loaded; the largest error of that was {loaded:.1e}.
+
+Seconds are by the clock, with nothing else running on the machine ({machine}); *build* is what
+Keras takes to make the original. *Memory* is the peak of resident memory with everything in it (the
+original, the analysis, the rebuilt model), relative to the peak while Keras built the original
+alone; both are counted above what the process held before the original was built, with Keras
+loaded and used once. *Weights* is the same peak's growth over the finished original, relative to
+the bytes of the original's weights.
+
+The bar is analysis and rebuild of ResNet50 in under 2 s ({resnet:.2f} s), of the largest in under
+10 s ({slowest}: {seconds:.2f} s), and memory of at most 2x ({missed}).
+"""
 
 
 def write_table() -> None:
     """Writes docs/applications.md from the results."""
-    lines = [
-        "# keras.applications, pruned",
+    results = [r for r in _results() if "cost" in r and "checks" in r]
+    total = {r["name"]: _total_sec(r["cost"]) for r in results}
+    slowest = max(total, key=lambda name: total[name])
+    over = [f"{r['name']} {_memory(r['cost']):.2f}x" for r in results if _memory(r["cost"]) > 2]
+    largest = max(_memory(r["cost"]) for r in results)
+    lines = _INTRODUCTION.format(
+        loaded=max(r["checks"]["loaded_error"] for r in results),
+        machine=_machine(),
+        resnet=total["ResNet50"],
+        slowest=slowest,
+        seconds=total[slowest],
+        missed=f"missed by {', '.join(over)}" if over else f"largest {largest:.2f}x",
+    ).splitlines()
+    lines += [
         "",
-        "Written by `python benchmarks/graph.py`; do not edit. Every architecture with random",
-        "weights, at the smallest input that works, 30 % of each prunable group removed at random.",
-        "*Error* is the largest difference between the rebuilt model and the masked original,",
-        "relative to the largest output; every rebuilt model was saved, loaded and compared again.",
-        "*Calls* counts calls of layers and operations. Times are seconds of processor time",
-        "(analysis plus rebuild; a busy machine makes wall time meaningless), with the time Keras",
-        "takes to build the original beside them. *Memory* is how much the process grew at its",
-        "peak during analysis and rebuild, relative to the model's weights.",
+        "| architecture | calls | groups | prunable | prunable units | params | after | masked "
+        "| TFLite | build | analysis | rebuild | memory | weights |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *(_row(r["name"], r["checks"], r["cost"]) for r in results),
         "",
-        "| architecture | calls | groups | prunable | prunable units | params | after | error "
-        "| analysis | rebuild | Keras build | memory |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "## What is protected, and why",
+        "",
+        "| architecture | group | reason |",
+        "|---|---|---|",
     ]
-    results = _results()
     for r in results:
-        lines.append(
-            f"| {r['name']} | {r['layers']} | {r['groups']} | {r['prunable_groups']} "
-            f"| {100 * r['prunable_units'] / r['units']:.1f} % | {r['params'] / 1e6:.1f} M "
-            f"| {r['params_pruned'] / 1e6:.1f} M | {r['masked_error']:.1e} "
-            f"| {r['analyze_sec']:.2f} | {r['rebuild_sec']:.2f} | {r['build_sec']:.2f} "
-            f"| {r['memory_growth_bytes'] / r['weight_bytes']:.2f}x |"
-        )
-    lines += ["", "## What is protected, and why", "", "| architecture | group | reason |"]
-    lines.append("|---|---|---|")
-    for r in results:
-        lines += [f"| {r['name']} | {group} | {why} |" for group, why in r["protected"].items()]
+        reasons = r["checks"]["protected"].items()
+        lines += [f"| {r['name']} | {group} | {why} |" for group, why in reasons]
     lines += ["", "![time against calls](images/graph_cost.svg)", ""]
     TABLE.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _total_sec(cost: dict[str, Any]) -> float:
+    return float(cost["analysis"]["wall_sec"] + cost["rebuild"]["wall_sec"])
+
+
+def _machine() -> str:
+    machine = json.loads(RESULTS.read_text(encoding="utf-8"))["environment"]["machine"]
+    return f"{machine['model']}, {machine['cores_usable']} cores"
+
+
+def _row(name: str, checks: dict[str, Any], cost: dict[str, Any]) -> str:
+    growth = cost["rebuild_peak_bytes"] - cost["built_bytes"]
+    cells = [
+        name,
+        str(cost["calls"]),
+        str(checks["groups"]),
+        str(checks["prunable_groups"]),
+        f"{100 * checks['prunable_units'] / checks['units']:.1f} %",
+        f"{checks['params'] / 1e6:.1f} M",
+        f"{checks['params_pruned'] / 1e6:.1f} M",
+        f"{checks['masked_error']:.1e}",
+        f"{checks['tflite_error']:.1e}",
+        *(f"{cost[key]['wall_sec']:.2f}" for key in ("build", "analysis", "rebuild")),
+        f"{_memory(cost):.2f}x",
+        f"{growth / cost['weight_bytes']:.2f}x",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def write_plot() -> None:
@@ -250,14 +279,13 @@ def write_plot() -> None:
     matplotlib.rcParams["svg.hashsalt"] = "graph"
     from matplotlib import pyplot
 
-    results = _results()
+    costs = [r["cost"] for r in _results() if "cost" in r]
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
-    calls = [r["layers"] for r in results]
-    axis.scatter(calls, [r["rebuild_sec"] for r in results], label="rebuild", s=18)
-    axis.scatter(calls, [r["analyze_sec"] for r in results], label="analysis", s=18)
-    axis.set(
-        xlabel="calls of layers and operations", ylabel="seconds of processor time", xlim=0, ylim=0
-    )
+    calls = [cost["calls"] for cost in costs]
+    for key, label in (("build", "Keras builds the original"), ("rebuild", "rebuild")):
+        axis.scatter(calls, [cost[key]["wall_sec"] for cost in costs], label=label, s=18)
+    axis.scatter(calls, [cost["analysis"]["wall_sec"] for cost in costs], label="analysis", s=18)
+    axis.set(xlabel="calls of layers and operations", ylabel="seconds", xlim=0, ylim=0)
     axis.set_title("Analysis and rebuild of keras.applications")
     axis.legend()
     axis.grid(alpha=0.3)
@@ -273,9 +301,12 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(measure(_ONE.value)))
         return
     if not _TABLES_ONLY.value:
-        run_all(_MODELS.value or names())
-    write_plot()
-    write_table()
+        import zoo
+
+        run_all(_MODELS.value or zoo.names())
+    if any("cost" in r and "checks" in r for r in _results()):
+        write_plot()
+        write_table()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python tools/inspect_model.py --model=resnet8_fashion --protect='head*' --member
 
 from __future__ import annotations
 
-import os
 import typing
 from collections.abc import Sequence
 
@@ -37,8 +36,8 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Prints what the flags ask for."""
     del argv
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow takes seconds to import: not before the command line is known to be right.
+    command_line.import_tensorflow_quietly()
     from cprune_tf import graph as graphs
     from cprune_tf.graph import drawing
 
@@ -49,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
     print(group_table(graph))
     if _MEMBERS.value:
         print(f"\n{graph}")
+    else:
+        print("--members shows the layers of each group, --draw=graph.svg the whole graph")
     if _DRAW.value:
         drawing.draw(graph, _DRAW.value)
         print(f"\nThe coupled graph is in {_DRAW.value}")
@@ -84,6 +85,7 @@ def group_table(graph: ChannelGraph) -> str:
     ]
     prunable = len(graph.prunable)
     lines.append(
-        f"{prunable} of {len(graph.groups)} groups prunable: {share[0]:,} of {sum(share):,} units"
+        f"{prunable} of {len(graph.groups)} groups prunable: {share[0]:,} of {sum(share):,} units "
+        "(a kernel between two groups counts in both)"
     )
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,25 @@ Removal = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
+class AxisUnits:
+    """Whose every index of one axis is; all groups that share the axis share this.
+
+    Attributes:
+        groups: For each index the number of its group, -1 for none.
+        units: For each index its unit in that group.
+        present: The numbers of the groups on this axis.
+    """
+
+    groups: npt.NDArray[np.int32]
+    units: npt.NDArray[np.int32]
+    present: tuple[int, ...]
+
+    def of(self, group: int) -> npt.NDArray[np.int64]:
+        """For each index the unit of this group, -1 for another group's."""
+        return np.where(self.groups == group, self.units, -1).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class Member:
     """One axis on which a group's channels lie.
 
@@ -30,14 +49,21 @@ class Member:
         what: "filters" (made here), "inputs" (consumed here), "channels" (passed through), or a
             weight's name.
         axis: The axis, counted in that tensor or weight.
-        units: For each index of the axis the group's unit it belongs to, -1 for another group's.
+        owners: Whose every index of the axis is.
+        group: The group's number.
     """
 
     layer: str
     path: str
     what: str
     axis: int
-    units: npt.NDArray[np.int64]
+    owners: AxisUnits
+    group: int
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """For each index of the axis the group's unit it belongs to, -1 for another group's."""
+        return self.owners.of(self.group)
 
     def __str__(self) -> str:
         return f"{self.layer} {self.what} {describe_indices(self.units)}"
@@ -53,7 +79,8 @@ class GroupWeight:
         role: As in `rules.registry.Weight`.
         axis: The sliced axis.
         is_output: Whether the axis counts the layer's output channels (filters), not its inputs.
-        units: For each index of the axis the group's unit, -1 for another group's.
+        owners: Whose every index of the axis is.
+        group: The group's number.
     """
 
     layer: str
@@ -61,7 +88,13 @@ class GroupWeight:
     role: str
     axis: int
     is_output: bool
-    units: npt.NDArray[np.int64]
+    owners: AxisUnits
+    group: int
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """For each index of the axis the group's unit it belongs to, -1 for another group's."""
+        return self.owners.of(self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,8 +337,9 @@ def _units(p: Propagation) -> tuple[Labels, Labels, list[str]]:
 def _groups(
     p: Propagation, group_of: Labels, unit_of: Labels, names: list[str]
 ) -> tuple[ChannelGroup, ...]:
-    members = _collect_members(p, group_of, unit_of, len(names))
-    weights = _collect_weights(p, group_of, unit_of, len(names))
+    owners = _Owners(p, group_of, unit_of)
+    members = _collect_members(p, owners, len(names))
+    weights = _collect_weights(p, owners, len(names))
     is_root = p.roots == np.arange(len(p.roots))
     counts = np.bincount(group_of[is_root & (group_of >= 0)], minlength=len(names))
     why = np.full(len(names), len(p.reasons), dtype=np.int64)
@@ -334,20 +368,25 @@ def _groups(
     return tuple(groups)
 
 
-def _split(
-    p: Propagation, group_of: Labels, unit_of: Labels, labels: Labels
-) -> Iterable[tuple[int, npt.NDArray[np.int64]]]:
-    """The groups on an axis, each with the unit of every index."""
-    roots = p.roots[labels]
-    groups = group_of[roots]
-    for group in np.unique(groups):
-        if group >= 0:
-            yield int(group), np.where(groups == group, unit_of[roots], -1)
+class _Owners:
+    """Makes the AxisUnits of label arrays, one for each array."""
+
+    def __init__(self, p: Propagation, group_of: Labels, unit_of: Labels) -> None:
+        self._roots = p.roots
+        self._group_of, self._unit_of = group_of.astype(np.int32), unit_of.astype(np.int32)
+        self._known: dict[int, AxisUnits] = {}
+
+    def __call__(self, labels: Labels) -> AxisUnits:
+        """Whose each of these labels is; `labels` must stay alive."""
+        if id(labels) not in self._known:
+            roots = self._roots[labels]
+            groups = self._group_of[roots]
+            present = tuple(int(group) for group in np.unique(groups) if group >= 0)
+            self._known[id(labels)] = AxisUnits(groups, self._unit_of[roots], present)
+        return self._known[id(labels)]
 
 
-def _collect_members(
-    p: Propagation, group_of: Labels, unit_of: Labels, count: int
-) -> list[list[Member]]:
+def _collect_members(p: Propagation, owners: _Owners, count: int) -> list[list[Member]]:
     members: list[list[Member]] = [[] for _ in range(count)]
     for call, effect, arriving in zip(p.flat.calls, p.effects, p.arriving, strict=True):
         made = {id(labels) for labels in effect.produced.values()}
@@ -359,18 +398,18 @@ def _collect_members(
                 if labels is None or (what == "inputs" and id(labels) in leaving):
                     continue
                 kind = "filters" if id(labels) in made else what.replace("filters", "channels")
-                for group, units in _split(p, group_of, unit_of, labels):
-                    members[group].append(Member(call.name, call.path, kind, axis, units))
+                held = owners(labels)
+                for group in held.present:
+                    members[group].append(Member(call.name, call.path, kind, axis, held, group))
         for suffix, labels in effect.produced.items():
             if suffix:
-                for group, units in _split(p, group_of, unit_of, labels):
-                    members[group].append(Member(call.name, call.path, suffix, 0, units))
+                held = owners(labels)
+                for group in held.present:
+                    members[group].append(Member(call.name, call.path, suffix, 0, held, group))
     return members
 
 
-def _collect_weights(
-    p: Propagation, group_of: Labels, unit_of: Labels, count: int
-) -> list[list[GroupWeight]]:
+def _collect_weights(p: Propagation, owners: _Owners, count: int) -> list[list[GroupWeight]]:
     weights: list[list[GroupWeight]] = [[] for _ in range(count)]
     operations = p.flat.layers()
     for layer, held in p.weights.items():
@@ -379,9 +418,9 @@ def _collect_weights(
             for axis, labels in enumerate(weight.axes):
                 if labels is None or name not in present:
                     continue
-                for group, units in _split(p, group_of, unit_of, labels):
-                    is_output = axis == weight.out_axis
+                axis_units, is_output = owners(labels), axis == weight.out_axis
+                for group in axis_units.present:
                     weights[group].append(
-                        GroupWeight(layer, name, weight.role, axis, is_output, units)
+                        GroupWeight(layer, name, weight.role, axis, is_output, axis_units, group)
                     )
     return weights

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import subprocess
 
-from cprune_tf.graph.channel_graph import ChannelGraph
+from cprune_tf.graph.channel_graph import ChannelGraph, ChannelGroup
 from cprune_tf.graph.errors import GraphError
 
 _TIMEOUT_SEC = 120.0
@@ -21,21 +21,25 @@ def to_dot(graph: ChannelGraph) -> str:
 
     Returns:
         One node per call; the fill colour tells the group of its output channels (grey: protected,
-        white: none or several), edges carry tensor shapes.
+        white: none or several), a thick border who makes them and how many; edges carry tensor
+        shapes. Reasons and several groups' names are tooltips in an SVG.
     """
     flat = graph.propagation.flat
-    lines = ["digraph model {", '  node [shape=box, style=filled, fontname="Helvetica"];']
+    lines = [
+        "digraph model {",
+        '  node [shape=box, style=filled, fillcolor=white, fontname="Helvetica"];',
+        '  edge [fontname="Helvetica"];',
+    ]
     owner: dict[int, str] = {}
     for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
         owner[id(tensor)] = f"input_{layer.name}"
         lines.append(f'  "input_{_text(layer.name)}" [label="{_text(layer.name)}", shape=ellipse];')
-    colors = _colors(graph)
+    styles = _styles(graph)
     for position, call in enumerate(flat.calls):
         node = f"{position}_{call.name}"
-        kind = type(call.operation).__name__
-        color, group = colors.get(call.name, ("#ffffff", ""))
-        label = f"{_text(call.name)}\\n{kind}" + (f"\\ngroup {_text(group)}" if group else "")
-        lines.append(f'  "{_text(node)}" [label="{label}", fillcolor="{color}"];')
+        text, style = styles.get(call.name, ("", 'tooltip="no channels to prune"'))
+        label = f"{_text(call.name)}\\n{type(call.operation).__name__}{text}"
+        lines.append(f'  "{_text(node)}" [label="{label}", {style}];')
         for tensor in call.inputs:
             shape = "x".join("?" if size is None else str(size) for size in tensor.shape[1:])
             lines.append(
@@ -82,23 +86,41 @@ def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
         raise GraphError(f"Graphviz failed on '{path}': {done.stderr.decode().strip()}")
 
 
-def _colors(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
-    """Fill colour and group name by layer, for layers whose outputs belong to one group."""
-    groups: dict[str, set[int]] = {}
+def _styles(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
+    """Third line of the label and Graphviz attributes, by layer whose outputs carry channels."""
+    found: dict[str, dict[int, None]] = {}
     for number, group in enumerate(graph.groups):
         for member in group.members:
-            if member.what != "inputs":
-                groups.setdefault(member.layer, set()).add(number)
+            if member.what in ("filters", "channels"):
+                found.setdefault(member.layer, {})[number] = None
     result = {}
-    for layer, numbers in groups.items():
-        if len(numbers) == 1:
-            number = next(iter(numbers))
-            group = graph.groups[number]
-            # The golden angle keeps neighbours apart, however many groups there are.
-            red, green, blue = colorsys.hls_to_rgb(number * 0.618 % 1.0, 0.82, 0.7)
-            color = f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
-            result[layer] = ("#d0d0d0" if group.protected else color, group.name)
+    for layer, numbers in found.items():
+        if len(numbers) > 1:
+            names = ", ".join(graph.groups[number].name for number in numbers)
+            result[layer] = (f"\\n{len(numbers)} groups", f'tooltip="{_text(names)}"')
+            continue
+        number = next(iter(numbers))
+        group = graph.groups[number]
+        style = f'fillcolor="{_color(number, group)}"'
+        text = f"\\ngroup {_text(group.name)}"
+        if layer in group.producers:  # a thick border for who makes the channels
+            style += ", penwidth=2.5"
+            text += f", {group.num_channels}"
+            inner = (g for g in graph.groups if g.name.startswith(f"{layer}/"))
+            text += "".join(f"\\n{_text(g.name)}, {g.num_channels}" for g in inner)
+        if group.protected:
+            text += "\\nprotected"
+            style += f', tooltip="{_text(group.protected)}"'
+        result[layer] = (text, style)
     return result
+
+
+def _color(number: int, group: ChannelGroup) -> str:
+    """Grey where protected; else the golden angle keeps neighbours apart, however many."""
+    if group.protected:
+        return "#d0d0d0"
+    red, green, blue = colorsys.hls_to_rgb(number * 0.618 % 1.0, 0.82, 0.7)
+    return f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
 
 
 def _text(name: str) -> str:

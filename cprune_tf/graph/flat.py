@@ -57,6 +57,22 @@ class Call:
         """Whether this is a Keras layer rather than a raw operation."""
         return isinstance(self.operation, keras.layers.Layer)
 
+    def inside(self, layer: Any) -> Call:
+        """The call of a layer that a wrapper applies to every index of axis 1 (a time step).
+
+        Args:
+            layer: The wrapped layer.
+
+        Returns:
+            Its call, with tensors that lack the axis.
+        """
+        inputs, outputs = (
+            tuple(Tensor((t.shape[0], *t.shape[2:]), t.dtype) for t in tensors)
+            for tensors in (self.inputs, self.outputs)
+        )
+        path = f"{self.path}/{layer.name}"
+        return Call(layer, f"{self.name}/{layer.name}", path, inputs, {}, inputs, outputs)
+
 
 @dataclass(frozen=True, eq=False)
 class FlatGraph:

@@ -39,6 +39,7 @@ _logger = logging.getLogger(__name__)
 _DENSE = (keras.layers.Dense,)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _PRODUCERS = (
     *_DENSE,
     *_CONVOLUTIONS,
@@ -138,7 +139,7 @@ class _Planner:
                 self._drop(call, "it normalises over the removed channels too", np.nan)
             elif touched and _consumes(effect, arriving, touched):
                 self._fold(call, arriving, touched)
-            if type(call.operation) is keras.layers.MultiHeadAttention:
+            if type(call.operation) in _ATTENTIONS:
                 self._fold_heads(call, effect)
             for index, axes in enumerate(effect.outputs):
                 if self._axes_touched(axes):
@@ -238,18 +239,25 @@ class _Planner:
         layer, heads = call.operation, effect.produced["heads"]
         if not self._keep.touches(heads) or not layer.use_bias:
             return
-        names = relative_weight_names(layer)
-        bias = np.asarray(layer.weights[names.index("value/bias")], dtype=np.float64)
-        bias = np.where(self._keep.mask(heads)[:, None], 0.0, bias)
-        kernel = layer.weights[names.index("attention_output/kernel")]
+        held = dict(zip(relative_weight_names(layer), layer.weights, strict=True))
+        pairs = effect.weights["value/bias"].axes[0]
+        bias = np.asarray(held["value/bias"], dtype=np.float64)
+        if pairs is None:
+            self._drop(call, "the heads share one value head", float(np.abs(bias).max()))
+            return
+        bias = np.where(self._keep.mask(pairs)[:, None], 0.0, bias)
+        kernel = np.asarray(held["attention_output/kernel"], dtype=np.float64)
         if not bias.any():
             return
-        if "gate/kernel" in names:
+        if "gate/kernel" in held:
             self._drop(call, "the heads are gated", float(np.abs(bias).max()))
         elif self._times[call.name] > 1:
             self._drop(call, "the layer is shared by several calls", float(np.abs(bias).max()))
         else:
-            value = np.einsum("hd,hdo->o", bias, np.asarray(kernel, dtype=np.float64))
+            bias = np.repeat(
+                bias, len(kernel) // len(bias), axis=0
+            )  # query heads of one value head
+            value = np.einsum("hd,hdo->o", bias, kernel)
             self._plan.add(call.name, "attention_output/bias", value)
 
     def _obstacle(self, call: Call, constant: _Constant, axes: Axes) -> str:
@@ -259,7 +267,7 @@ class _Planner:
         if isinstance(layer, _DENSE):
             return "" if constant.axis == len(axes) - 1 else "they lie on another axis"
         if not isinstance(layer, (*_CONVOLUTIONS, *_SEPARABLE)):
-            return f"a {type(layer).__name__} does not receive the same at every position"
+            return f"constants are not folded into layers of the type {type(layer).__name__}"
         if layer.padding != "valid" and any(size != 1 for size in layer.kernel_size):
             return f"zero padding ({layer.padding!r}) meets constants that are not zero"
         return ""

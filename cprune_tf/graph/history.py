@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cprune_tf.graph.channel_graph import Removal, analyze
+import numpy as np
+
+from cprune_tf.graph.channel_graph import ChannelGraph, Removal, analyze
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.rebuild import rebuild
+from cprune_tf.graph.rules.registry import Keep
 
 _FORMAT = 1
 
@@ -99,16 +102,64 @@ class PruningHistory:
         """All steps as one removal, counted in the original model.
 
         Args:
-            original: The model before the first step.
+            original: The model before the first step; it is not modified.
 
         Returns:
             Unit indices by group name.
+
+        Raises:
+            GraphError: Where a step removed what is not a unit of the original: channels that were
+                split along two axes (a channel shuffle) are removed along the longer one, and
+                pruning can make the other one the longer.
         """
-        left = {group.name: list(range(group.num_channels)) for group in analyze(original).groups}
+        first = analyze(original)
+        left = {group.name: list(range(group.num_channels)) for group in first.groups}
         gone: dict[str, list[int]] = {}
-        for step in self.steps:
+        model = original
+        for number, step in enumerate(self.steps, 1):
+            if number > 1:
+                model = rebuild(model, self.steps[number - 2].removal, fold_constants=False)
+                _check_same_units(first, gone, analyze(model), step.removal, number)
             for name, indices in step.removal.items():
                 gone.setdefault(name, []).extend(left[name][i] for i in indices)
                 dropped = set(indices)
                 left[name] = [unit for i, unit in enumerate(left[name]) if i not in dropped]
         return {name: sorted(units) for name, units in gone.items()}
+
+
+def _check_same_units(
+    first: ChannelGraph, gone: Removal, later: ChannelGraph, removal: Removal, number: int
+) -> None:
+    """Raises GraphError unless the groups of a removal still consist of the original's units."""
+    keep = first.keep(gone)
+    for name, indices in removal.items():
+        if not indices:
+            continue
+        expected = _units_by_weight(first, name, keep, gone)
+        found = _units_by_weight(later, name, None, {})
+        if expected.keys() != found.keys() or any(
+            not np.array_equal(units, found[place]) for place, units in expected.items()
+        ):
+            raise GraphError(
+                f"Step {number} of the history removes units of the group '{name}' that the "
+                "original does not have: the steps before it regrouped its channels. Such a "
+                "history cannot be merged into one removal; use replay."
+            )
+
+
+def _units_by_weight(
+    graph: ChannelGraph, name: str, keep: Keep | None, gone: Removal
+) -> dict[tuple[str, str, int], Any]:
+    """The unit at each index that remains, counted after the removal, by layer, weight and axis."""
+    if name not in {group.name for group in graph.groups}:
+        return {}
+    group = graph[name]
+    number = np.full(group.num_channels + 1, -1)  # the last entry serves other groups' -1
+    stay = np.setdiff1d(np.arange(group.num_channels), gone.get(name, ()))
+    number[stay] = np.arange(len(stay))
+    found = {}
+    for weight in group.weights:
+        labels = graph.propagation.weights[weight.layer][weight.weight].axes[weight.axis]
+        units = weight.units if keep is None or labels is None else weight.units[keep.mask(labels)]
+        found[weight.layer, weight.weight, weight.axis] = number[units]
+    return found

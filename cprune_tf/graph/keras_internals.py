@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
@@ -202,17 +203,34 @@ def compile_arguments(model: Any) -> dict[str, Any]:
 
 
 def relative_weight_names(layer: Any) -> list[str]:
-    """Names of `layer.weights`, in order, relative to the layer ("kernel", "query/kernel")."""
+    """Names of `layer.weights`, in order, relative to the layer ("kernel", "query/kernel").
+
+    The layer inside a wrapper gives its weights their own names below its name ("conv/kernel"),
+    whether the wrapper built it or, when a model is loaded, it came built.
+    """
     prefix = f"{layer.path}/" if getattr(layer, "path", None) else f"{layer.name}/"
+    inside: dict[int, str] = {}
+    if isinstance(layer, keras.layers.Wrapper):
+        inner = layer.layer
+        inside = {
+            id(weight): f"{inner.name}/{name}"
+            for weight, name in zip(inner.weights, relative_weight_names(inner), strict=True)
+        }
     names: list[str] = []
     for weight in layer.weights:
         path = weight.path
         name = path[len(prefix) :] if path.startswith(prefix) else weight.name
+        name = inside.get(id(weight), name)
         # Keras numbers unnamed variables over the whole process; here they count per layer.
         name = re.sub(r"(^|/)variable_\d+$", r"\1variable", name)
         count = sum(1 for known in names if known.split(":")[0] == name)
         names.append(f"{name}:{count}" if count else name)
     return names
+
+
+def view(variable: Any) -> Any:
+    """A variable's value as a numpy array that shares its memory; not to be written to or kept."""
+    return np.asarray(variable.value.value())  # reading it any other way makes a copy
 
 
 def application_layers() -> dict[str, type]:

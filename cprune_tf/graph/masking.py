@@ -19,11 +19,16 @@ import numpy as np
 
 from cprune_tf.graph.channel_graph import ChannelGraph, Removal
 from cprune_tf.graph.flat import Call
-from cprune_tf.graph.keras_internals import relative_weight_names
-from cprune_tf.graph.labels import Axes
+from cprune_tf.graph.labels import Axes, Labels
 from cprune_tf.graph.propagation import Propagation
 from cprune_tf.graph.rebuild import graph_of, resize_config
-from cprune_tf.graph.replay import copy_compile_state, copy_weights, make_operation, replay
+from cprune_tf.graph.replay import (
+    copy_compile_state,
+    copy_weights,
+    make_operation,
+    replay,
+    twin_weights,
+)
 from cprune_tf.graph.rules.registry import Effect, Keep, Weight
 
 
@@ -138,20 +143,27 @@ def _without_kernels(propagation: Propagation, keep: Keep) -> Any:
         copy_weights(call, made[call.name], {}, None)
         for name, weight in propagation.weights[call.name].items():
             if weight.role == "kernel" and weight.out_axis is not None:
-                _zero(made[call.name], name, weight, weight.out_axis, keep)
+                _zero(call, made[call.name], name, weight, weight.out_axis, keep)
     return model
 
 
-def _zero(layer: Any, name: str, weight: Weight, axis: int, keep: Keep) -> None:
+def _zero(call: Call, twin: Any, name: str, weight: Weight, axis: int, keep: Keep) -> None:
     """Sets the removed indices along one axis of a layer's weight to zero, if it has the weight."""
     labels = weight.axes[axis]
-    names = relative_weight_names(layer)
-    if labels is None or name not in names or not keep.touches(labels):
+    variable = twin_weights(call, twin).get(name) if call.is_layer else None
+    if labels is None or variable is None or not keep.touches(labels):
         return
     shape = [1] * len(weight.axes)
     shape[axis] = len(labels)
-    variable = layer.weights[names.index(name)]
     variable.assign(np.where(keep.mask(labels).reshape(shape), np.asarray(variable), 0))
+
+
+def inner_width(effect: Effect) -> Labels:
+    """Labels of channels that a layer makes for itself (heads), which no output carries."""
+    made = [labels for suffix, labels in effect.produced.items() if suffix]
+    leaving = [labels for axes in effect.outputs for labels in axes if labels is not None]
+    inner = np.concatenate(made) if made else np.zeros(0, dtype=np.int64)
+    return inner[~np.isin(inner, np.concatenate(leaving))] if leaving else inner
 
 
 class _Masker:
@@ -184,11 +196,13 @@ class _Masker:
             smaller = self._keep if self._mixes[call.name] else None
             copy_weights(call, self._made[call.name], dict(effect.weights), smaller)
             # An inner width never leaves its layer: it is zeroed where the layer consumes it.
-            inner = {id(labels) for suffix, labels in effect.produced.items() if suffix}
+            inner = inner_width(effect)
             for name, weight in effect.weights.items():
                 for axis, labels in enumerate(weight.axes):
-                    if id(labels) in inner and axis != weight.out_axis and weight.role == "kernel":
-                        _zero(self._made[call.name], name, weight, axis, self._keep)
+                    if labels is None or axis == weight.out_axis or weight.role != "kernel":
+                        continue
+                    if np.isin(labels, inner).all():
+                        _zero(call, self._made[call.name], name, weight, axis, self._keep)
         return model
 
     def _make(self, call: Call) -> Any:

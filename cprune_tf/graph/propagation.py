@@ -19,6 +19,7 @@ from cprune_tf.graph.rules.registry import (
     RuleRegistry,
     Weight,
     no_rule_reason,
+    special_weights_reason,
 )
 
 
@@ -117,9 +118,8 @@ def _ask(view: LayerCall, registry: RuleRegistry) -> Effect:
     rule = registry.find(view.layer)
     if rule is None or not view.inputs:
         return view.opaque(no_rule_reason(view))
-    layer = view.layer
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return view.opaque(f"touches {view.title}, which is quantised or has LoRA weights")
+    if refusal := special_weights_reason(view):
+        return view.opaque(refusal)
     effect = rule(view)
     for axes, shape in zip(effect.outputs, view.output_shapes, strict=True):
         for labels, size in zip(axes, shape, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 from cprune_tf.graph import keras_internals
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
-from cprune_tf.graph.rules.registry import Keep, Weight
+from cprune_tf.graph.rules.registry import Indices, Keep, Weight
 
 # Calls a new operation: (position of the call, the operation, args, kwargs) -> its outputs.
 Invoke = Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -171,33 +171,72 @@ def copy_weights(
         return
     names = keras_internals.relative_weight_names(call.operation)
     olds = dict(zip(names, call.operation.weights, strict=True))
-    news = zip(keras_internals.relative_weight_names(twin), twin.weights, strict=True)
     additions = additions or {}
-    for name, new in news:
+    for name, new in twin_weights(call, twin).items():
         old = olds.get(name)
-        value = np.zeros(()) if old is None else np.asarray(old)
+        value = np.zeros(()) if old is None else keras_internals.view(old)
         if name in additions:
             value = np.asarray(value + additions[name]).astype(new.dtype)
-        if keep is not None and name in weights:
-            value = slice_weight(value, weights[name], keep)
-        if tuple(value.shape) != tuple(new.shape):
+        kept = _kept_indices(weights.get(name), keep, value.shape)
+        shape = tuple(n if i is None else len(i) for n, i in zip(value.shape, kept, strict=True))
+        if shape != tuple(new.shape):
             raise GraphError(
                 f"The weight '{name}' of '{call.path}' ({type(call.operation).__name__}) keeps the "
-                f"shape {tuple(value.shape)}, but the new layer has {tuple(new.shape)}: the "
-                "layer's rule must list the weight's axes and resize the config; see "
-                "docs/extending.md."
+                f"shape {shape}, but the new layer has {tuple(new.shape)}: the layer's rule must "
+                "list the weight's axes and resize the config; see docs/extending.md."
             )
+        if any(indices is not None for indices in kept):
+            # All axes at once: one after the other would hold copies that are larger than the last.
+            full = [
+                np.arange(n) if i is None else i for n, i in zip(value.shape, kept, strict=True)
+            ]
+            value = value[np.ix_(*full)]
         new.assign(value)
         if old is not None and new.trainable != old.trainable:
             new.trainable = old.trainable
 
 
-def slice_weight(value: Any, weight: Weight, keep: Keep) -> Any:
-    """A weight's array without the removed channels."""
-    for axis, labels in enumerate(weight.axes):
-        if labels is not None and keep.touches(labels):
-            value = np.compress(keep.mask(labels), value, axis=axis)
-    return value
+def _kept_indices(
+    weight: Weight | None, keep: Keep | None, shape: tuple[int, ...]
+) -> list[Indices | None]:
+    """The indices that remain on each axis of a weight; None for all of them."""
+    kept: list[Indices | None] = [None] * len(shape)
+    if weight is not None and keep is not None:
+        for axis, labels in enumerate(weight.axes):
+            if labels is not None and keep.touches(labels):
+                kept[axis] = keep.indices(labels)
+    return kept
+
+
+def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
+    """The weights of a new layer under the names they have in the original.
+
+    The names agree unless the layer holds others: Keras numbers those that were given no name, and
+    a wrapper's may be built before it is. Then the order counts, as it does for `set_weights`.
+
+    Args:
+        call: A call of the original layer.
+        twin: Its new counterpart, built.
+
+    Returns:
+        Variables by name; under a name of its own what only the new layer has.
+
+    Raises:
+        GraphError: Where the new layer has other weights.
+    """
+    names = keras_internals.relative_weight_names(call.operation)
+    new_names = keras_internals.relative_weight_names(twin)
+    if not set(names) <= set(new_names):
+        last = [[name.split("/")[-1].split(":")[0] for name in n] for n in (names, new_names)]
+        if last[0] != last[1]:
+            raise GraphError(
+                f"The layer '{call.path}' ({type(call.operation).__name__}) has the weights "
+                f"{', '.join(names)}, but made again from its config it has "
+                f"{', '.join(new_names) or 'none'}: its get_config() must hold all constructor "
+                "arguments, and build() must make all weights."
+            )
+        new_names = names
+    return dict(zip(new_names, twin.weights, strict=True))
 
 
 def copy_compile_state(model: Any, twin: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -243,6 +244,14 @@ def _dense(call: Call) -> int | None:
     return _times(_elements(call.outputs[0].shape[:-1]), math.prod(call.operation.kernel.shape))
 
 
+def _einsum(call: Call) -> int | None:
+    """Every output sums over the letters that only the kernel still holds."""
+    _, kernel, outputs = re.split(",|->", call.operation.equation)
+    sizes = zip(kernel, call.operation.kernel.shape, strict=True)
+    summed = math.prod(size for letter, size in sizes if letter not in outputs)
+    return _times(_elements(call.outputs[0].shape), summed)
+
+
 def _attention(call: Call) -> int | None:
     """Projections of query, key, value and output, and the two products between them."""
     layer = call.operation
@@ -252,16 +261,26 @@ def _attention(call: Call) -> int | None:
     if q is None or k is None or v is None:
         return None
     names = keras_internals.relative_weight_names(layer)
-    sizes = {n: math.prod(w.shape) for n, w in zip(names, layer.weights, strict=True)}
-    work = q * (sizes["query/kernel"] + sizes["attention_output/kernel"])
-    work += k * sizes["key/kernel"] + v * sizes["value/kernel"]
-    width = layer.num_heads * (layer.key_dim + (layer.value_dim or layer.key_dim))
-    return work + q * k * width
+    sizes = {n: w.shape for n, w in zip(names, layer.weights, strict=True)}
+    gate = math.prod(sizes["gate/kernel"]) if "gate/kernel" in sizes else 0
+    output = sizes["attention_output/kernel"]
+    work = q * (math.prod(sizes["query/kernel"]) + math.prod(output) + gate)
+    work += k * math.prod(sizes["key/kernel"]) + v * math.prod(sizes["value/kernel"])
+    _, heads, width = sizes["query/kernel"]
+    return work + q * k * heads * (width + output[1])
+
+
+def _every_step(call: Call) -> int | None:
+    """A wrapped layer's work, as often as there are time steps."""
+    steps, work = call.inputs[0].shape[1], _macs(call.inside(call.operation.layer))
+    return None if steps is None else _times(work, steps)
 
 
 _MACS: tuple[tuple[Any, Callable[[Call], int | None]], ...] = (
     (_layers.Dense, _dense),
-    (_layers.MultiHeadAttention, _attention),
+    (_layers.EinsumDense, _einsum),
+    ((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _attention),
+    (_layers.TimeDistributed, _every_step),
     (
         (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
         _per_input_position,

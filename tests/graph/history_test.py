@@ -48,6 +48,31 @@ def test_two_steps_equal_their_union() -> None:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+def _shuffle(x: Any) -> Any:
+    x = layers.Conv2D(9, 1, name="conv")(x)
+    x = layers.Permute((1, 2, 4, 3))(layers.Reshape((5, 5, 3, 3))(x))
+    return layers.Dense(2)(layers.Flatten()(layers.Reshape((5, 5, 9))(x)))
+
+
+def test_a_channel_shuffle_keeps_its_units() -> None:
+    """Its channels run along two axes of equal size; which one is pruned must not change."""
+    model = functional((5, 5, 3), _shuffle)
+    assert analyze(model)["conv"].weights[0].units.tolist() == [0, 1, 2] * 3
+    small = rebuild(model, {"conv": [1]})
+    assert small.get_layer("conv").filters == 6
+
+
+def test_a_history_whose_units_are_not_the_originals_is_not_merged() -> None:
+    model = functional((5, 5, 3), _shuffle)
+    history = PruningHistory().add({"conv": [1]}).add({"conv": [0]})
+    small = rebuild(model, {"conv": [1]})
+    # Three rows of two are pruned by rows: what was one unit is not one any more.
+    assert analyze(small)["conv"].weights[0].units.tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(GraphError, match=r"Step 2.*group 'conv'.*use replay"):
+        history.merged(model)
+    assert history.replay(model).get_layer("conv").filters == 4
+
+
 def test_an_empty_history_gives_an_independent_equal_model() -> None:
     model = functional((10, 10, 3), _build)
     twin = PruningHistory().replay(model)

@@ -66,6 +66,7 @@ ONE = {
     "permute": layers.Permute((3, 1, 2)),
     "depthwise": layers.DepthwiseConv2D(3, depth_multiplier=3),
     "separable": layers.SeparableConv2D(6, 3, depth_multiplier=2),
+    "dilated": layers.Conv2D(6, 2, dilation_rate=2),
     "transposed": layers.Conv2DTranspose(6, 3),
     "dense_on_map": layers.Dense(5, activation="tanh"),
     "ops_relu": ops.relu,
@@ -85,6 +86,7 @@ ONE = {
     "ops_split_uneven": lambda x: ops.concatenate(ops.split(x, [2, 5], axis=-1)[::-1], axis=-1),
     "ops_slice": lambda x: ops.concatenate([x[:, 1:, :, 2:6], x[:, :-1, :, :3]], axis=-1),
     "ops_stack": lambda x: ops.stack([x, ops.relu(x)], axis=3),
+    "ops_logic": lambda x: ops.where(ops.logical_not(ops.isnan(x)), ops.fmax(x, 0.1), 0.0),
     "ops_softmax_space": lambda x: ops.softmax(x, axis=1),
     "channel_shuffle": lambda x: ops.reshape(
         ops.transpose(ops.reshape(x, (-1, 8, 8, 2, 4)), (0, 1, 2, 4, 3)), (-1, 8, 8, 8)
@@ -202,6 +204,9 @@ def test_what_cannot_be_followed_is_protected_with_the_reason(operation: Any, re
     ("rank", "convolution"),
     [
         (1, layers.Conv1D(6, 3, padding="causal", dilation_rate=2)),
+        (1, layers.Conv1D(9, 2, strides=2, groups=3)),
+        (3, layers.Conv3D(4, 2, groups=2)),
+        (3, layers.Conv3D(6, 2, groups=6)),
         (1, layers.SeparableConv1D(6, 3)),
         (1, layers.DepthwiseConv1D(3)),
         (1, layers.Conv1DTranspose(6, 3)),

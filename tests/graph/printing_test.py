@@ -62,14 +62,33 @@ def test_dot_names_every_layer_and_edge(tmp_path: pathlib.Path) -> None:
         draw(graph, tmp_path / "graph.txt")
 
 
+def test_dot_shows_who_makes_how_many_channels() -> None:
+    def build(x: Any) -> Any:
+        x = layers.Conv1D(6, 3, name="conv")(x)
+        x = layers.MultiHeadAttention(2, 3, name="mha")(x, x)
+        return layers.Dense(3, name="head")(layers.GlobalAveragePooling1D(name="pool")(x))
+
+    lines = to_dot(analyze(functional((9, 4), build))).splitlines()
+    labels = [line.split('label="')[1].split('"')[0] for line in lines if 'fillcolor="#' in line]
+    assert labels == [
+        "conv\\nConv1D\\ngroup conv, 6",
+        "mha\\nMultiHeadAttention\\ngroup mha, 6\\nmha/heads, 2",
+        "pool\\nGlobalAveragePooling1D\\ngroup mha",
+        "head\\nDense\\ngroup head, 3\\nprotected",
+    ]
+    assert "2 groups" in next(x for x in to_dot(analyze(_model())).splitlines() if '"join' in x)
+
+
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's dot is not installed")
 def test_svg(tmp_path: pathlib.Path) -> None:
     draw(analyze(_model()), tmp_path / "graph.svg")
     assert "</svg>" in (tmp_path / "graph.svg").read_text()
 
 
-@pytest.mark.skipif(shutil.which("dot") is not None, reason="Graphviz's dot is installed")
-def test_a_picture_without_graphviz_says_what_to_do(tmp_path: pathlib.Path) -> None:
+def test_a_picture_without_graphviz_says_what_to_do(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GraphError, match=r"install graphviz, or write 'graph\.dot'"):
         draw(analyze(_model()), tmp_path / "graph.svg")
 

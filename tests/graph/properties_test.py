@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 
 from cprune_tf.graph import (
+    GraphError,
     PruningHistory,
     SparsityBudget,
     analyze,
@@ -63,10 +64,12 @@ def _check_two_steps(model: Any, small: Any, removal: Any, fraction: float, numb
     twice = rebuild(small, second, fold_constants=False)
     replayed = PruningHistory.from_json(history.to_json()).replay(model)
     same_weights(replayed, twice)
-    before = {group.name: group.num_channels for group in analyze(model).groups}
-    after = {group.name: group.num_channels for group in analyze(small).groups}
-    if all(after.get(n) == c - len(removal.get(n, ())) for n, c in before.items()):
-        same_weights(rebuild(model, history.merged(model), fold_constants=False), twice)
+    try:
+        union = history.merged(model)
+    except GraphError:  # channels split along two axes were regrouped: see `merged`
+        event("not mergeable")
+        return
+    same_weights(rebuild(model, union, fold_constants=False), twice)
 
 
 def same_weights(a: Any, b: Any) -> None:
@@ -84,6 +87,7 @@ def test_random_graphs(model: Any, fraction: float, number: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * 3600)
 @seed(2)
 @settings(CI, max_examples=2000)
 @given(models(max_steps=12), st.floats(0.1, 0.8), st.integers(0, 2**16))

@@ -14,15 +14,24 @@ layers, ops = keras.layers, keras.ops
 
 
 class Builder:
-    """Grows a model step by step; every choice is an integer drawn by hypothesis."""
+    """Grows a model step by step; every choice is an integer drawn by hypothesis.
+
+    All live tensors are 6 x 6 maps, so that any two can be joined.
+    """
 
     def __init__(self, draw: Callable[[int], int]) -> None:
         self._draw = draw
-        self.inputs = keras.Input((6, 6, 3))
-        self.live = [layers.Conv2D(4 + draw(5), 3, padding="same")(self.inputs)]
+        image = keras.Input((6, 6, 3))
+        self.inputs = [image]
+        self.live = [layers.Conv2D(4 + draw(5), 3, padding="same")(image)]
 
     def pick(self) -> Any:
         return self.live[self._draw(len(self.live))]
+
+    def pair(self) -> tuple[Any, Any]:
+        """Two tensors of equal width."""
+        a, b = self.pick(), self.pick()
+        return a, b if a.shape[-1] == b.shape[-1] else layers.Conv2D(a.shape[-1], 1)(b)
 
     def conv(self) -> Any:
         x = self.pick()
@@ -35,12 +44,93 @@ class Builder:
             padding=same,
             activation=activation,
             use_bias=bool(self._draw(2)),
+            dilation_rate=1 + self._draw(2),
         )(x)
+
+    def down_and_up(self) -> Any:
+        """A strided convolution, and one of the ways back."""
+        x = layers.Conv2D(3 + self._draw(4), 3, strides=2, padding="same")(self.pick())
+        width = 3 + self._draw(3)
+        ways = [
+            layers.UpSampling2D(2),
+            layers.Conv2DTranspose(width, 2, strides=2, activation="tanh"),
+            lambda t: ops.image.resize(t, (6, 6)),
+            lambda t: layers.Cropping2D(1)(layers.ZeroPadding2D(1)(layers.UpSampling2D(2)(t))),
+        ]
+        return ways[self._draw(len(ways))](x)
+
+    def as_sequence(self) -> Any:
+        """Rows of pixels: a 1D convolution, an attention or an MLP on them."""
+        x = self.pick()
+        width = x.shape[-1]
+        tokens = layers.Reshape((36, width))(x)
+        kind = self._draw(5)
+        if kind == 0:
+            tokens = layers.Conv1D(2 + self._draw(5), 3, padding="causal")(tokens)
+        elif kind == 1:
+            y = layers.LayerNormalization()(tokens)
+            y = layers.MultiHeadAttention(2 + self._draw(2), 2)(y, y)
+            tokens = layers.Add()([tokens, y])
+        elif kind == 2:
+            y = layers.GroupQueryAttention(2, 4, (1, 2)[self._draw(2)])(tokens, tokens)
+            tokens = layers.Add()([tokens, y])
+        elif kind == 3:
+            y = layers.Dense(3 + self._draw(5), activation="gelu")(tokens)
+            tokens = layers.Add()([tokens, layers.Dense(width)(y)])
+        else:
+            y = layers.EinsumDense("abc,cde->abde", (36, 2, 3), bias_axes="de")(tokens)
+            tokens = layers.EinsumDense("abde,dec->abc", (36, 4))(y)
+        return layers.Reshape((6, 6, -1))(tokens)
+
+    def as_volume(self) -> Any:
+        """A third dimension for a while."""
+        x = self.pick()
+        width = x.shape[-1]
+        if self._draw(2):
+            y = layers.Conv3D(2 + self._draw(4), 3, padding="same")(ops.expand_dims(x, 3))
+            return ops.squeeze(y, 3)
+        y = layers.Reshape((1, 6, 6, width))(x)
+        y = layers.TimeDistributed(layers.Conv2D(2 + self._draw(4), 3, padding="same"))(y)
+        return layers.Reshape((6, 6, -1))(y)
+
+    def permuted(self) -> Any:
+        """Channels leave the last axis and come back."""
+        x = self.pick()
+        if self._draw(2):
+            return layers.Permute((2, 3, 1))(layers.ReLU()(layers.Permute((3, 1, 2))(x)))
+        return ops.transpose(ops.tanh(ops.swapaxes(x, 1, 3)), (0, 3, 2, 1))
+
+    def shuffled(self) -> Any:
+        """A channel shuffle, where the width is even."""
+        x = self.pick()
+        width = x.shape[-1]
+        if width % 2:
+            x, width = layers.Conv2D(width + 1, 1)(x), width + 1
+        parts = layers.Reshape((6, 6, 2, width // 2))(x)
+        return layers.Reshape((6, 6, width))(layers.Permute((1, 2, 4, 3))(parts))
+
+    def embedded(self) -> Any:
+        """A second input: row numbers of an embedding."""
+        tokens = keras.Input((6, 6), dtype="int32")
+        self.inputs.append(tokens)
+        return layers.Embedding(5, 2 + self._draw(5))(tokens)
+
+    def second_image(self) -> Any:
+        image = keras.Input((6, 6, 2))
+        self.inputs.append(image)
+        return layers.Conv2D(2 + self._draw(5), 3, padding="same")(image)
+
+    def stacked(self) -> Any:
+        """A concatenation along the rows, pooled back."""
+        joined = layers.Concatenate(axis=1)(list(self.pair()))
+        return layers.MaxPooling2D((2, 1))(joined)
 
     def norm(self) -> Any:
         x = self.pick()
         kinds = [layers.BatchNormalization, layers.LayerNormalization, layers.RMSNormalization]
         kinds += [lambda: layers.GroupNormalization(-1), layers.UnitNormalization]
+        if x.shape[-1] % 2 == 0:
+            kinds += [lambda: layers.GroupNormalization(2)]
         return kinds[self._draw(len(kinds))]()(x)
 
     def activation(self) -> Any:
@@ -49,8 +139,13 @@ class Builder:
             layers.ReLU(),
             layers.PReLU(shared_axes=[1, 2]),
             layers.Activation("softplus"),
+            layers.PReLU(),
+            layers.LeakyReLU(),
+            layers.Rescaling(0.5, 0.1),
+            layers.Dropout(0.3),
             ops.tanh,
             lambda t: ops.relu(t - 0.1),
+            lambda t: t[..., ::-1],
         ]
         return kinds[self._draw(len(kinds))](x)
 
@@ -68,10 +163,13 @@ class Builder:
         return layers.Conv2D(8 * (1 + self._draw(2)), 3, padding="same", groups=groups)(x)
 
     def merge(self) -> Any:
-        a, b = self.pick(), self.pick()
-        if a.shape[-1] != b.shape[-1]:
-            b = layers.Conv2D(a.shape[-1], 1)(b)
-        kinds = [layers.Add(), layers.Multiply(), layers.Maximum(), layers.Average()]
+        a, b = self.pair()
+        if self._draw(4) == 0:
+            b = layers.GlobalMaxPooling2D(keepdims=bool(self._draw(2)))(b)
+        kinds = [layers.Add(), layers.Multiply(), layers.Maximum(), layers.Minimum()]
+        kinds += [layers.Average()]
+        if len(b.shape) == 4:
+            kinds += [layers.Subtract()]
         return kinds[self._draw(len(kinds))]([a, b])
 
     def concat(self) -> Any:
@@ -95,20 +193,25 @@ class Builder:
         return layers.Multiply()([x, s])
 
     def shared(self) -> Any:
-        a, b = self.pick(), self.pick()
-        if a.shape[-1] != b.shape[-1]:
-            b = layers.Conv2D(a.shape[-1], 1)(b)
+        a, b = self.pair()
         layer = layers.Conv2D(3 + self._draw(4), 3, padding="same")
         self.live.append(layer(a))
         return layer(b)
 
     def nested(self) -> Any:
-        x = self.pick()
+        """A model in the model, called once, or twice with two outputs."""
+        a, b = self.pair()
         width = 3 + self._draw(4)
-        inner = keras.Sequential(
-            [keras.Input(x.shape[1:]), layers.Conv2D(width, 1), layers.BatchNormalization()]
+        inner = keras.Input(a.shape[1:])
+        y = layers.BatchNormalization()(layers.Conv2D(width, 1)(inner))
+        if self._draw(2):
+            return keras.Sequential([keras.Model(inner, y), layers.ReLU()])(a)
+        tower = keras.Model(
+            inner, [y, layers.Add()([y, layers.Conv2D(width, 3, padding="same")(y)])]
         )
-        return inner(x)
+        first, second = tower(a), tower(b)
+        self.live += [first[1], second[0]]
+        return first[0]
 
     def spatial_gate(self) -> Any:
         x = self.pick()
@@ -122,6 +225,14 @@ class Builder:
     def step(self) -> None:
         kinds = [
             self.conv,
+            self.down_and_up,
+            self.as_sequence,
+            self.as_volume,
+            self.permuted,
+            self.shuffled,
+            self.embedded,
+            self.second_image,
+            self.stacked,
             self.norm,
             self.activation,
             self.depthwise,
@@ -140,16 +251,19 @@ class Builder:
         self.live.append(self.grouped() if rare else kinds[self._draw(len(kinds))]())
 
     def finish(self) -> Any:
-        """One or two outputs that read the last tensors."""
+        """One to three outputs that read the last tensors; one may be a tensor itself."""
         heads = [
             lambda x: layers.Dense(2)(layers.Flatten()(x)),
             lambda x: layers.Dense(2)(layers.GlobalMaxPooling2D()(x)),
             lambda x: layers.Conv2D(2, 3)(x),
             lambda x: layers.Dense(2)(layers.Flatten()(layers.AveragePooling2D(2)(x))),
+            lambda x: layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Reshape((36, -1))(x))),
         ]
         outputs = [heads[self._draw(len(heads))](self.live[-1])]
         if self._draw(3) == 0:
             outputs.append(heads[self._draw(len(heads))](self.pick()))
+        if self._draw(8) == 0:
+            outputs.append(ops.relu(self.pick()))
         return keras.Model(self.inputs, outputs if len(outputs) > 1 else outputs[0])
 
 

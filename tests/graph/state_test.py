@@ -82,6 +82,19 @@ def test_compile_state_and_training() -> None:
     assert history["loss"][-1] < history["loss"][0]
 
 
+def test_training_the_copy_leaves_the_original_alone() -> None:
+    model = _model()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [np.array(weight) for weight in model.weights]
+    copy = rebuild(model, {})
+    copy.fit(random_inputs(model, batch=8), np.arange(8) % 4, verbose=0)
+    assert any(
+        (np.asarray(new) != old).any() for new, old in zip(copy.weights, before, strict=True)
+    )
+    for weight, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(np.asarray(weight), old)
+
+
 def test_an_uncompiled_model_stays_uncompiled() -> None:
     assert not rebuild(_model(), {"conv": [1]}).compiled
 

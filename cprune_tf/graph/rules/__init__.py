@@ -10,6 +10,7 @@ from cprune_tf.graph.rules import (
     operations,
     shapes,
     structural,
+    wrappers,
 )
 from cprune_tf.graph.rules.registry import (
     REGISTRY,
@@ -38,4 +39,5 @@ __all__ = [
     "register_rule",
     "shapes",
     "structural",
+    "wrappers",
 ]

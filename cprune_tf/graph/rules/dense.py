@@ -1,13 +1,15 @@
-"""Rules of layers that multiply by a matrix or look up a row: Dense, Embedding."""
+"""Rules of layers that multiply by a matrix or look up a row: Dense, EinsumDense, Embedding."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
 
+from cprune_tf.graph.labels import Labels
 from cprune_tf.graph.rules.common import check_activation
-from cprune_tf.graph.rules.registry import Effect, LayerCall, Weight, register_rule
+from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, Weight, register_rule
 
 
 @register_rule(keras.layers.Dense)
@@ -26,6 +28,49 @@ def dense(call: LayerCall) -> Effect:
     return Effect(
         ((*leading, made),), weights, {"": made}, lambda keep: {"units": keep.count(made)}
     )
+
+
+@register_rule(keras.layers.EinsumDense)
+def einsum_dense(call: LayerCall) -> Effect:
+    """By the letters of the equation: those only the kernel and the output share are made here.
+
+    Several made axes (heads and their width) are groups of their own: the longest is the layer's,
+    the others are called "name/h" by their letter.
+    """
+    layer: Any = call.layer
+    parsed = re.fullmatch(r"(\W*)(\w+)(\W*),(\w+)->\W*(\w+)\W*", layer.equation)
+    if parsed is None or any(len(set(text)) < len(text) for text in parsed.groups()[1::2]):
+        return call.opaque(f"{call.title} has the equation '{layer.equation}', which is not read")
+    left, inputs, right, kernel, outputs = parsed.groups()
+    axes, shape = call.inputs[0], call.output_shapes[0]
+    elided = len(axes) - len(inputs)
+    first = elided if left else 0
+    held: dict[str, Labels | None] = dict(zip(inputs, axes[first:], strict=False))
+    sizes = dict(zip(outputs, shape[first:], strict=False))
+    new = [letter for letter in outputs if letter in kernel and letter not in inputs]
+    new.sort(key=lambda letter: -(sizes[letter] or 0))
+    made = {letter: call.fresh(int(sizes[letter] or 0)) for letter in new}
+    held |= made
+    out = (*axes[:first], *(held[letter] for letter in outputs), *axes[first + len(inputs) :])
+    for labels in out:
+        check_activation(call, labels)
+    arrays = tuple(held[letter] for letter in kernel)
+    weights = {"kernel": Weight(arrays, "kernel", kernel.index(new[0]) if new else None)}
+    if layer.bias_axes:
+        spelled = outputs[min(outputs.index(letter) for letter in layer.bias_axes) :]
+        bias = [held[letter] if letter in layer.bias_axes else None for letter in spelled]
+        bias += [None] * (elided if right else 0)
+        place = spelled.find(new[0]) if new else -1
+        weights["bias"] = Weight(tuple(bias), "bias", None if place < 0 else place)
+
+    def resize(keep: Keep) -> dict[str, Any]:
+        given = layer.partial_output_shape
+        followed = out[max(first, 1) :]
+        pairs = zip(given, followed, strict=False)
+        return {"output_shape": tuple(s and keep.size(labels, s) for s, labels in pairs)}
+
+    produced = {"" if i == 0 else letter: made[letter] for i, letter in enumerate(new)}
+    return Effect((out,), weights, produced, resize)
 
 
 @register_rule(keras.layers.Embedding)

@@ -13,18 +13,20 @@ from cprune_tf.graph.rules.common import pad_rank, same_axes
 from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
 
 _UNARY_KEEPS_ZERO = """
-    Absolute Abs Fabs Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Copy Elu Erf Expm1
-    Floor  Gelu HardShrink HardSilu HardTanh LeakyRelu Log1p NanToNum Negative Relu Relu6
-    Round Selu Sign  Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
+    Absolute Abs Fabs Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Copy Deg2rad Elu Erf Expm1
+    Floor Gelu HardShrink HardSilu HardTanh LeakyRelu Log1p NanToNum Negative Rad2deg Relu Relu6
+    Round Selu Sign Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
     TanhShrink Trunc
 """
 _UNARY = """
-    Clip Cos Cosh Exp Exp2 HardSigmoid Log Log10 Log2 LogSigmoid OnesLike Reciprocal Rsqrt
-    Sigmoid  Softplus SparsePlus SparseSigmoid Squareplus Threshold
+    Arccos Arccosh Clip Cos Cosh Exp Exp2 HardSigmoid Isfinite Isinf Isnan Log Log10 Log2
+    LogSigmoid LogicalNot OnesLike Reciprocal Rsqrt Sigmoid Sinc Softplus SparsePlus SparseSigmoid
+    Squareplus Threshold
 """
 _BINARY = """
-    Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Power Mod FloorDivide
-    Hypot Arctan2 Greater GreaterEqual Less LessEqual Equal NotEqual Where
+    Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Power Mod FloorDivide Fmax
+    Fmin Fmod Hypot Arctan2 Logaddexp LogicalAnd LogicalOr LogicalXor Greater GreaterEqual Less
+    LessEqual Equal NotEqual Where
 """
 
 

@@ -146,6 +146,11 @@ class LayerCall:
         for labels in axes:
             self.protect(labels, reason)
 
+    def inside(self, layer: Any) -> LayerCall:
+        """This call as the layer inside a wrapper sees it, which gets every index of axis 1."""
+        arriving = tuple((axes[0], *axes[2:]) for axes in self.inputs)
+        return LayerCall(self.call.inside(layer), arriving, self._space)
+
     def opaque(self, reason: str) -> Effect:
         """The effect of a call nothing is known about: all it touches is protected.
 
@@ -212,3 +217,11 @@ def no_rule_reason(call: LayerCall) -> str:
         f"touches {call.title}, which has no rule; "
         "register one with cprune_tf.graph.register_rule, see docs/extending.md"
     )
+
+
+def special_weights_reason(call: LayerCall) -> str:
+    """Why a layer's weights are not what its rule describes; "" where they are."""
+    layer = call.layer
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return f"touches {call.title}, which is quantised or has LoRA weights"
+    return ""

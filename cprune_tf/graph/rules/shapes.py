@@ -198,13 +198,13 @@ def _place(call: LayerCall, block: Labels) -> list[Labels | None]:
     """Puts the labels of a block on the one axis along which they run.
 
     Where they run along several axes (channels split into heads x width), the channels along all
-    axes but the longest are tied, so that what remains is removed evenly.
+    axes but the longest (of equal ones the last) are tied, so that what remains is removed evenly.
     """
     rank = block.ndim
     runs = [a for a in range(rank) if (block != block.take([0], axis=a)).any()]
     if not runs:
         runs = [a for a in range(rank) if block.shape[a] > 1][-1:] or [rank - 1]
-    axis = max(runs, key=lambda a: block.shape[a])
+    axis = max(runs, key=lambda a: (block.shape[a], a))
     along = np.moveaxis(block, axis, -1).reshape(-1, block.shape[axis])
     if len(runs) > 1:
         call.tie(along, along[:1])

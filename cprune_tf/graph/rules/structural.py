@@ -13,6 +13,7 @@ from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rul
 from cprune_tf.graph.rules.shapes import concatenated, reshaped, resized
 
 _REDUCTIONS = names_in("Mean Max Amax Min Amin Sum Prod Var Std All Any Logsumexp Median")
+_SPATIAL = names_in("MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool Resize")
 _KEEPS_CONSTANT = names_in("Mean Max Amax Min Amin Median")
 
 
@@ -264,7 +265,7 @@ def along(call: LayerCall) -> Effect:
     return Effect((kept,), keeps_zero=True)
 
 
-@register_rule("ops.MaxPool", "ops.AveragePool", "ops.Resize")
+@register_rule(*(f"ops.{kind}" for kind in sorted(_SPATIAL)))
 def spatial(call: LayerCall) -> Effect:
     """Works along the spatial axes, channel by channel."""
     axes = call.inputs[0]

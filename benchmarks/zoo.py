@@ -1,0 +1,161 @@
+"""Every architecture of keras.applications, built small and checked after pruning.
+
+The slow zoo test and `benchmarks/graph.py` share this, so that the table in the docs shows what the
+test asserts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from cprune_tf import graph as graphs
+from cprune_tf import native_output
+
+FRACTION = 0.3
+# The smallest inputs that work, where 32 x 32 does not.
+_SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """What was found after pruning one architecture.
+
+    Attributes:
+        groups: Number of channel groups.
+        prunable_groups: Those that are not protected.
+        units: Units of all groups.
+        prunable_units: Units of the prunable groups.
+        protected: The reasons by group name.
+        params: Values in the original's weights.
+        params_pruned: Values in the rebuilt model's weights.
+        lost_layers: Names of layers that the rebuilt model lacks.
+        masked_error: Largest difference of the rebuilt model's outputs and the masked original's,
+            relative to the largest output.
+        loaded_error: The same of the rebuilt model saved and loaded, and itself.
+        tflite_error: The same of the rebuilt model converted and run with LiteRT, and itself; NaN
+            where it was not converted.
+    """
+
+    groups: int
+    prunable_groups: int
+    units: int
+    prunable_units: int
+    protected: dict[str, str]
+    params: int
+    params_pruned: int
+    lost_layers: list[str]
+    masked_error: float
+    loaded_error: float
+    tflite_error: float
+
+
+def names() -> list[str]:
+    """All architectures."""
+    found = vars(keras.applications).items()
+    return sorted(name for name, value in found if name[0].isupper() and callable(value))
+
+
+def build(name: str) -> Any:
+    """An architecture with random weights, biases and statistics; logits out."""
+    keras.utils.set_random_seed(0)
+    size = _SIZES.get(name, 32)
+    return getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
+    )
+
+
+def randomise(model: Any) -> None:
+    """Gives biases and means values that show when they are mixed up."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.path.rsplit("/", 1)[-1] in ("bias", "beta", "moving_mean"):
+            weight.assign(rng.normal(0.0, 0.1, weight.shape))
+
+
+def random_removal(graph: graphs.ChannelGraph) -> dict[str, list[int]]:
+    """FRACTION of every prunable group, at least one unit."""
+    rng = np.random.default_rng(0)
+    counts = {
+        g.name: (g.num_channels, max(1, int(g.num_channels * FRACTION))) for g in graph.prunable
+    }
+    return {
+        name: sorted(rng.choice(units, count, replace=False).tolist())
+        for name, (units, count) in counts.items()
+    }
+
+
+def check(name: str, *, convert: bool = True) -> Checks:
+    """Prunes an architecture and compares the result with what it must equal.
+
+    Args:
+        name: In keras.applications.
+        convert: Whether to convert the rebuilt model with TFLite too.
+
+    Returns:
+        The findings.
+    """
+    model = build(name)
+    randomise(model)
+    graph = graphs.analyze(model)
+    removal = random_removal(graph)
+    small = graphs.rebuild(model, removal, fold_constants=False, graph=graph)
+    inputs = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    outputs = _outputs(small, inputs)
+    return Checks(
+        groups=len(graph.groups),
+        prunable_groups=len(graph.prunable),
+        units=sum(g.num_channels for g in graph.groups),
+        prunable_units=sum(g.num_channels for g in graph.prunable),
+        protected={g.name: g.protected for g in graph.groups if g.protected},
+        params=model.count_params(),
+        params_pruned=small.count_params(),
+        lost_layers=sorted({x.name for x in model.layers} - {x.name for x in small.layers}),
+        masked_error=_error(outputs, _outputs(graphs.mask(model, removal, graph=graph), inputs)),
+        loaded_error=_error(_outputs(_saved_and_loaded(small), inputs), outputs),
+        tflite_error=_error(_by_tflite(small, inputs), outputs) if convert else float("nan"),
+    )
+
+
+def _outputs(model: Any, inputs: Any) -> Any:
+    return np.asarray(model(inputs, training=False))
+
+
+def _error(actual: Any, expected: Any) -> float:
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def _saved_and_loaded(model: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        model.save(path)
+        return keras.models.load_model(path)
+
+
+def _by_tflite(model: Any, inputs: Any) -> Any:
+    """The outputs of the converted model, by LiteRT.
+
+    The traced function is frozen and converted; the way over a SavedModel, which
+    `cprune_tf.litert.convert` takes for the names of inputs and outputs, costs twice the time.
+    """
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+    from tensorflow.python.framework import convert_to_constants
+
+    with native_output.silenced():
+        specification = tf.TensorSpec(inputs.shape, tf.float32)
+        traced = tf.function(lambda x: model(x, training=False), input_signature=[specification])
+        frozen = convert_to_constants.convert_variables_to_constants_v2(
+            traced.get_concrete_function()
+        )
+        content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+        interpreter = Interpreter(model_content=content)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
