@@ -16,6 +16,22 @@ from tvm.s_tir.meta_schedule import _ffi_api
 
 _SEARCH_LOGGER = logging.getLogger("cprune_tf.compiler.search")
 
+# TVM marks pooling blocks for rules that it does not have for CPUs, and warns at every use.
+_MISSING_RULES = ("pool_avg", "pool_max", "adaptive_pool_avg", "adaptive_pool_max")
+
+
+def _register_missing_rules() -> None:
+    """Rules that leave a block as it is, which is what a missing one does."""
+    import tvm_ffi
+
+    for rule in _MISSING_RULES:
+        name = f"s_tir.meta_schedule.cpu.meta_schedule.{rule}"
+        if tvm_ffi.get_global_func(name, allow_missing=True) is None:
+            tvm_ffi.register_global_func(name, lambda schedule, _block: [schedule])
+
+
+_register_missing_rules()
+
 
 def _log_search(level: int, filename: str, line: int, message: str) -> None:
     """Receives MetaSchedule's chatter; a round of search is dozens of lines at INFO."""
