@@ -18,6 +18,7 @@ from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import build_library
 from cprune_tf.compiler.importer import import_model
 from cprune_tf.compiler.measuring import ProgramMeasurer
+from cprune_tf.compiler.register_tiles import vector_unit
 from cprune_tf.compiler.structure import ProgramStructure, program_structure
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
 from cprune_tf.compiler.tuner import Progress, Tuner, TuningSummary
@@ -84,6 +85,11 @@ class CompilerSession:
             timeout_sec=config.run_timeout_sec,
         )
         self._tuner = Tuner(measurer, config, seed=seed)
+
+    @property
+    def lanes(self) -> int:
+        """Float32 values in one of the target's vector registers."""
+        return vector_unit(self.target).lanes
 
     def lower(self, model: Any) -> LoweredModel:
         """A Keras model as the compiler sees it, with its tasks."""

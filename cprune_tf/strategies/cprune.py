@@ -133,7 +133,8 @@ class CPrune:
                 self._original_units,
                 self._config.max_pruned_fraction,
             )
-            step = next_step(row.structure, self._state.too_slow.get(target.key, 0), allowance)
+            too_slow = self._state.too_slow.get(target.key, 0)
+            step = next_step(row.structure, too_slow, allowance, self._bench.session.lanes)
             if step is not None:
                 ranked[target.key] = (self._state.visits.get(target.key, 0), target, step)
         if not ranked:

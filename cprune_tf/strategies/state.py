@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,29 +59,33 @@ class LoopState:
             self.banned.add(tuple(sorted(groups)))
 
 
-def next_step(structure: ProgramStructure, too_slow: int, allowance: int) -> int | None:
+def next_step(structure: ProgramStructure, too_slow: int, allowance: int, lanes: int) -> int | None:
     """How many filters a visit removes.
 
-    The first visit removes the paper's structure step. The paper lets it grow on the next visit
-    without saying how: here it grows to the next count that leaves a multiple of the fastest
-    program's innermost filter tile, so that its vector code stays as it is; where there is none, it
-    doubles.
+    The first visit removes the paper's structure step, and as many more as leave whole vectors
+    where the fastest program works on whole vectors: for 32 filters that are one tile the paper's
+    rule gives a step of 1, and 31 is the slowest count there is. The paper lets the step grow on
+    the next visit without saying how: here it grows to the next count that leaves a multiple of the
+    fastest program's innermost filter tile, so that its inner code stays as it is; where there is
+    none, of a vector; where there is none either, it doubles.
 
     Args:
         structure: Of the task's fastest program.
         too_slow: The most filters whose removal was refused for latency; 0: none was.
         allowance: Filters that may still go.
+        lanes: Values in a vector register.
 
     Returns:
         Filters to remove from each group; None where every count up to the allowance was tried.
     """
     if too_slow >= allowance:
         return None
-    if not too_slow:
-        return min(structure.step, allowance)
     innermost = next((tile for tile in reversed(structure.compute) if tile > 1), 1)
-    if innermost > 1:
-        for count in range(too_slow + 1, allowance + 1):
-            if (structure.filters - count) % innermost == 0:
-                return count
-    return min(2 * too_slow, allowance)
+    whole = math.gcd(innermost, lanes)
+    least = too_slow + 1 if too_slow else structure.step
+    for tile in (innermost, whole) if too_slow else (whole,):
+        if tile > 1:
+            for count in range(least, allowance + 1):
+                if (structure.filters - count) % tile == 0:
+                    return count
+    return min(2 * too_slow or structure.step, allowance)

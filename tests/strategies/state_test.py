@@ -31,10 +31,13 @@ def structures(draw):
 @pytest.mark.parametrize(
     ("compute", "filters", "too_slow", "allowance", "step"),
     [
-        # The first visit: the structure step, or what is left.
-        ([1, 4, 16, 1], 64, 0, 51, 4),
+        # The first visit: the structure step and what leaves whole vectors, or what is left.
+        ([1, 4, 16, 1], 64, 0, 51, 8),
         ([1, 4, 16, 1], 64, 0, 3, 3),
-        ([64], 64, 0, 51, 1),
+        ([8, 2, 4], 64, 0, 51, 8),
+        ([1, 7, 3], 21, 0, 16, 3),
+        ([64], 64, 0, 51, 8),
+        ([32], 32, 8, 25, 16),
         # Later: the next count that leaves a multiple of the innermost tile that is one.
         ([1, 4, 16, 1], 64, 4, 51, 16),
         ([1, 4, 16, 1], 64, 16, 51, 32),
@@ -43,9 +46,9 @@ def structures(draw):
         ([1, 1, 2, 16], 32, 2, 25, 16),
         # None of them is left: twice as many, or what is left.
         ([1, 4, 16, 1], 64, 48, 51, 51),
-        ([1, 1, 2, 16], 32, 16, 25, 25),
-        ([1, 1, 2, 16], 32, 3, 12, 6),
-        ([12, 1, 1, 1], 12, 1, 9, 2),
+        ([1, 1, 2, 16], 32, 16, 25, 24),
+        ([1, 1, 2, 16], 32, 3, 12, 8),
+        ([12, 1, 1, 1], 12, 1, 9, 4),
         # No inner tile at all: doubled.
         ([1, 1, 1, 1], 1, 3, 20, 6),
         ([], 64, 1, 20, 2),
@@ -56,12 +59,12 @@ def structures(draw):
     ],
 )
 def test_next_step(compute, filters, too_slow, allowance, step):
-    assert next_step(_structure(compute, filters=filters), too_slow, allowance) == step
+    assert next_step(_structure(compute, filters=filters), too_slow, allowance, 8) == step
 
 
 @given(structures(), st.integers(0, 600), st.integers(0, 600))
 def test_next_step_grows_and_stays_within_the_allowance(structure, too_slow, allowance):
-    step = next_step(structure, too_slow, allowance)
+    step = next_step(structure, too_slow, allowance, 8)
     if too_slow >= allowance:
         assert step is None
     else:
@@ -72,7 +75,7 @@ def test_next_step_grows_and_stays_within_the_allowance(structure, too_slow, all
 def test_visits_end_with_the_whole_allowance(structure, allowance):
     """However often a target is refused for latency, the loop ends, having tried the most."""
     steps = []
-    while (step := next_step(structure, steps[-1] if steps else 0, allowance)) is not None:
+    while (step := next_step(structure, steps[-1] if steps else 0, allowance, 8)) is not None:
         steps.append(step)
         assert len(steps) <= allowance
     assert steps == sorted(set(steps))
