@@ -44,7 +44,7 @@ def structures(draw):
         ([1, 4, 16, 1], 64, 32, 51, 48),
         ([1, 4, 16, 1], 60, 4, 51, 12),
         ([1, 1, 2, 16], 32, 2, 25, 16),
-        # None of them is left: twice as many, or what is left.
+        # None of them is left: whole vectors; then twice as many, or what is left.
         ([1, 4, 16, 1], 64, 48, 51, 51),
         ([1, 1, 2, 16], 32, 16, 25, 24),
         ([1, 1, 2, 16], 32, 3, 12, 8),
