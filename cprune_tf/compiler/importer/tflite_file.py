@@ -159,15 +159,13 @@ def _scoped_forward(graph: FlatGraph) -> Any:
 def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
     names = {code: name for name, code in vars(tflite.BuiltinOperator).items() if name[0] != "_"}
     subgraph = model.Subgraphs(0)
+    operators = [subgraph.Operators(number) for number in range(subgraph.OperatorsLength())]
     all_inputs = [
-        [index for index in subgraph.Operators(number).InputsAsNumpy().tolist()]
-        if subgraph.Operators(number).InputsLength()
-        else []
-        for number in range(subgraph.OperatorsLength())
+        operator.InputsAsNumpy().tolist() if operator.InputsLength() else []
+        for operator in operators
     ]
     readers = Counter(index for inputs in all_inputs for index in set(inputs))
-    for number, inputs in enumerate(all_inputs):
-        operator = subgraph.Operators(number)
+    for operator, inputs in zip(operators, all_inputs, strict=True):
         code = model.OperatorCodes(operator.OpcodeIndex())
         outputs = tuple(operator.OutputsAsNumpy().tolist())
         data = {index: _data(model, subgraph, index) for index in inputs if index != _MISSING}
@@ -259,8 +257,12 @@ class _Ties:
         return [self._producer[tensor] for tensor in call.inputs if tensor in self._producer]
 
     def _reached(self, beyond: dict[Call, set[int]], call: Call) -> set[int]:
-        """The nearest operators in a direction: the call's own, or what lies beyond it."""
-        return self._found[call] or beyond[call]
+        """The nearest operators in a direction: the call's own, or what lies beyond it.
+
+        Of a call that several operators compute it is not known which is next.
+        """
+        found = self._found[call]
+        return beyond[call] if not found else found if len(found) == 1 else set()
 
     def calls(self) -> tuple[tuple[Call, ...], ...]:
         """For every operator: its calls in the model's order."""
