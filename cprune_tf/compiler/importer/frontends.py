@@ -7,6 +7,10 @@ from typing import Any
 from cprune_tf.compiler.importer.importing import ImportedModel, import_model
 
 
+class MissingTfliteError(ImportError):
+    """The package that reads `.tflite` files is not installed."""
+
+
 def import_through(frontend: str, model: Any) -> ImportedModel:
     """Imports a model for a batch of 1.
 

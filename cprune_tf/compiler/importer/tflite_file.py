@@ -27,6 +27,7 @@ import numpy as np
 from cprune_tf.compiler.importer.convolution import depthwise_kernel, own_bias
 from cprune_tf.compiler.importer.emitter import to_numpy
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias, plan_folding
+from cprune_tf.compiler.importer.frontends import MissingTfliteError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
 from cprune_tf.litert.convert import convert
 
@@ -44,10 +45,6 @@ _KERNELS: dict[type, tuple[str, int | None]] = {
     keras.layers.SeparableConv1D: ("pointwise_kernel", -1),
     keras.layers.SeparableConv2D: ("pointwise_kernel", -1),
 }
-
-
-class MissingTfliteError(ImportError):
-    """The package that reads `.tflite` files is not installed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

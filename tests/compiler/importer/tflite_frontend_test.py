@@ -12,11 +12,11 @@ from keras import layers
 
 from cprune_tf import models
 from cprune_tf.compiler.importer import (
+    MissingTfliteError,
     UnsupportedOperationError,
     import_model,
     import_through,
 )
-from cprune_tf.compiler.importer.tflite_file import MissingTfliteError
 from cprune_tf.compiler.tasks import lower_model
 
 from .beside_keras import (
