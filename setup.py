@@ -40,6 +40,7 @@ setuptools.setup(
     install_requires=_REQUIRES,
     extras_require={
         "tensorboard": ["tensorboard>=2.19"],
+        "tflite": ["tflite>=2.18"],
         "tfds": ["tensorflow-datasets>=4.9"],
         "dev": [
             "hypothesis>=6.100",
@@ -47,6 +48,7 @@ setuptools.setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff>=0.8",
+            "tflite>=2.18",
         ],
     },
     entry_points={

@@ -258,6 +258,8 @@ class PruneConfig:
     Attributes:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
         device: "local".
+        frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
+            the `tflite` package).
         protect: Layer-name patterns (fnmatch) whose filters are never removed.
         seed: Of every random choice.
         data: See DataConfig.
@@ -269,6 +271,7 @@ class PruneConfig:
 
     model: str = "resnet8_fashion"
     device: str = "local"
+    frontend: str = "keras"
     protect: tuple[str, ...] = ()
     seed: int = 0
     data: DataConfig = DataConfig()
@@ -281,6 +284,8 @@ class PruneConfig:
         """Returns self, or raises ConfigError naming the first field that cannot work."""
         _require(bool(self.model), "model", self.model, "a model's name or path")
         _require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
+        frontends = ("keras", "tflite")
+        _require(self.frontend in frontends, "frontend", self.frontend, "keras or tflite")
         for part in (self.data, self.strategy, self.training, self.tuning, self.measure):
             part.validate()
         return self

@@ -105,6 +105,7 @@ class Pipeline:
             config.tuning,
             num_threads=config.measure.num_threads,
             seed=config.seed,
+            frontend=config.frontend,
         ) as session:
             bench = Workbench(
                 config, self._run, self._device, session, self._given.hooks, self._progress
@@ -137,9 +138,10 @@ class Pipeline:
                 f"The model {model.name!r} has no channel group that could be pruned: "
                 f"{'; '.join(reasons) or 'no layer makes channels'}."
             )
-        from cprune_tf.compiler.importer import import_model
+        from cprune_tf.compiler.importer import import_through
 
-        import_model(model)  # names every unsupported layer before any tuning
+        # Names every unsupported layer before any tuning.
+        import_through(self._config.frontend, model)
         if not self._run.path("original.tflite").exists():
             self._run.write_bytes("original.tflite", litert.convert(model))
         return model

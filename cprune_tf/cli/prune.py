@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     from cprune_tf import api, data, graph, litert, models, training
     from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.importer import UnsupportedOperationError
+    from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
     from cprune_tf.compiler.tuner import TuningError
     from cprune_tf.devices import DeviceError
     from cprune_tf.importance import ImportanceError
@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
         ImportanceError,
         JournalError,
         LockedError,
+        MissingTfliteError,
         RunDirectoryError,
         StorageError,
         TuningError,

@@ -16,7 +16,7 @@ import tvm
 from cprune_tf.compiler.builder import ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import build_library
-from cprune_tf.compiler.importer import import_model
+from cprune_tf.compiler.importer import import_through
 from cprune_tf.compiler.measuring import ProgramMeasurer
 from cprune_tf.compiler.register_tiles import vector_unit
 from cprune_tf.compiler.structure import ProgramStructure, program_structure
@@ -58,6 +58,7 @@ class CompilerSession:
         config: Tuning budgets.
         num_threads: Threads that models are tuned for.
         seed: Of the search.
+        frontend: How models are imported: "keras" or "tflite".
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class CompilerSession:
         *,
         num_threads: int,
         seed: int,
+        frontend: str = "keras",
     ) -> None:
+        self._frontend = frontend
         self.target = tvm.target.Target(device.target(num_threads))
         self.database = ProgramDatabase(tuning_dir)
         self._builder = ProgramBuilder(
@@ -93,7 +96,7 @@ class CompilerSession:
 
     def lower(self, model: Any) -> LoweredModel:
         """A Keras model as the compiler sees it, with its tasks."""
-        return lower_model(import_model(model), self.target)
+        return lower_model(import_through(self._frontend, model), self.target)
 
     def tune(
         self, lowered: LoweredModel, trials_per_task: int, progress: Progress | None = None

@@ -16,6 +16,7 @@ import tvm
 from cprune_tf.compiler import lowering, tvm_internals
 from cprune_tf.compiler.database import Program, ProgramDatabase
 from cprune_tf.compiler.importer import ImportedModel, provenance
+from cprune_tf.compiler.importer.provenance import FusionGroups, fusion_groups
 from cprune_tf.compiler.winograd import Convolution
 
 _LOGGER = logging.getLogger(__name__)
@@ -151,8 +152,11 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
     """
     mod = lowering.lower(imported.mod, target)
     calls = lowering.subgraph_calls(mod)
-    layers = provenance(mod, imported)
-    alternatives = _winograd_alternatives(imported, target, [layers[call] for call, _ in calls])
+    groups = fusion_groups(imported)
+    layers = provenance(mod, imported, groups)
+    alternatives = _winograd_alternatives(
+        imported, target, groups, [layers[call] for call, _ in calls]
+    )
     grouped: dict[int, list[int]] = {}
     modules: dict[int, tvm.IRModule] = {}
     for number, (_, function) in enumerate(calls):
@@ -164,7 +168,7 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
     used: dict[str, int] = {}
     for key, numbers in grouped.items():
         subgraphs = tuple(Subgraph(*calls[i], tuple(layers[calls[i][0]])) for i in numbers)
-        base = _base_name(subgraphs[0].function)
+        base = _base_name(subgraphs[0].function, modules[key])
         used[base] = used.get(base, 0) + 1
         name = base if used[base] == 1 else f"{base}#{used[base]}"
         flops = tvm_internals.estimate_flops(modules[key])
@@ -177,7 +181,10 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
 
 
 def _winograd_alternatives(
-    imported: ImportedModel, target: tvm.target.Target, layers: Sequence[tuple[str, ...]]
+    imported: ImportedModel,
+    target: tvm.target.Target,
+    groups: FusionGroups,
+    layers: Sequence[tuple[str, ...]],
 ) -> dict[int, tuple[tvm.IRModule, Convolution]]:
     """The subgraphs that can be computed with Winograd's algorithm, by their number.
 
@@ -189,7 +196,7 @@ def _winograd_alternatives(
     if not convolutions:
         return {}
     calls = lowering.subgraph_calls(mod)
-    found = provenance(mod, imported)
+    found = provenance(mod, imported, groups)
     if [tuple(found[call]) for call, _ in calls] != [tuple(names) for names in layers]:
         _LOGGER.warning("Winograd changes how operators are fused here; it is not tried.")
         return {}
@@ -212,10 +219,13 @@ def _alternative(task: Task, others: Sequence[tuple[tvm.IRModule, Convolution]])
     )
 
 
-def _base_name(function: str) -> str:
-    """A fused function's name without prefix and the counters TVM appends to each operator."""
+def _base_name(function: str, mod: tvm.IRModule) -> str:
+    """A fused function's name without prefix and the counters TVM appends to each operator.
+
+    TVM calls grouped convolutions like others; they are told apart by their loops.
+    """
     words = function.removeprefix("fused_").split("_")
     known = [
         word.rstrip("0123456789") if word not in ("conv2d", "conv1d") else word for word in words
     ]
-    return "_".join(word for word in known if word)
+    return tvm_internals.convolution_group_prefix(mod) + "_".join(word for word in known if word)

@@ -108,3 +108,25 @@ def estimate_flops(mod: tvm.IRModule) -> float:
     from tvm.s_tir.analysis import estimate_tir_flops
 
     return float(estimate_tir_flops(mod))
+
+
+def convolution_group_prefix(mod: tvm.IRModule) -> str:
+    """What a workload's convolution is called for its groups.
+
+    Args:
+        mod: A workload with one function "main".
+
+    Returns:
+        "depthwise_" where every output channel reads one input channel, "grouped_" where it reads
+        some, "" where it reads all or nothing is convolved.
+    """
+    import tvm_ffi
+
+    blocks: list[Any] = []
+    tvm_ffi.structural_walk(mod["main"].body, (tvm.s_tir.SBlock, blocks.append))
+    blocks = [block for block in blocks if block.name_hint.startswith("group_conv")]
+    if not blocks:
+        return ""
+    # topi's loops are batch, image, filters; then, reduced, window and channels of the group.
+    channels = blocks[0].iter_vars[-1]
+    return "depthwise_" if int(channels.dom.extent) == 1 else "grouped_"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from cprune_tf import native_output
@@ -18,7 +19,7 @@ class ConversionError(ValueError):
     """A model that cannot become a `.tflite` file; says why."""
 
 
-def convert(model: keras.Model) -> bytes:
+def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> bytes:
     """Converts a model for LiteRT, quietly.
 
     The way leads over a SavedModel: converting the traced function directly leaves the weights as
@@ -28,6 +29,8 @@ def convert(model: keras.Model) -> bytes:
     Args:
         model: A built Keras model that computes in float32, with inputs of fixed size but for the
             batch dimension.
+        forward: Computes the model's outputs from one tensor an input, for a caller that wants
+            operations to be named its own way; None: the model is called.
 
     Returns:
         The content of the `.tflite` file, for a batch size of 1.
@@ -42,7 +45,7 @@ def convert(model: keras.Model) -> bytes:
         native_output.silenced(),
     ):
         try:
-            return _convert(model, directory)
+            return _convert(model, forward or _caller(model), directory)
         except Exception as error:
             raise ConversionError(
                 f"TensorFlow could not convert model {model.name!r} to TFLite: "
@@ -70,13 +73,20 @@ def _require_convertible(model: keras.Model) -> None:
         )
 
 
-def _convert(model: keras.Model, directory: str) -> bytes:
+def _caller(model: keras.Model) -> Callable[..., Any]:
+    def forward(*inputs: Any) -> Any:
+        return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+
+    return forward
+
+
+def _convert(model: keras.Model, forward: Callable[..., Any], directory: str) -> bytes:
     import keras
     import tensorflow as tf
 
     def serve(*inputs: Any) -> dict[str, Any]:
-        outputs = model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
-        return {f"output_{i:02d}": y for i, y in enumerate(keras.tree.flatten(outputs))}
+        outputs = keras.tree.flatten(forward(*inputs))
+        return {f"output_{i:02d}": y for i, y in enumerate(outputs)}
 
     archive = keras.export.ExportArchive()
     archive.track(model)

@@ -62,10 +62,10 @@ def find_target(task: Task, channels: graph.ChannelGraph) -> Target:
     Returns:
         The target.
     """
-    made = {name: group for group in channels.groups for name in group.producers}
     groups: dict[str, graph.ChannelGroup] = {}
     for subgraph in task.subgraphs:
-        own = [made[layer] for layer in subgraph.layers if layer in made]
+        # An attention layer makes several groups.
+        own = [g for g in channels.groups if not set(g.producers).isdisjoint(subgraph.layers)]
         if not own:
             # A depthwise convolution makes no channels: its filters are those of its input.
             own = [g for g in channels.groups if _passes_filters(g, subgraph.layers)]

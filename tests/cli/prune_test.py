@@ -35,6 +35,7 @@ def _refused(*flags: str) -> str:
         (["--config.strategy.alpha=1.5"], "a number in (0, 1]"),
         (["--config.strategy.importance=l3"], "one of l1, l2"),
         (["--config.tuning.trials_per_task=0"], "a positive number"),
+        (["--config.frontend=onnx"], "keras or tflite"),
     ],
 )
 def test_a_wrong_field_is_named_before_anything_is_imported(tmp_path, flags, expected):

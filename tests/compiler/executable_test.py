@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import UntunedTaskError, build_library
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.devices import ModelFile
+from tests.pipeline.bare_site import bare_site
 
 from . import workloads
 
@@ -69,10 +69,10 @@ def test_the_five_lines_of_the_docstring_run_it_in_a_fresh_process(tuned, librar
         "print(vm", "print(*map(float.hex, map(float, vm"
     )
     script = script.replace(".numpy())", ".numpy()[0])))")
+    site = bare_site(tmp_path / "site", "apache-tvm", "numpy")  # nothing else is needed
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,  # nothing of the repository is needed
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(site)!r})\n{script}"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,

@@ -113,3 +113,25 @@ def test_the_unchanged_model_is_priced_as_it_was_measured(tuned):
     price_ms = tuned.session.price(tuned.session.lower(tuned.model), tuned.lowered)
     assert price_ms == pytest.approx(tuned.lowered.latency_ms(tuned.session.database))
     assert len(tuned.session.database) == count
+
+
+def test_a_session_that_imports_over_tflite_tunes_prices_and_builds(
+    tuned, pruned, device, tmp_path
+):
+    config = workloads.FEW_TRIALS
+    with CompilerSession(
+        device, tuned.directory, config, num_threads=1, seed=3, frontend="tflite"
+    ) as session:
+        lowered = session.lower(tuned.model)
+        conv = lowered.task_of_layer("first")
+        # The same workload as with the Keras importer, so what was measured counts.
+        assert conv.key == tuned.lowered.task_of_layer("first").key
+        assert conv.best_latency_ms(session.database) is not None
+        session.tune(lowered, config.trials_per_task)
+        candidate = session.lower(pruned[0])
+        assert 0 < session.price(candidate, lowered) < math.inf
+        session.build(candidate, tmp_path / "pruned.so")
+    images = np.random.default_rng(4).normal(size=(4, 8, 8, 4)).astype(np.float32)
+    expected = pruned[0](images, training=False).numpy()
+    (outputs,) = device.run_model(ModelFile("p", "tvm", str(tmp_path / "pruned.so")), images, 1)
+    assert workloads.relative_error(outputs, expected) < 1e-4

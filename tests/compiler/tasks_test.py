@@ -185,3 +185,19 @@ def test_a_depthwise_convolution_has_a_task_of_its_own():
         ("block1_depthwise", "block1_depthwise_bn", "block1_depthwise_relu"),
         ("block1_pointwise", "block1_pointwise_bn", "block1_pointwise_relu"),
     ]
+
+
+def test_grouped_and_depthwise_convolutions_are_kinds_of_their_own():
+    from keras import layers
+
+    image, row = keras.Input((8, 8, 6)), keras.Input((8, 6))
+    made = {
+        "conv2d_add": layers.Conv2D(6, 3)(image),
+        "depthwise_conv2d_add": layers.DepthwiseConv2D(3)(image),
+        "grouped_conv2d_add": layers.Conv2D(6, 3, groups=3)(image),
+        "conv1d_add": layers.Conv1D(6, 3)(row),
+        "depthwise_conv1d_add": layers.DepthwiseConv1D(3)(row),
+        "grouped_conv1d_add": layers.Conv1D(6, 3, groups=3)(row),
+    }
+    lowered = workloads.lowered(keras.Model([image, row], list(made.values())))
+    assert [task.kind for task in lowered.tasks] == list(made)

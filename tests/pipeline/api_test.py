@@ -16,6 +16,7 @@ import cprune_tf
 from cprune_tf.data import load
 from cprune_tf.devices import open_device
 from tests.pipeline import tiny_config
+from tests.pipeline.bare_site import bare_site
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +90,30 @@ def test_save_copies_everything_and_refuses_to_overwrite(result, tmp_path):
     result.save(tmp_path / "out", overwrite=True)
 
 
-@pytest.mark.parametrize("runtime", ["tvm", "litert"])
-def test_the_deploy_folder_runs_by_itself(result, tmp_path, runtime):
+@pytest.mark.parametrize(
+    ("runtime", "distribution"), [("tvm", "apache-tvm"), ("litert", "ai-edge-litert")]
+)
+def test_the_deploy_folder_runs_with_one_package(result, tmp_path, runtime, distribution):
+    """As on a device where nothing else was installed: no Keras, TensorFlow or cprune_tf."""
     saved = result.save(tmp_path / "out")
     x = np.random.default_rng(1).random((1, 28, 28, 1)).astype("float32")
     np.save(tmp_path / "x.npy", x)
+    site = bare_site(tmp_path / "site", distribution, "numpy")
     script = (
-        "import runpy, sys, numpy as np; np.set_printoptions(precision=9);"
-        f"sys.argv = ['run.py', {str(tmp_path / 'x.npy')!r}, {runtime!r}];"
-        f"runpy.run_path({str(saved / 'deploy' / 'run.py')!r}, run_name='__main__')"
+        f"import sys; sys.path.append({str(site)!r})\n"
+        "import runpy, numpy as np; np.set_printoptions(precision=9)\n"
+        f"sys.argv = ['run.py', {str(tmp_path / 'x.npy')!r}, {runtime!r}]\n"
+        f"runpy.run_path({str(saved / 'deploy' / 'run.py')!r}, run_name='__main__')\n"
+        "assert not {'cprune_tf', 'keras', 'tensorflow'} & set(sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-I", "-S", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
     printed = np.array(done.stdout.replace("[", " ").replace("]", " ").split(), "float32")
     np.testing.assert_allclose(printed, result.model(x).numpy()[0], atol=1e-5)
 

@@ -217,3 +217,13 @@ def test_images_are_asked_for_only_where_they_are_needed(shared):
         )
         assert len(chosen["conv1"]) == 2
         assert len(asked) == (method == "taylor")
+
+
+def test_a_layer_that_makes_several_groups_has_them_all():
+    steps = keras.Input((6, 8), name="steps")
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    x = layers.ReLU(name="relu")(attention(steps, steps))
+    attended = Analyzed(keras.Model(steps, layers.Dense(3, name="classes")(x)))
+    made = {group.name for group in attended.channels.groups if "attention" in group.producers}
+    assert len(made) > 1
+    assert made <= set(attended.target("attention").groups)

@@ -35,6 +35,7 @@ from cprune_tf.compiler.importer import (  # noqa: F401  (they register their co
     shaping,
     transposed,
 )
+from cprune_tf.compiler.importer.frontends import MissingTfliteError, import_through
 from cprune_tf.compiler.importer.importing import ImportedModel, import_model
 from cprune_tf.compiler.importer.provenance import ProvenanceError, provenance
 from cprune_tf.compiler.importer.registry import (
@@ -45,10 +46,12 @@ from cprune_tf.compiler.importer.registry import (
 
 __all__ = [
     "ImportedModel",
+    "MissingTfliteError",
     "ProvenanceError",
     "UnsupportedOperation",
     "UnsupportedOperationError",
     "import_model",
+    "import_through",
     "provenance",
     "register_converter",
 ]

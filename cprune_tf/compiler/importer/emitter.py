@@ -87,7 +87,7 @@ class Emitter:
         if isinstance(expr, relax.Call):
             args = [self._operand(arg) for arg in expr.args]
             expr = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
-        var = self._builder.emit(expr, name_hint=_safe_hint(self.call.name))
+        var = self._builder.emit(expr, name_hint=safe_hint(self.call.name))
         self.layers_of_var[var.name] = self.layers
         return var
 
@@ -144,7 +144,7 @@ class Emitter:
         return var
 
 
-def _safe_hint(name: str) -> str:
+def safe_hint(name: str) -> str:
     """A layer's name as a variable's; "lv1" and "gv1" are what FuseOps names its own."""
     return f"{name}_layer" if re.fullmatch(r"[lg]v\d*", name) else name
 

@@ -34,6 +34,8 @@ class ImportedModel:
         layers_of_param: Parameter name -> names of all Keras layers whose weights went into it.
         layers_of_var: Name of every variable bound in `main` -> names of the Keras layers it
             computes (a convolution with a folded batch norm: both).
+        untied_layers: Layers of which it is not certain what computes them; they are in none of
+            the above. Only a frontend that loses names has such.
     """
 
     mod: tvm.IRModule
@@ -41,6 +43,7 @@ class ImportedModel:
     input_names: tuple[str, ...]
     layers_of_param: dict[str, tuple[str, ...]]
     layers_of_var: dict[str, tuple[str, ...]]
+    untied_layers: tuple[str, ...] = ()
 
 
 def import_model(

@@ -58,7 +58,12 @@ class _Group:
     layers: tuple[str, ...]
 
 
-def provenance(fused_mod: tvm.IRModule, imported: ImportedModel) -> dict[str, tuple[str, ...]]:
+FusionGroups = tuple[_Group, ...]
+
+
+def provenance(
+    fused_mod: tvm.IRModule, imported: ImportedModel, groups: FusionGroups | None = None
+) -> dict[str, tuple[str, ...]]:
     """Maps every call_tir of a fused module's main to the Keras layers it computes.
 
     Args:
@@ -66,6 +71,7 @@ def provenance(fused_mod: tvm.IRModule, imported: ImportedModel) -> dict[str, tu
             have been removed, weights marked for layout rewriting and a tuning database applied
             since, but not LiftTransformParams, which renames the parameters.
         imported: The imported model.
+        groups: What `fusion_groups(imported)` gave, for a caller that asks about several modules.
 
     Returns:
         Name of the bound variable -> layer names, in the order the layers are computed; for a
@@ -76,7 +82,7 @@ def provenance(fused_mod: tvm.IRModule, imported: ImportedModel) -> dict[str, tu
             what cannot be told apart otherwise.
     """
     candidates: dict[tuple[Any, ...], list[_Group]] = {}
-    for group in _fusion_groups(imported):
+    for group in fusion_groups(imported) if groups is None else groups:
         candidates.setdefault(group.reads, []).append(group)
     values = _Values(fused_mod["main"])
     result: dict[str, tuple[str, ...]] = {}
@@ -118,8 +124,15 @@ def _choose(candidates: list[_Group], name: str) -> _Group | None:
     )
 
 
-def _fusion_groups(imported: ImportedModel) -> list[_Group]:
-    """Repeats the fusion of an imported module, keeping track of its operators."""
+def fusion_groups(imported: ImportedModel) -> FusionGroups:
+    """Repeats the fusion of an imported module, keeping track of its operators.
+
+    Args:
+        imported: The imported model.
+
+    Returns:
+        What `provenance` compares fused modules with.
+    """
     passes = [
         relax.transform.CanonicalizeBindings(),
         relax.transform.AnnotateTIROpPattern(),
@@ -140,7 +153,7 @@ def _fusion_groups(imported: ImportedModel) -> list[_Group]:
         layers = _union(layers_of_function[function] for function in functions)
         groups.append(_Group(len(groups), binding.var.name, values.reads(binding), layers))
         values.bind(binding.var, ("call", groups[-1].number))
-    return groups
+    return tuple(groups)
 
 
 def _with_own_functions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -19,15 +19,22 @@ from cprune_tf.compiler.lowering import lower, subgraph_calls
 TARGET = {"kind": "llvm", "opt-level": 1}
 
 
-def run_imported(imported: ImportedModel, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Compiles without tuning and runs once on the CPU."""
+def compile_imported(
+    imported: ImportedModel,
+) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """Compiles for the CPU without tuning: from inputs to outputs."""
     executable = tvm.compile(imported.mod, target=tvm.target.Target(TARGET))
     machine = relax.VirtualMachine(executable, tvm.cpu())
-    arrays = [*inputs, *imported.params.values()]
-    outputs = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays])
-    if isinstance(outputs, tvm.runtime.Tensor):
-        outputs = [outputs]
-    return [output.numpy() for output in outputs]
+    params = [tvm.runtime.tensor(value) for value in imported.params.values()]
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs]
+        outputs = machine["main"](*tensors, *params)
+        if isinstance(outputs, tvm.runtime.Tensor):
+            outputs = [outputs]
+        return [output.numpy() for output in outputs]
+
+    return run
 
 
 def randomize(model: keras.Model, seed: int = 0) -> None:

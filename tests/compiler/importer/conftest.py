@@ -13,31 +13,35 @@ from cprune_tf.compiler.importer import ImportedModel, import_model
 
 from .beside_keras import (
     check_provenance,
+    compile_imported,
     random_inputs,
     randomize,
     relative_errors,
-    run_imported,
 )
 
 
 @pytest.fixture
 def check_against_keras() -> Callable[..., ImportedModel]:
-    """A function that imports, runs and compares a model; returns what was imported."""
+    """A function that imports, runs and compares a model; returns what was imported.
+
+    It takes any number of sets of inputs; none: random ones.
+    """
 
     def check(
         model: keras.Model,
-        inputs: Sequence[np.ndarray] | None = None,
-        *,
+        *input_sets: Sequence[np.ndarray],
         batch_size: int = 1,
         tolerance: float = 1e-4,
         shuffle_weights: bool = True,
     ) -> ImportedModel:
         if shuffle_weights:
             randomize(model)
-        inputs = random_inputs(model, batch_size) if inputs is None else inputs
+        input_sets = input_sets or (random_inputs(model, batch_size),)
         imported = import_model(model, batch_size=batch_size)
-        errors = relative_errors(model, inputs, run_imported(imported, inputs))
-        assert max(errors) < tolerance, errors
+        run = compile_imported(imported)
+        for inputs in input_sets:
+            errors = relative_errors(model, inputs, run(inputs))
+            assert max(errors) < tolerance, errors
         check_provenance(imported)
         return imported
 
@@ -47,7 +51,17 @@ def check_against_keras() -> Callable[..., ImportedModel]:
 @pytest.fixture
 def shared_models() -> Path:
     """The folder of pretrained models beside the repository; skips where it is absent."""
-    folder = Path(__file__).resolve().parents[4] / "shared" / "data" / "models"
+    return _shared_folder("models")
+
+
+@pytest.fixture
+def shared_photographs() -> Path:
+    """The folder of photographs beside the repository; skips where it is absent."""
+    return _shared_folder("imagenet_sample")
+
+
+def _shared_folder(name: str) -> Path:
+    folder = Path(__file__).resolve().parents[4] / "shared" / "data" / name
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not here: real pretrained models are not part of the repository")
+        pytest.skip(f"{folder} is not here: real models and images are not in the repository")
     return folder

@@ -17,7 +17,7 @@ from cprune_tf.compiler.importer import (
     register_converter,
 )
 
-from .beside_keras import random_inputs, relative_errors, run_imported
+from .beside_keras import compile_imported, random_inputs, relative_errors
 
 
 def test_nested_functional_and_sequential(check_against_keras):
@@ -86,7 +86,7 @@ def test_unknown_dimensions_are_given():
         import_model(model, input_shapes={"picture": (8, 8, 3)})
     imported = import_model(model, input_shapes={"image": (8, 6, 3)})
     images = np.random.default_rng(0).normal(size=(1, 8, 6, 3)).astype("float32")
-    assert max(relative_errors(model, [images], run_imported(imported, [images]))) < 1e-4
+    assert max(relative_errors(model, [images], compile_imported(imported)([images]))) < 1e-4
 
 
 def test_image_bytes_as_input(check_against_keras):
@@ -103,7 +103,7 @@ def test_half_precision_is_computed_in_float32():
     imported = import_model(model)
     assert {value.dtype for value in imported.params.values()} == {np.dtype("float32")}
     arrays = random_inputs(model)
-    assert max(relative_errors(model, arrays, run_imported(imported, arrays))) < 1e-2
+    assert max(relative_errors(model, arrays, compile_imported(imported)(arrays))) < 1e-2
 
 
 def test_fixed_batch_size(check_against_keras):

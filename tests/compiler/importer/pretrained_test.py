@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import keras
 import numpy as np
 import pytest
@@ -55,3 +57,17 @@ def test_same_classes_on_real_images(shared_models, check_against_keras):
     model = load(shared_models, "resnet8_cifar10_mlperf_tiny.h5")
     check_against_keras(model, [images], batch_size=16, shuffle_weights=False)
     assert (model(images).numpy().argmax(-1) == labels.ravel()).mean() > 0.7
+
+
+@pytest.mark.slow
+def test_same_classes_on_photographs(shared_models, shared_photographs, check_against_keras):
+    """Sixteen of ImageNet's classes, one photograph each: equal outputs, mostly the true class."""
+    with open(shared_photographs / "index.csv") as file:
+        rows = list(csv.DictReader(file))[::60][:16]
+    files = [shared_photographs / "jpeg224_q95" / row["file"] for row in rows]
+    images = np.stack([tf.io.decode_jpeg(path.read_bytes(), channels=3).numpy() for path in files])
+    images = images.astype("float32") / 127.5 - 1
+    model = load(shared_models, "mobilenet_v1_224_imagenet1001.keras")
+    check_against_keras(model, [images], batch_size=16, shuffle_weights=False)
+    labels = [int(row["class_index"]) + 1 for row in rows]  # the model's class 0 is "background"
+    assert (model(images).numpy().argmax(-1) == labels).mean() > 0.5
