@@ -78,8 +78,9 @@ class Rig:
 
     def environment(self, cpu: str = "cortex-a76") -> dict[str, str]:
         """What a process on the emulated board is started with."""
-        return {
-            **os.environ,
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return {  # byte code is kept: compiling it anew takes half of an emulated start
+            **inherited,
             "CPRUNE_TF_EMULATOR": f"{self.qemu} -cpu {cpu} -0 {self.board_python}",
             "PYTHONPATH": str(_HERE.parent.parent),
         }
