@@ -39,6 +39,7 @@ setuptools.setup(
     install_requires=_REQUIRES,
     extras_require={
         "tensorboard": ["tensorboard>=2.19"],
+        "tracker": ["tornado>=6.4"],
         "tfds": ["tensorflow-datasets>=4.9"],
         "dev": [
             "hypothesis>=6.100",
@@ -46,6 +47,7 @@ setuptools.setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff>=0.8",
+            "tornado>=6.4",  # TVM's RPC tracker
         ],
     },
     entry_points={

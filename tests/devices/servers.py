@@ -57,9 +57,9 @@ def running(*options, python=sys.executable, environment=None, port=0):
 
 
 @contextlib.contextmanager
-def tracker():
+def tracker(port=None):
     """TVM's RPC tracker; gives its port."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host=127.0.0.1"]
     process = subprocess.Popen(
         [*command, f"--port={port}", f"--port-end={port + 1}", "--silent"],
