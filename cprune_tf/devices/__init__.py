@@ -9,13 +9,14 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.devices.base import Device, DeviceInfo, Latency, ModelFile
+    from cprune_tf.devices.base import Device, DeviceInfo, ModelFile
     from cprune_tf.devices.errors import (
         DeviceCrashError,
         DeviceError,
         DeviceTimeoutError,
         DeviceUnreachableError,
     )
+    from cprune_tf.devices.latency import Latency
     from cprune_tf.devices.opening import open_device
 
 _EXPORTS = {
@@ -25,7 +26,7 @@ _EXPORTS = {
     "DeviceInfo": "base",
     "DeviceTimeoutError": "errors",
     "DeviceUnreachableError": "errors",
-    "Latency": "base",
+    "Latency": "latency",
     "ModelFile": "base",
     "open_device": "opening",
 }

@@ -10,6 +10,7 @@ import abc
 import dataclasses
 import json
 import os
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.latency import Conditions, Latency
 from cprune_tf.devices.runtimes import RUNTIMES
 
 if typing.TYPE_CHECKING:
@@ -107,114 +109,6 @@ class DeviceInfo:
         emulated = ", emulated" if self.emulated else ""
         cores = f"{self.num_cores} core{'' if self.num_cores == 1 else 's'}"
         return f"{self.kind}: {self.cpu_name} ({self.abi}), {cores}{memory}, {self.os}{emulated}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """What a latency was measured under.
-
-    Attributes:
-        cores: The cores it was pinned to; empty: all that the process may use.
-        temperature_celsius: The highest that was seen; None: the device tells none.
-        cooled_sec: How long the device was waited for to cool down.
-        throttled: The system lowered the cores' highest frequency meanwhile.
-        emulated: The device is emulated: the latency means nothing.
-    """
-
-    cores: tuple[int, ...] = ()
-    temperature_celsius: float | None = None
-    cooled_sec: float = 0.0
-    throttled: bool = False
-    emulated: bool = False
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Conditions:
-        """The reverse of dataclasses.asdict, from JSON types."""
-        return cls(**{**values, "cores": tuple(values["cores"])})
-
-    def __str__(self) -> str:
-        said = [f"cores {','.join(map(str, self.cores))}"] if self.cores else []
-        if self.temperature_celsius is not None:
-            said.append(f"{self.temperature_celsius:.0f} °C")
-        said += ["throttled"] * self.throttled + ["emulated"] * self.emulated
-        return ", ".join(said)
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """The distribution of a measured latency.
-
-    Attributes:
-        median_ms: The median: what is compared.
-        q1_ms: Lower quartile.
-        q3_ms: Upper quartile.
-        min_ms: The fastest sample.
-        count: Samples.
-        num_threads: Threads it was measured with.
-        conditions: What else it was measured under.
-    """
-
-    median_ms: float
-    q1_ms: float
-    q3_ms: float
-    min_ms: float
-    count: int
-    num_threads: int
-    conditions: Conditions = Conditions()
-
-    @property
-    def iqr_ms(self) -> float:
-        """The interquartile range, in ms."""
-        return self.q3_ms - self.q1_ms
-
-    @classmethod
-    def from_samples(
-        cls,
-        samples_ms: Sequence[float],
-        num_threads: int,
-        conditions: Conditions = Conditions(),
-    ) -> Latency:
-        """Summarises samples.
-
-        Args:
-            samples_ms: Durations of single runs, in ms.
-            num_threads: Threads they were measured with.
-            conditions: What else they were measured under.
-
-        Returns:
-            Their summary.
-
-        Raises:
-            ValueError: There are no samples, or one is not a positive number.
-        """
-        samples = np.asarray(samples_ms, dtype=np.float64)
-        if samples.size == 0 or not np.all(np.isfinite(samples)) or samples.min() <= 0:
-            raise ValueError(
-                f"A latency needs at least one sample, all of them positive; received "
-                f"{samples.size} samples{': ' + str(samples[:5]) if samples.size else ''}."
-            )
-        q1, median, q3 = (float(q) for q in np.percentile(samples, (25, 50, 75)))
-        lowest = float(samples.min())
-        return cls(median, q1, q3, lowest, int(samples.size), num_threads, conditions)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same fields as JSON types."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Latency:
-        """The reverse of to_json."""
-        conditions = values.get("conditions")
-        known = Conditions() if conditions is None else Conditions.from_json(conditions)
-        return cls(**{**values, "conditions": known})
-
-    def __str__(self) -> str:
-        threads = f"{self.num_threads} thread{'' if self.num_threads == 1 else 's'}"
-        conditions = f", {self.conditions}" if str(self.conditions) else ""
-        return (
-            f"{self.median_ms:.4g} ms (quartiles {self.q1_ms:.4g} to {self.q3_ms:.4g}, "
-            f"{self.count} samples, {threads}{conditions})"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,6 +211,10 @@ class Device(abc.ABC):
             values = self._call("describe", _DESCRIBE_TIMEOUT_SEC)
             self._info = DeviceInfo.from_json({"kind": self.kind, **values})
         return self._info
+
+    def num_cores(self) -> int:
+        """The cores that it may run on: as many threads at most can be measured."""
+        return len(self.core_ids()) or self.info().num_cores
 
     def time_kernel(
         self,
@@ -446,7 +344,7 @@ class Device(abc.ABC):
         self.close()
 
     def _check_threads(self, num_threads: int) -> None:
-        cores = len(self.core_ids()) or self.info().num_cores
+        cores = self.num_cores()
         if not 1 <= num_threads <= cores:
             raise DeviceError(
                 f"{num_threads} threads were asked for; this device ({self.kind}) has {cores} "
@@ -482,10 +380,10 @@ def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
     known = {core for cluster in info.clusters for core in cluster.cores}
     chosen: list[int] = []
     for part in cores.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if numbers is None:
             break
-        chosen += range(int(first), int(last or first) + 1)
+        chosen += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
     else:
         if chosen and known.issuperset(chosen):
             return tuple(sorted(set(chosen)))

@@ -12,8 +12,9 @@ _EXPECTED = (
 _OPTIONS = {
     "rpc": ("key", "cpu", "reconnect_sec"),
     "tracker": ("key", "cpu", "reconnect_sec"),
+    "adb": ("cpu", "reconnect_sec"),
 }
-_DEFAULT_PORTS = {"rpc": 9090, "tracker": 9190}
+DEFAULT_PORTS = {"rpc": 9090, "tracker": 9190}
 
 
 def open_device(name: str, cores: str = "") -> Device:
@@ -22,8 +23,9 @@ def open_device(name: str, cores: str = "") -> Device:
     Args:
         name: "local": this machine; "rpc://HOST:PORT?key=KEY": a board running
             `cprune_tf.devices.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's RPC
-            tracker has under a key. The last two take `&cpu=NAME` (LLVM's name of the processor)
-            and `&reconnect_sec=N` (how long a board that is gone is waited for).
+            tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All but the first
+            take `?cpu=NAME` (LLVM's name of the processor) and `?reconnect_sec=N` (how long a
+            device that is gone is waited for).
         cores: What to run on; see base.Device.
 
     Returns:
@@ -31,6 +33,7 @@ def open_device(name: str, cores: str = "") -> Device:
 
     Raises:
         ValueError: For anything else; says what there is.
+        DeviceUnreachableError: A phone cannot be used; says what to do.
     """
     if name == "local":
         from cprune_tf.devices.local import LocalDevice
@@ -38,7 +41,22 @@ def open_device(name: str, cores: str = "") -> Device:
         return LocalDevice(cores)
     if name.startswith(("rpc:", "tracker:")):
         return _open_rpc(name, cores)
+    if name.startswith("adb:"):
+        return _open_adb(name, cores)
     raise ValueError(f"Unknown device {name!r}; {_EXPECTED}.")
+
+
+def _open_adb(name: str, cores: str) -> Device:
+    from cprune_tf.devices.adb import AdbDevice
+
+    serial, _, query = name.removeprefix("adb:").partition("?")
+    try:
+        options = _options("adb", query)
+        reconnect_sec = float(options.get("reconnect_sec", "30"))
+    except ValueError as error:
+        raise ValueError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
+    cpu = options.get("cpu", "")
+    return AdbDevice(serial, cpu=cpu, cores=cores, reconnect_sec=reconnect_sec)
 
 
 def _open_rpc(name: str, cores: str) -> Device:
@@ -47,8 +65,8 @@ def _open_rpc(name: str, cores: str) -> Device:
 
     url = urllib.parse.urlsplit(name)
     try:
-        host, port = url.hostname, url.port or _DEFAULT_PORTS[url.scheme]
-        options = _options(url)
+        host, port = url.hostname, url.port or DEFAULT_PORTS[url.scheme]
+        options = _options(url.scheme, url.query)
         reconnect_sec = float(options.get("reconnect_sec", "30"))
     except ValueError as error:
         raise ValueError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
@@ -67,9 +85,9 @@ def _open_rpc(name: str, cores: str) -> Device:
     )
 
 
-def _options(url: urllib.parse.SplitResult) -> dict[str, str]:
-    options = dict(urllib.parse.parse_qsl(url.query, strict_parsing=bool(url.query)))
+def _options(scheme: str, query: str) -> dict[str, str]:
+    options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
     for option in options:
-        if option not in _OPTIONS[url.scheme]:
-            raise ValueError(f"unknown option {option!r}, not one of {_OPTIONS[url.scheme]}")
+        if option not in _OPTIONS[scheme]:
+            raise ValueError(f"unknown option {option!r}, not one of {', '.join(_OPTIONS[scheme])}")
     return options

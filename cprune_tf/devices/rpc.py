@@ -44,7 +44,8 @@ class Link:
         address: Of the server or tracker.
         name: The device as the user named it, for messages.
         reconnect_sec: How long a board that is gone is waited for.
-        revive: Called when the board cannot be reached, before it is tried again.
+        revive: Called when the board cannot be reached, before it is tried again; raises
+            DeviceError with the reason where it cannot help.
     """
 
     def __init__(
@@ -110,15 +111,22 @@ class Link:
 
     def _connect(self) -> dict[str, Any]:
         deadline = time.monotonic() + self._reconnect_sec
+        revived = False
         while True:
             status, value = self._ask("connect", _CONNECT_TIMEOUT_SEC - _GRACE_SEC)
             if status == "ok":
                 self._check_versions(value)
                 return dict(value)
-            if time.monotonic() > deadline:
-                raise self._unreachable(str(value))
+            reason = str(value)
             if self._revive is not None:
-                self._revive()
+                try:
+                    self._revive()
+                    if not revived:  # that may have taken its time
+                        revived, deadline = True, time.monotonic() + self._reconnect_sec
+                except DeviceError as error:
+                    reason = str(error)
+            if time.monotonic() > deadline:
+                raise self._unreachable(reason)
             time.sleep(_RETRY_SEC)
 
     def _send(self, file: wire.StoredFile) -> None:

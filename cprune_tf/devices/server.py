@@ -37,6 +37,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAGIC, MISMATCH = 0xFF271, 0xFF273
 _WORD = struct.Struct("<i")
 _HANDSHAKE_TIMEOUT_SEC = 10.0
+_WAKE_SEC = 5.0
 _MAX_KEY_BYTES = 4096
 _LOG_EXCERPT_BYTES = 600
 _REMEMBERED_SESSIONS = 100
@@ -79,8 +80,10 @@ class Server:
 
     def _accept(self, expected: str) -> socket.socket | None:
         """The next connection with the right key; None: the board has to be offered again."""
-        wait_sec = None if self._tracker is None else self._tracker.PERIOD_SEC
+        start = time.monotonic()
         while True:
+            # Without a tracker to ask, waking up now and then costs nothing.
+            wait_sec = _WAKE_SEC if self._tracker is None else self._tracker.PERIOD_SEC
             if select.select([self._listener], [], [], wait_sec)[0]:
                 connection, address = self._listener.accept()
                 try:
@@ -91,6 +94,8 @@ class Server:
                     connection.close()
             elif self._tracker is not None and not self._tracker.is_offered():
                 return None
+            elif 0 < self._options.exit_after_sec < time.monotonic() - start:
+                sys.exit(0)
 
     def _shake_hands(self, connection: socket.socket, expected: str) -> None:
         connection.settimeout(_HANDSHAKE_TIMEOUT_SEC)
@@ -207,6 +212,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_session_sec", type=float, default=6 * 3600.0)
     parser.add_argument("--max_idle_sec", type=float, default=600.0)
     parser.add_argument("--max_stored_mb", type=int, default=1024)
+    parser.add_argument(
+        "--exit_after_sec", type=float, default=0, help="end after so long without a session"
+    )
     options = parser.parse_args(arguments)
     if options.host not in LOOPBACK and not options.key:
         parser.error(f"--host={options.host} needs a --key. {_TRUST}")

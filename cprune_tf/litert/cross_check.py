@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.config import MeasureConfig
-from cprune_tf.devices.base import Device, DeviceInfo, Latency, ModelFile
+from cprune_tf.devices import Device, DeviceInfo, Latency, ModelFile
 
 if typing.TYPE_CHECKING:
     import keras
@@ -169,7 +169,7 @@ def cross_check(
         labels: Classes [num_images], or one-hot [num_images, num_classes].
         device: Where TVM and LiteRT run.
         measure: How latencies are measured (num_threads is not looked at).
-        thread_counts: Numbers of threads to measure with; None: 1 and all cores.
+        thread_counts: Numbers of threads to measure with; None: 1 and all cores that are used.
         metric: "top1" or "top5".
 
     Returns:
@@ -182,7 +182,7 @@ def cross_check(
     labels = _checked_labels(deployments, images, labels, metric)
     measure = measure or MeasureConfig()
     info = device.info()
-    counts = tuple(sorted(set(thread_counts or (1, info.num_cores))))
+    counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
     latencies = _time(deployments, device, counts, measure)
     results = [
         result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -93,6 +95,10 @@ class Bundle:
         """What tells it from other bundles on a device."""
         return self.sha256[:12]
 
+    def is_current(self) -> bool:
+        """Whether its TVM is this machine's: libraries of another one do not run there."""
+        return self.runtimes["apache-tvm"] == importlib.metadata.version("apache-tvm")
+
 
 def default_directory() -> pathlib.Path:
     """Where bundles are kept: CPRUNE_TF_BUNDLES, or a folder in the user's cache."""
@@ -152,6 +158,7 @@ def make_bundle(
         runtimes = _install_wheels(work / "bundle" / "site")
         note("packing")
         _copy_python(work / "root", work / "bundle")
+        _compile_byte_code(work / "bundle")
         launcher = work / "bundle" / "py"
         launcher.write_text(_LAUNCHER)
         launcher.chmod(0o755)
@@ -207,6 +214,18 @@ def _copy_python(root: pathlib.Path, bundle: pathlib.Path) -> None:
         if found is None:
             raise BundleError(f"Debian's packages for arm64 do not hold {name}.")
         shutil.copy2(found.resolve(), bundle / "lib" / name)
+
+
+def _compile_byte_code(bundle: pathlib.Path) -> None:
+    """Halves the time of the first start there; another Python's byte code would be of no use."""
+    if sys.version_info[:2] == (3, 11):
+        for folder in ("usr/lib/python3.11", "site"):
+            compileall.compile_dir(
+                bundle / folder,
+                quiet=2,
+                stripdir=bundle,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
 
 
 def _sha256(path: pathlib.Path) -> str:
