@@ -98,9 +98,9 @@ class Adb:
 
     def states(self) -> dict[str, str]:
         """The state of each phone that adb sees, by serial."""
-        lines = self._run(["devices"], _SHORT_SEC).splitlines()[1:]
-        pairs = (line.split(None, 1) for line in lines if line.strip() and line[0] != "*")
-        return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+        lines = self._run(["devices"], _SHORT_SEC).splitlines()
+        pairs = (line.split("\t", 1) for line in lines if "\t" in line)
+        return {serial: state.strip() for serial, state in pairs}
 
     def _run(self, arguments: Sequence[str], timeout_sec: float) -> str:
         program = self.program or os.environ.get("ADB", "") or shutil.which("adb")
@@ -189,8 +189,7 @@ class Phone:
         """Ends the server and removes everything from the phone."""
         self.stop()
         self._adb.shell(
-            f"for f in {ROOT}/*/server.pid {ROOT}/server.pid; do "
-            f'[ -f "$f" ] && kill "$(cat "$f")" 2>/dev/null; done; rm -rf {ROOT}'
+            f"[ -f {ROOT}/server.pid ] && kill $(cat {ROOT}/server.pid) 2>/dev/null; rm -rf {ROOT}"
         )
 
     def _install(self) -> str:

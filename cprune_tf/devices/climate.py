@@ -22,6 +22,8 @@ _HYSTERESIS_CELSIUS = 2.0
 _READ_PERIOD_SEC = 0.05
 _THROTTLED_BELOW = 0.95
 _TASKS = pathlib.Path("/proc/self/task")
+# What the process was given when it started; never more than that is used.
+_GIVEN_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def pin(cores: Sequence[int]) -> None:
@@ -37,7 +39,7 @@ def pin(cores: Sequence[int]) -> None:
         if cores:
             raise OSError("this system cannot pin threads to cores; leave measure.cores empty.")
         return
-    wanted = set(cores) or set(range(os.cpu_count() or 1))
+    wanted = set(cores) or _GIVEN_CORES
     if wanted == os.sched_getaffinity(0):
         return
     for task in os.listdir(_TASKS):
@@ -55,7 +57,7 @@ class Climate:
 
     def __init__(self, cores: Sequence[int], limit_celsius: float | None) -> None:
         self._cores = tuple(cores)
-        self._watched = self._cores or tuple(range(os.cpu_count() or 1))
+        self._watched = self._cores or tuple(_GIVEN_CORES)
         self._limit_celsius = limit_celsius
         self._highest_celsius = temperature_celsius()
         self._cooled_sec = 0.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,6 +70,36 @@ def test_a_device_that_never_cools_down_is_not_waited_for_for_ever(machine, monk
     watched = climate.Climate((0,), 50.0)
     watched.before_block()
     assert watched.conditions()["temperature_celsius"] == 60
+
+
+def test_no_more_cores_are_used_than_the_process_was_given():
+    script = (
+        "import os\n"
+        "first = min(os.sched_getaffinity(0))\n"
+        "os.sched_setaffinity(0, {first})\n"
+        "from cprune_tf.devices.climate import pin\n"
+        "pin(()); pin((first,)); pin(())\n"
+        "print(os.sched_getaffinity(0) == {first})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b"True"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_threads_that_run_already_are_pinned_too():
+    script = (
+        "import os, threading, time\n"
+        "cores = sorted(os.sched_getaffinity(0))\n"
+        "thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)\n"
+        "thread.start()\n"
+        "from cprune_tf.devices.climate import pin\n"
+        "pin(cores[1:2])\n"
+        "print(os.sched_getaffinity(thread.native_id) == {cores[1]})\n"
+        "pin(())\n"
+        "print(sorted(os.sched_getaffinity(thread.native_id)) == cores)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.split() == [b"True", b"True"]
 
 
 def test_every_latency_says_what_it_was_measured_under():

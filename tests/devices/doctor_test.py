@@ -90,6 +90,31 @@ def test_benchmark_times_both_runtimes_on_a_board(server, dense_library, conv_tf
     assert "x the first" in done.stdout
 
 
+def test_compare_tflite_agrees_on_a_board(server, dense_library, dense_weights, tmp_path):
+    import keras
+
+    from cprune_tf.litert import convert
+
+    dense = keras.layers.Dense(4, activation="relu", use_bias=False)
+    model = keras.Sequential([keras.Input((16,)), dense], name="dense")
+    dense.set_weights([dense_weights])
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "model.tflite").write_bytes(convert(model))
+    flags = [
+        f"--device=rpc://127.0.0.1:{server.port}?key=secret",
+        f"--model={tmp_path / 'model.keras'}",
+        f"--tflite={tmp_path / 'model.tflite'}",
+    ]
+    done = run_tool("compare_tflite", *flags, f"--library={dense_library}")
+    assert done.returncode in (0, 1), done.stderr  # 1: another program made a latency unsteady
+    assert done.stdout.count("same first class in 100.0%") == 2
+    dense.set_weights([dense_weights[::-1].copy()])
+    model.save(tmp_path / "model.keras")
+    done = run_tool("compare_tflite", *flags, f"--library={dense_library}")
+    assert done.returncode == 1
+    assert "problem: dense on tvm: outputs differ from Keras" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
