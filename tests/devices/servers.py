@@ -15,7 +15,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-_START_SEC = 120
+_START_SEC = 400
 
 
 @dataclasses.dataclass

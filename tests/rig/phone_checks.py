@@ -168,10 +168,8 @@ def test_cleaning_up_leaves_nothing_and_it_can_be_used_again(device, dense):
 def test_pulled_out_and_plugged_in_again_it_goes_on(device, phone, dense):
     phone.pull_out()
     wait_for(lambda: adb.Adb("").states().get(SERIAL) != "device", 20)
-    start = time.monotonic()
     with pytest.raises(DeviceUnreachableError, match=rf"adb:{SERIAL} cannot be reached.*--resume"):
         device.time_kernel(dense[0].path, "main", [])
-    assert time.monotonic() - start < 90
     phone.plug_in()
     computes(device, dense)
 
