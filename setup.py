@@ -41,6 +41,7 @@ setuptools.setup(
     extras_require={
         "tensorboard": ["tensorboard>=2.19"],
         "tflite": ["tflite>=2.18"],
+        "tracker": ["tornado>=6.4"],
         "tfds": ["tensorflow-datasets>=4.9"],
         "dev": [
             "hypothesis>=6.100",
@@ -49,6 +50,7 @@ setuptools.setup(
             "pytest-timeout>=2.3",
             "ruff>=0.8",
             "tflite>=2.18",
+            "tornado>=6.4",  # TVM's RPC tracker
         ],
     },
     entry_points={
@@ -58,6 +60,10 @@ setuptools.setup(
             "cprune-profile = cprune_tf.cli.profile:run",
             "cprune-staircase = cprune_tf.cli.staircase:run",
             "cprune-inspect = cprune_tf.cli.inspect_model:run",
+            "cprune-benchmark = cprune_tf.cli.benchmark:run",
+            "cprune-compare-tflite = cprune_tf.cli.compare_tflite:run",
+            "cprune-doctor = cprune_tf.cli.doctor:run",
+            "cprune-make-bundle = cprune_tf.cli.make_bundle:run",
             "cprune-train = cprune_tf.cli.train:run",
         ],
     },

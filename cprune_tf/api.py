@@ -100,7 +100,7 @@ def prune(
         train_data: A `tf.data.Dataset` of (images, labels), preprocessed; or an `ImageData` with
             both parts. None: what config.data names.
         validation_data: A finite `tf.data.Dataset` of (images, labels), held in memory.
-        device: "local", or an open Device (which stays open).
+        device: A device's name (see open_device), or an open Device, which stays open.
         config: Everything else; missing fields keep their defaults.
         workdir: The run directory. None: a new temporary one, kept and named in the result.
         resume: Go on with the run in workdir.
@@ -134,7 +134,7 @@ def prune(
     data = _image_data(settings, keras_model, train_data, validation_data)
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
-        _opened(device) as opened,
+        _opened(device, settings.measure.cores) as opened,
         RunDirectory.open(root, settings, resume=resume) as run,
         Progress(
             console,
@@ -252,7 +252,7 @@ def _temporary() -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _opened(device: str | Device) -> Iterator[Device]:
+def _opened(device: str | Device, cores: str) -> Iterator[Device]:
     """Opens a device by name and closes it again; a given device is left open."""
     if not isinstance(device, str):
         yield device
@@ -260,7 +260,7 @@ def _opened(device: str | Device) -> Iterator[Device]:
     from cprune_tf.devices import open_device
 
     try:
-        opened = open_device(device)
+        opened = open_device(device, cores)
     except ValueError as error:
         raise configs.ConfigError(f"config.device: {error}") from error
     with opened:

@@ -235,6 +235,10 @@ class MeasureConfig:
         min_samples: Samples at least.
         max_time_sec: Samples stop then, for each of the models compared.
         stable_fraction: Samples stop when the median of both halves differs by less.
+        cores: What to run on: "": all cores; "little", "middle" or "big": that kind of the device's
+            cores; or numbers, e.g. "4-7".
+        max_temperature_celsius: Above it, a device is left to cool down while models are timed; 0:
+            never.
     """
 
     num_threads: int = 1
@@ -242,9 +246,13 @@ class MeasureConfig:
     min_samples: int = 30
     max_time_sec: float = 2.0
     stable_fraction: float = 0.01
+    cores: str = ""
+    max_temperature_celsius: float = 0.0
 
     def validate(self) -> None:
         """Raises ConfigError where a field cannot work."""
+        limit = self.max_temperature_celsius
+        _require(limit >= 0, "measure.max_temperature_celsius", limit, "0 or more")
         for name in ("num_threads", "min_samples", "max_time_sec", "stable_fraction"):
             value = getattr(self, name)
             _require(value > 0, f"measure.{name}", value, "a positive number")
@@ -257,7 +265,8 @@ class PruneConfig:
 
     Attributes:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
-        device: "local".
+        device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or "adb:SERIAL";
+            see docs/devices.md.
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
         protect: Layer-name patterns (fnmatch) whose filters are never removed.

@@ -125,10 +125,11 @@ class Pipeline:
 
     def _checked_original(self) -> Any:
         """The original, flat, after everything that can be refused cheaply was looked at."""
-        threads, cores = self._config.measure.num_threads, self._device.info().num_cores
+        threads, cores = self._config.measure.num_threads, self._device.num_cores()
         if threads > cores:
             raise ConfigError(
-                f"config.measure.num_threads is {threads}; the device has {cores} cores."
+                f"config.measure.num_threads is {threads}; the device has {cores} cores"
+                f"{' of that kind' if self._config.measure.cores else ''}."
             )
         model = graph.functional_twin(self._given.model)
         channels = graph.analyze(model, self._config.protect)
@@ -308,7 +309,7 @@ class Pipeline:
                 self._given.test_labels,
                 self._device,
                 measure=self._config.measure,
-                thread_counts=(1, self._device.info().num_cores),
+                thread_counts=(1, self._device.num_cores()),
                 metric=self._config.strategy.metric,
             )
             self._run.journal.append("cross_check", **checked.to_json())

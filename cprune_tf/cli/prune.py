@@ -21,6 +21,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a Python file with get_config()."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made where missing.")
+_DEVICE = flags.DEFINE_string(
+    "device", None, "Instead of config.device: local, rpc://..., tracker://... or adb:SERIAL."
+)
+_CORES = flags.DEFINE_string("cores", None, "Instead of config.measure.cores, e.g. big.")
 _RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --workdir.")
 
 
@@ -33,7 +37,12 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say and prints the report."""
     del argv
-    config = configs.from_mapping(command_line.read_config(_CONFIG))
+    values = command_line.read_config(_CONFIG)
+    if _DEVICE.value is not None:
+        values.device = _DEVICE.value
+    if _CORES.value is not None:
+        values.measure.cores = _CORES.value
+    config = configs.from_mapping(values)
     # TensorFlow takes seconds to import: not before the command line is known to be right.
     command_line.import_tensorflow_quietly()
     import rich.console

@@ -13,7 +13,7 @@ from tvm.s_tir import meta_schedule as ms
 from cprune_tf.compiler.builder import BuildResult, ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.devices.base import Device
-from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.errors import DeviceError, DeviceUnreachableError
 
 # Three repeats of at least 10 ms: on an idle machine their median is stable to 1-2 %, and a trial
 # stays shorter than the build before it.
@@ -74,17 +74,27 @@ class ProgramMeasurer:
             One result for each schedule, in order.
         """
         builds = self._builder.build([schedule.mod for schedule in schedules])
+        measured = []
         try:
-            return [
-                self._run(mod, schedule, build)
-                for schedule, build in zip(schedules, builds, strict=True)
-            ]
+            jobs = list(zip(schedules, builds, strict=True))
+            timed = self._device.map(lambda job: self._time(*job), jobs)
+            for schedule, outcome in zip(schedules, timed, strict=True):
+                if isinstance(outcome, str):
+                    measured.append(Measured(None, outcome))
+                    continue
+                arguments, samples_ms = outcome
+                self.database.add(mod, schedule.trace, samples_ms, self.target, arguments)
+                measured.append(Measured(statistics.median(samples_ms), None))
         finally:
             self._builder.discard(builds)
+        return measured
 
-    def _run(self, mod: tvm.IRModule, schedule: Schedule, build: BuildResult) -> Measured:
+    def _time(
+        self, schedule: Schedule, build: BuildResult
+    ) -> str | tuple[list[ms.arg_info.ArgInfo], tuple[float, ...]]:
+        """One program's arguments and samples in ms, or why there are none."""
         if build.library is None:
-            return Measured(None, f"build: {build.error}")
+            return f"build: {build.error}"
         arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
         shapes = [
             (str(info.dtype), tuple(int(extent) for extent in info.shape)) for info in arguments
@@ -100,8 +110,9 @@ class ProgramMeasurer:
                 min_repeat_ms=_MIN_REPEAT_MS,
                 timeout_sec=self._timeout_sec,
             )
+        except DeviceUnreachableError:
+            raise  # nothing more can be measured: not this program's fault
         except DeviceError as error:
             # A program that crashes or hangs costs one trial; the device has recovered by now.
-            return Measured(None, f"run: {error}")
-        self.database.add(mod, schedule.trace, samples_ms, self.target, arguments)
-        return Measured(statistics.median(samples_ms), None)
+            return f"run: {error}"
+        return list(arguments), samples_ms

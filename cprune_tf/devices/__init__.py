@@ -1,9 +1,35 @@
-"""Devices: where models are run and timed. See `base.Device`."""
+"""Devices: where models are run and timed. See `base.Device`.
+
+What is exported loads on first use: the server on a board sets its environment before numpy loads.
+"""
 
 from __future__ import annotations
 
-from cprune_tf.devices.base import Device, DeviceInfo, Latency, ModelFile
-from cprune_tf.devices.errors import DeviceCrashError, DeviceError, DeviceTimeoutError
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.devices.base import Device, DeviceInfo, ModelFile
+    from cprune_tf.devices.errors import (
+        DeviceCrashError,
+        DeviceError,
+        DeviceTimeoutError,
+        DeviceUnreachableError,
+    )
+    from cprune_tf.devices.latency import Latency
+    from cprune_tf.devices.opening import open_device
+
+_EXPORTS = {
+    "Device": "base",
+    "DeviceCrashError": "errors",
+    "DeviceError": "errors",
+    "DeviceInfo": "base",
+    "DeviceTimeoutError": "errors",
+    "DeviceUnreachableError": "errors",
+    "Latency": "latency",
+    "ModelFile": "base",
+    "open_device": "opening",
+}
 
 __all__ = [
     "Device",
@@ -11,33 +37,14 @@ __all__ = [
     "DeviceError",
     "DeviceInfo",
     "DeviceTimeoutError",
+    "DeviceUnreachableError",
     "Latency",
     "ModelFile",
     "open_device",
 ]
 
-_PLANNED = ("rpc:", "tracker:", "adb:")
 
-
-def open_device(name: str) -> Device:
-    """Opens a device by name.
-
-    Args:
-        name: "local": this machine.
-
-    Returns:
-        The device; use it as a context manager, or close it.
-
-    Raises:
-        ValueError: For anything else; says what there is.
-    """
-    if name == "local":
-        from cprune_tf.devices.local import LocalDevice
-
-        return LocalDevice()
-    if name.startswith(_PLANNED):
-        raise ValueError(
-            f"Device {name!r}: boards over RPC and phones over adb are not supported yet in this "
-            "version; expected 'local'."
-        )
-    raise ValueError(f"Unknown device {name!r}; expected 'local'.")
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -10,14 +10,16 @@ import abc
 import dataclasses
 import json
 import os
+import re
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.latency import Conditions, Latency
 from cprune_tf.devices.runtimes import RUNTIMES
 
 if typing.TYPE_CHECKING:
@@ -25,6 +27,8 @@ if typing.TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 TensorSpec = tuple[str, tuple[int, ...]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _KERNEL_TIMEOUT_SEC = 30.0
 _MODEL_TIMEOUT_SEC = 600.0
@@ -33,11 +37,31 @@ _LOAD_TIMEOUT_SEC = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Cores of a device that are alike.
+
+    Attributes:
+        cores: Their numbers.
+        part: "IMPLEMENTER:PART" as an ARM processor identifies itself, e.g. "0x41:0xd0b"; else "".
+        max_frequency_mhz: Of each.
+    """
+
+    cores: tuple[int, ...]
+    part: str
+    max_frequency_mhz: float | None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cluster:
+        """The reverse of dataclasses.asdict, from JSON types."""
+        return cls(**{**values, "cores": tuple(values["cores"])})
+
+
+@dataclasses.dataclass(frozen=True)
 class DeviceInfo:
     """What a device is and has; None for what it does not tell.
 
     Attributes:
-        kind: "local", later "rpc" and "adb".
+        kind: "local", "rpc" or "adb".
         abi: The machine type, e.g. "x86_64" or "aarch64".
         cpu_name: As the device names its processor.
         num_cores: Cores its process may run on.
@@ -50,6 +74,7 @@ class DeviceInfo:
         python: Version of the device's Python.
         runtimes: Version of "tvm" and of "litert" there; None: not installed.
         emulated: Its latencies mean nothing.
+        clusters: Its cores by kind, slowest first.
     """
 
     kind: str
@@ -65,6 +90,7 @@ class DeviceInfo:
     python: str
     runtimes: Mapping[str, str | None]
     emulated: bool
+    clusters: tuple[Cluster, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same fields as JSON types."""
@@ -73,78 +99,16 @@ class DeviceInfo:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DeviceInfo:
         """The reverse of to_json."""
-        return cls(**{**values, "features": tuple(values["features"])})
+        clusters = tuple(Cluster.from_json(cluster) for cluster in values.get("clusters", ()))
+        return cls(
+            **{**values, "features": tuple(values["features"]), "clusters": clusters},
+        )
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"
         emulated = ", emulated" if self.emulated else ""
         cores = f"{self.num_cores} core{'' if self.num_cores == 1 else 's'}"
         return f"{self.kind}: {self.cpu_name} ({self.abi}), {cores}{memory}, {self.os}{emulated}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """The distribution of a measured latency.
-
-    Attributes:
-        median_ms: The median: what is compared.
-        q1_ms: Lower quartile.
-        q3_ms: Upper quartile.
-        min_ms: The fastest sample.
-        count: Samples.
-        num_threads: Threads it was measured with.
-    """
-
-    median_ms: float
-    q1_ms: float
-    q3_ms: float
-    min_ms: float
-    count: int
-    num_threads: int
-
-    @property
-    def iqr_ms(self) -> float:
-        """The interquartile range, in ms."""
-        return self.q3_ms - self.q1_ms
-
-    @classmethod
-    def from_samples(cls, samples_ms: Sequence[float], num_threads: int) -> Latency:
-        """Summarises samples.
-
-        Args:
-            samples_ms: Durations of single runs, in ms.
-            num_threads: Threads they were measured with.
-
-        Returns:
-            Their summary.
-
-        Raises:
-            ValueError: There are no samples, or one is not a positive number.
-        """
-        samples = np.asarray(samples_ms, dtype=np.float64)
-        if samples.size == 0 or not np.all(np.isfinite(samples)) or samples.min() <= 0:
-            raise ValueError(
-                f"A latency needs at least one sample, all of them positive; received "
-                f"{samples.size} samples{': ' + str(samples[:5]) if samples.size else ''}."
-            )
-        q1, median, q3 = (float(q) for q in np.percentile(samples, (25, 50, 75)))
-        return cls(median, q1, q3, float(samples.min()), int(samples.size), num_threads)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same fields as JSON types."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Latency:
-        """The reverse of to_json."""
-        return cls(**values)
-
-    def __str__(self) -> str:
-        threads = f"{self.num_threads} thread{'' if self.num_threads == 1 else 's'}"
-        return (
-            f"{self.median_ms:.4g} ms (quartiles {self.q1_ms:.4g} to {self.q3_ms:.4g}, "
-            f"{self.count} samples, {threads})"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +140,17 @@ class Device(abc.ABC):
     """Runs and times compiled code in a process of its own, here or elsewhere.
 
     All methods raise DeviceError (or DeviceTimeoutError, DeviceCrashError) with the reason when
-    something fails on the device; the next call works again.
+    something fails on the device; the next call works again, but after DeviceUnreachableError.
+
+    Args:
+        cores: What to run on: "": all cores; "little", "middle" or "big": the device's slowest,
+            second fastest or fastest kind; or numbers, e.g. "4-6,7".
     """
 
     _info: DeviceInfo | None = None
+
+    def __init__(self, cores: str = "") -> None:
+        self._cores = cores
 
     @property
     @abc.abstractmethod
@@ -206,8 +177,33 @@ class Device(abc.ABC):
         """Calls a function of `on_device` on the device."""
 
     @abc.abstractmethod
-    def _upload(self, path: str) -> str:
-        """Makes a file of this machine readable there; returns its path there."""
+    def _upload(self, path: str) -> Any:
+        """Makes a file of this machine readable there; returns what `on_device` gets for it."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Calls a function that uses this device for each item; results come in order.
+
+        A device that is several boards does as many at a time, in threads of this process.
+
+        Args:
+            function: What to call.
+            items: Its arguments.
+
+        Returns:
+            An iterator over the results.
+        """
+        return map(function, items)
+
+    def core_ids(self) -> tuple[int, ...]:
+        """The cores to run on; empty: all.
+
+        Returns:
+            Their numbers.
+
+        Raises:
+            DeviceError: The device has no such cores.
+        """
+        return select_cores(self.info(), self._cores)
 
     def info(self) -> DeviceInfo:
         """What the device is and has (asked once)."""
@@ -215,6 +211,10 @@ class Device(abc.ABC):
             values = self._call("describe", _DESCRIBE_TIMEOUT_SEC)
             self._info = DeviceInfo.from_json({"kind": self.kind, **values})
         return self._info
+
+    def num_cores(self) -> int:
+        """The cores that it may run on: as many threads at most can be measured."""
+        return len(self.core_ids()) or self.info().num_cores
 
     def time_kernel(
         self,
@@ -256,6 +256,7 @@ class Device(abc.ABC):
             number=number,
             repeat=repeat,
             min_repeat_ms=min_repeat_ms,
+            cores=self.core_ids(),
         )
         return tuple(samples)
 
@@ -317,7 +318,7 @@ class Device(abc.ABC):
         self._check_threads(num_threads)
         # A slow model's warm-up and last sample come on top of the time it is given.
         generous_sec = 20 * (measure.max_time_sec + measure.warmup_ms / 1000)
-        samples = self._call(
+        measured = self._call(
             "time_models",
             _LOAD_TIMEOUT_SEC + len(models) * (generous_sec + _LOAD_TIMEOUT_SEC),
             entries=[(m.runtime, self._upload(m.path), m.inputs) for m in models],
@@ -326,8 +327,15 @@ class Device(abc.ABC):
             min_samples=measure.min_samples,
             max_time_sec=measure.max_time_sec,
             stable_fraction=measure.stable_fraction,
+            cores=self.core_ids(),
+            max_temperature_celsius=measure.max_temperature_celsius or None,
         )
-        return tuple(Latency.from_samples(taken, num_threads) for taken in samples)
+        conditions = Conditions.from_json(
+            {**measured["conditions"], "emulated": self.info().emulated}
+        )
+        return tuple(
+            Latency.from_samples(taken, num_threads, conditions) for taken in measured["samples"]
+        )
 
     def __enter__(self) -> Device:
         return self
@@ -336,9 +344,51 @@ class Device(abc.ABC):
         self.close()
 
     def _check_threads(self, num_threads: int) -> None:
-        cores = self.info().num_cores
+        cores = self.num_cores()
         if not 1 <= num_threads <= cores:
             raise DeviceError(
                 f"{num_threads} threads were asked for; this device ({self.kind}) has {cores} "
-                f"cores, so 1 to {cores} threads can be measured."
+                f"cores{' of that kind' if self._cores else ''}, so 1 to {cores} threads can be "
+                "measured."
             )
+
+
+def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
+    """The cores that a name or list of numbers means on a device.
+
+    Args:
+        info: Of the device.
+        cores: See Device.
+
+    Returns:
+        Their numbers; empty: all.
+
+    Raises:
+        DeviceError: The device has no such cores; says which it has.
+    """
+    if not cores:
+        return ()
+    named: dict[str, tuple[int, ...]] = {}
+    if info.clusters:
+        named["big"] = info.clusters[-1].cores
+    if len(info.clusters) > 1:
+        named["little"] = info.clusters[0].cores
+    if len(info.clusters) > 2:
+        named["middle"] = info.clusters[-2].cores
+    if cores in named:
+        return named[cores]
+    known = {core for cluster in info.clusters for core in cluster.cores}
+    chosen: list[int] = []
+    for part in cores.split(","):
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if numbers is None:
+            break
+        chosen += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
+    else:
+        if chosen and known.issuperset(chosen):
+            return tuple(sorted(set(chosen)))
+    kinds = ", ".join(f"{name} ({','.join(map(str, ids))})" for name, ids in named.items())
+    raise DeviceError(
+        f"cores is {cores!r}; this device has {kinds or 'no cores that it tells of'}. Expected one "
+        "of these names, or numbers like '0-3' or '4,5'."
+    )

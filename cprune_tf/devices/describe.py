@@ -12,6 +12,7 @@ import pathlib
 import platform
 from typing import Any
 
+from cprune_tf.devices.environment import available_cores
 from cprune_tf.devices.runtimes import litert_interpreter, package_version
 
 _CPU = pathlib.Path("/sys/devices/system/cpu")
@@ -38,15 +39,9 @@ def describe() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "runtimes": {"tvm": _tvm_version(), "litert": _litert_version()},
-        "emulated": _is_emulated(cpu_info),
+        "emulated": _is_emulated(),
+        "clusters": _clusters(),
     }
-
-
-def available_cores() -> int:
-    """The number of cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_features() -> frozenset[str]:
@@ -82,9 +77,42 @@ def _memory_bytes() -> int | None:
         return None
 
 
+def read_mhz(core: int, name: str) -> float | None:
+    """A frequency of a core from its cpufreq folder, e.g. "cpuinfo_max_freq"; None: not told."""
+    value = _read(_CPU / f"cpu{core}/cpufreq/{name}")
+    return int(value) / 1000 if value and value.isdigit() else None
+
+
+def _clusters() -> list[dict[str, Any]]:
+    """Cores that are alike, slowest first; ARM's kernels tell each core's part."""
+    parts: dict[int, str] = {}
+    core = 0
+    fields: dict[str, str] = {}
+    for line in (_read(pathlib.Path("/proc/cpuinfo")) or "").splitlines():
+        name, _, value = (part.strip() for part in line.partition(":"))
+        if name == "processor" and value.isdigit():
+            core, fields = int(value), {}
+        fields[name] = value
+        if "CPU implementer" in fields and "CPU part" in fields:
+            parts[core] = f"{fields['CPU implementer']}:{fields['CPU part']}"
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    groups: dict[tuple[float, int, str], list[int]] = {}
+    for core in usable:
+        mhz = read_mhz(core, "cpuinfo_max_freq") or 0.0
+        capacity = _read(_CPU / f"cpu{core}/cpu_capacity") or ""
+        key = (mhz, int(capacity) if capacity.isdigit() else 0, parts.get(core, ""))
+        groups.setdefault(key, []).append(core)
+    # The capacity knows that a small core at 2 GHz is slower than a large one at 1.9.
+    ordered = sorted(groups.items(), key=lambda item: (item[0][1], item[0][0]))
+    return [
+        {"cores": cores, "part": part, "max_frequency_mhz": mhz or None}
+        for (mhz, _, part), cores in ordered
+    ]
+
+
 def _max_frequency_mhz() -> float | None:
-    values = [_read(path) for path in _CPU.glob("cpu*/cpufreq/cpuinfo_max_freq")]
-    return max((int(value) / 1000 for value in values if value), default=None)
+    found = [read_mhz(core, "cpuinfo_max_freq") for core in range(os.cpu_count() or 1)]
+    return max((mhz for mhz in found if mhz is not None), default=None)
 
 
 def _tvm_version() -> str | None:
@@ -101,11 +129,13 @@ def _litert_version() -> str | None:
         return None
 
 
-def _is_emulated(cpu_info: dict[str, str]) -> bool:
-    # User-mode qemu passes on the host's file: an ARM machine with an x86 vendor is none.
+def _is_emulated() -> bool:
+    """Whether another kind of processor runs this: user-mode qemu shows the host's /sys."""
     if os.environ.get("CPRUNE_TF_EMULATED", "0") not in ("", "0"):
         return True
-    return platform.machine().startswith(("aarch64", "arm")) and "vendor_id" in cpu_info
+    arm = platform.machine().startswith(("aarch64", "arm"))
+    host = (_read(_CPU / "modalias") or "") + (_read(pathlib.Path("/proc/sys/kernel/arch")) or "")
+    return arm and "x86" in host
 
 
 def _read(path: pathlib.Path) -> str | None:

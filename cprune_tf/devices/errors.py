@@ -13,3 +13,7 @@ class DeviceTimeoutError(DeviceError):
 
 class DeviceCrashError(DeviceError):
     """A call on a device ended its process (segmentation fault, abort, out of memory, ...)."""
+
+
+class DeviceUnreachableError(DeviceError):
+    """The device cannot be reached any more: nothing else will work there. The run can resume."""

@@ -7,29 +7,28 @@ import os
 from typing import Any
 
 from cprune_tf.devices.base import Device
-from cprune_tf.devices.describe import available_cores, cpu_features
+from cprune_tf.devices.describe import cpu_features
+from cprune_tf.devices.environment import available_cores, process_environment
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.process import WorkerProcess
-from cprune_tf.devices.runtimes import process_environment
+from cprune_tf.devices.targets import generic_x86_cpu
 
 _ON_DEVICE = "cprune_tf.devices.on_device"
 
 # What LLVM may take for granted on a processor it knows by name, though a hypervisor can hide it.
 _VERIFIED_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl")
-# From the widest to what every 64-bit x86 has.
-_X86_LEVELS = {
-    "x86-64-v4": frozenset(("avx512f", "avx512bw", "avx512vl", "avx2", "fma", "f16c", "bmi2")),
-    "x86-64-v3": frozenset(("avx2", "fma", "f16c", "bmi2")),
-    "x86-64-v2": frozenset(("ssse3", "sse4_1", "sse4_2", "popcnt")),
-    "x86-64": frozenset(),
-}
 
 
 class LocalDevice(Device):
     """This machine's CPU. A crashing or hanging kernel ends the child process, never this one."""
 
-    def __init__(self) -> None:
-        """Prepares the device; its process starts with the first call."""
+    def __init__(self, cores: str = "") -> None:
+        """Prepares the device; its process starts with the first call.
+
+        Args:
+            cores: See Device.
+        """
+        super().__init__(cores)
         self._worker = WorkerProcess(process_environment(available_cores()))
 
     @property
@@ -72,15 +71,3 @@ def host_cpu() -> str:
     if not present or implied.intersection(_VERIFIED_FEATURES) <= present:
         return name
     return generic_x86_cpu(present)
-
-
-def generic_x86_cpu(features: frozenset[str]) -> str:
-    """The widest of LLVM's generic x86 levels that a processor with these features can run.
-
-    Args:
-        features: As in the flags of /proc/cpuinfo.
-
-    Returns:
-        E.g. "x86-64-v3".
-    """
-    return next(level for level, needed in _X86_LEVELS.items() if needed <= features)

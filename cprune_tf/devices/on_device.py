@@ -14,6 +14,7 @@ import numpy as np
 
 from cprune_tf.devices import describe as _describe
 from cprune_tf.devices.arrays import ArgumentBuffers, random_array
+from cprune_tf.devices.climate import Climate, pin
 from cprune_tf.devices.interleave import interleave
 from cprune_tf.devices.runtimes import (
     Array,
@@ -40,6 +41,7 @@ def time_kernel(
     number: int,
     repeat: int,
     min_repeat_ms: int,
+    cores: Sequence[int] = (),
 ) -> list[float]:
     """Times one function of a TVM library on random arguments.
 
@@ -53,10 +55,12 @@ def time_kernel(
         number: Calls in one sample.
         repeat: Samples.
         min_repeat_ms: `number` grows until a sample takes that long.
+        cores: Cores to run on; none: all.
 
     Returns:
         `repeat` samples: the mean duration of one call, in ms.
     """
+    pin(cores)
     tvm = load_tvm()
     set_tvm_threads(num_threads)
     library = load_library(library_path)
@@ -102,7 +106,9 @@ def time_models(
     min_samples: int,
     max_time_sec: float,
     stable_fraction: float,
-) -> list[list[float]]:
+    cores: Sequence[int] = (),
+    max_temperature_celsius: float | None = None,
+) -> dict[str, Any]:
     """Times whole models against each other, interleaved, on random inputs.
 
     Args:
@@ -113,20 +119,31 @@ def time_models(
         min_samples: Samples of each at least.
         max_time_sec: Running time of each at most.
         stable_fraction: See interleave.
+        cores: Cores to run on; none: all.
+        max_temperature_celsius: Above it, the device is left to cool down between blocks.
 
     Returns:
-        For each model, the duration of every timed inference in ms.
+        "samples": for each model, the duration of every timed inference in ms; "conditions": see
+        base.Conditions.
     """
+    pin(cores)
     models = [_ready_model(*entry, num_threads) for entry in entries]
-    return interleave(
+    climate = Climate(cores, max_temperature_celsius)
+
+    def before_block() -> None:
+        climate.before_block()
+        if num_threads > 1:  # with one thread nothing is left spinning by the model before
+            wait_until_idle()
+
+    samples = interleave(
         [model.invoke for model in models],
         warmup_ms=warmup_ms,
         min_samples=min_samples,
         max_time_sec=max_time_sec,
         stable_fraction=stable_fraction,
-        # With one thread nothing is left spinning by the model before.
-        before_block=wait_until_idle if num_threads > 1 else lambda: None,
+        before_block=before_block,
     )
+    return {"samples": samples, "conditions": climate.conditions()}
 
 
 def describe() -> dict[str, Any]:

@@ -210,7 +210,7 @@ class WorkerProcess:
             status = None
         printed = self._log_excerpt()
         self.kill()
-        reason = "closed its connection" if status is None else _describe_exit(status)
+        reason = "closed its connection" if status is None else describe_exit(status)
         printed = f" It printed:\n{printed}" if printed else ""
         return DeviceCrashError(f"{_short(function)}: its process {reason}.{printed}")
 
@@ -237,7 +237,8 @@ def _short(function: str) -> str:
     return function.rpartition(":")[2]
 
 
-def _describe_exit(status: int) -> str:
+def describe_exit(status: int) -> str:
+    """How a process ended, as the end of a sentence: "was ended by SIGSEGV"."""
     if status < 0:
         try:
             name = signal.Signals(-status).name

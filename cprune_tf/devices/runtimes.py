@@ -25,10 +25,6 @@ Array = npt.NDArray[Any]
 
 RUNTIMES = ("tvm", "litert")
 
-# Times a worker of TVM's pool spins (0.5 us each) before it sleeps. TVM's own default, 300,000,
-# keeps all cores busy for 150 ms after the last parallel loop: whatever is timed next, LiteRT above
-# all, would run beside spinning threads. 1 ms still bridges the gaps inside a model.
-_SPIN_COUNT = 2000
 _LITERT_MODULES = (
     ("ai_edge_litert.interpreter", "ai-edge-litert"),
     ("tflite_runtime.interpreter", "tflite-runtime"),
@@ -55,28 +51,6 @@ class Model(Protocol):
 
     def random_inputs(self) -> list[Array]:
         """Inputs of the right shapes and types to time the model with."""
-
-
-def process_environment(num_cores: int) -> dict[str, str]:
-    """The variables a device's process must be started with for its measurements to be right.
-
-    Args:
-        num_cores: The largest number of threads that will be asked for.
-
-    Returns:
-        Environment variables.
-    """
-    return {
-        # The size of TVM's thread pool can only go down later, and defaults to half of the cores.
-        "TVM_NUM_THREADS": str(num_cores),
-        # TVM would pin its main thread to core 0; LiteRT's threads, started from it, inherit that.
-        "TVM_BIND_THREADS": "0",
-        "TVM_THREAD_POOL_SPIN_COUNT": str(_SPIN_COUNT),
-        # What a board has: no compiler. It also starts faster.
-        "TVM_USE_RUNTIME_LIB": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
 
 
 def load_tvm() -> Any:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     """
     reader = os.fdopen(int(arguments[0]), "rb")
     writer = os.fdopen(int(arguments[1]), "wb")
-    _end_with_parent()
+    end_with_parent()
     _write(writer, b"ready")
     while header := reader.read(HEADER.size):
         request = reader.read(HEADER.unpack(header)[0])
@@ -68,7 +68,8 @@ def _write(writer: IO[bytes], data: bytes) -> None:
     writer.flush()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process soon after its parent has ended, whatever it is doing in Python."""
     parent = os.getppid()
 
     def watch() -> None:

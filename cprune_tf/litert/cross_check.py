@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.config import MeasureConfig
-from cprune_tf.devices.base import Device, DeviceInfo, Latency, ModelFile
+from cprune_tf.devices import Device, DeviceInfo, Latency, ModelFile
 
 if typing.TYPE_CHECKING:
     import keras
@@ -114,7 +114,8 @@ class CrossCheck:
         metric: "top1" or "top5".
         num_images: Images that were run on every runtime.
         results: One for each deployment and runtime.
-        speedups: Of each further deployment over the first, by runtime and number of threads.
+        speedups: Of each further deployment over the first, by runtime and number of threads;
+            none on an emulated device.
         problems: What is not as it should be, in words; empty: nothing.
     """
 
@@ -168,7 +169,7 @@ def cross_check(
         labels: Classes [num_images], or one-hot [num_images, num_classes].
         device: Where TVM and LiteRT run.
         measure: How latencies are measured (num_threads is not looked at).
-        thread_counts: Numbers of threads to measure with; None: 1 and all cores.
+        thread_counts: Numbers of threads to measure with; None: 1 and all cores that are used.
         metric: "top1" or "top5".
 
     Returns:
@@ -181,14 +182,16 @@ def cross_check(
     labels = _checked_labels(deployments, images, labels, metric)
     measure = measure or MeasureConfig()
     info = device.info()
-    counts = tuple(sorted(set(thread_counts or (1, info.num_cores))))
+    counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
     latencies = _time(deployments, device, counts, measure)
     results = [
         result
         for deployment in deployments
         for result in _run(deployment, images, labels, device, max(counts), metric, latencies)
     ]
-    speedups = _speedups([d.name for d in deployments], counts, latencies)
+    speedups: tuple[Speedup, ...] = ()
+    if not info.emulated:
+        speedups = _speedups([d.name for d in deployments], counts, latencies)
     return CrossCheck(
         device=info,
         metric=metric,
@@ -197,6 +200,7 @@ def cross_check(
         speedups=speedups,
         problems=(
             *_problems_of_weights(deployments),
+            *_problems_of_device(info),
             *(problem for result in results for problem in _problems_of_result(result)),
             *_problems_of_speedups(speedups),
         ),
@@ -320,11 +324,21 @@ def _problems_of_result(result: RuntimeResult) -> list[str]:
             f"images only (less than {_MIN_AGREEMENT:.0%})."
         )
     for latency in result.latencies:
+        if latency.conditions.emulated:
+            continue
+        if latency.conditions.throttled:
+            problems.append(f"{where}: the device was throttled, {latency}; let it cool down.")
         if latency.iqr_ms > _MAX_RELATIVE_IQR * latency.median_ms:
             problems.append(
                 f"{where}: the latency is unsteady, {latency}; other programs may be running."
             )
     return problems
+
+
+def _problems_of_device(info: DeviceInfo) -> list[str]:
+    if not info.emulated:
+        return []
+    return ["The device is emulated: its latencies mean nothing and are not compared."]
 
 
 def _problems_of_speedups(speedups: Sequence[Speedup]) -> list[str]:

@@ -30,6 +30,7 @@ static int remember(int task_id, Environment* environment, void* data) {
   int __tvm_ffi_##name(void* self, const void* args, int32_t num_args, void* result)
 
 KERNEL(nothing) { return 0; }
+KERNEL(doze) { usleep(100000); return 0; }
 KERNEL(abort) { abort(); }
 KERNEL(segfault) { *(volatile int*)8 = 1; return 0; }
 KERNEL(hang) { for (;;) usleep(1000); }

@@ -15,9 +15,10 @@ from cprune_tf.devices import (
     ModelFile,
     open_device,
 )
-from cprune_tf.devices.local import generic_x86_cpu, host_cpu
+from cprune_tf.devices.environment import process_environment
+from cprune_tf.devices.local import host_cpu
 from cprune_tf.devices.process import WorkerProcess
-from cprune_tf.devices.runtimes import process_environment
+from cprune_tf.devices.targets import generic_x86_cpu
 
 from . import libraries
 
@@ -102,14 +103,30 @@ def test_impossible_numbers_of_threads_are_refused_at_once(device, native_librar
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("rpc://board:9090", "not supported yet"),
-        ("adb:1234", "not supported yet"),
-        ("lokal", "Unknown device 'lokal'; expected 'local'"),
+        ("lokal", "Unknown device 'lokal'; expected 'local', 'rpc://"),
+        ("rpc://", "names no host"),
+        ("rpc://board:port", "Port could not be cast"),
+        ("rpc://board:9090?kye=secret", "unknown option 'kye'"),
+        ("rpc://board:9090?reconnect_sec=soon", "could not convert string to float: 'soon'"),
+        ("tracker://desk:9190", "names no key"),
     ],
 )
 def test_other_devices_are_refused_clearly(name, reason):
     with pytest.raises(ValueError, match=reason):
         open_device(name)
+
+
+def test_cores_are_chosen_by_number_and_refused_by_name():
+    first = min(os.sched_getaffinity(0))
+    with open_device("local", str(first)) as one:
+        assert one.core_ids() == (first,)
+        with pytest.raises(DeviceError, match="1 cores of that kind"):
+            one.target(2)
+    with (
+        open_device("local", "medium") as none,
+        pytest.raises(DeviceError, match=r"cores is 'medium'; this device has .*'0-3' or '4,5'"),
+    ):
+        none.core_ids()
 
 
 # --- kernels

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cprune_tf import config as config_lib
-from cprune_tf.devices.base import DeviceInfo, Latency
+from cprune_tf.devices import DeviceInfo, Latency
 from cprune_tf.runs.directory import RunDirectory
 
 CONFIG = config_lib.from_mapping(

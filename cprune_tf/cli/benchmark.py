@@ -1,0 +1,93 @@
+"""Times models on a device against each other: interleaved, warmed up, until they are stable.
+
+    python tools/benchmark.py --device=adb: --cores=big --models=final.so,final.tflite,model.keras
+
+A .so is a TVM library as `tools/prune.py` writes it; a .keras file is converted and timed with
+LiteRT. The ratio is to the first model; an emulated device gives none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from absl import flags
+
+from cprune_tf import config as configs
+from cprune_tf.cli import command_line
+from cprune_tf.devices import Latency, ModelFile
+
+_DEVICE = flags.DEFINE_string("device", "local", "Where; see tools/doctor.py.")
+_MODELS = flags.DEFINE_list("models", None, "Files: .so, .tflite or .keras.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of each.", lower_bound=1)
+_CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
+_MAX_TIME_SEC = flags.DEFINE_float("max_time_sec", 2.0, "Running time of each at most.")
+_MAX_TEMPERATURE = flags.DEFINE_float("max_temperature", 0.0, "Cool down above it (0: never), °C.")
+_JSON = flags.DEFINE_string("json", None, "Write the result here too.")
+
+
+def run() -> None:
+    """The entry point of `cprune-benchmark`."""
+    from cprune_tf.devices import DeviceError
+
+    flags.mark_flags_as_required(["models"])
+    command_line.run_main(main, (DeviceError, ValueError, configs.ConfigError))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Times the models and prints one line for each."""
+    del argv
+    from cprune_tf.devices import open_device
+
+    measure = configs.MeasureConfig(
+        max_time_sec=_MAX_TIME_SEC.value,
+        cores=_CORES.value,
+        max_temperature_celsius=_MAX_TEMPERATURE.value,
+    )
+    measure.validate()
+    with tempfile.TemporaryDirectory() as directory:
+        files = [_model_file(path, pathlib.Path(directory)) for path in _MODELS.value]
+        with open_device(_DEVICE.value, measure.cores) as device:
+            info = device.info()
+            print(info)
+            latencies = device.time_models(files, _THREADS.value, measure)
+    for file, latency in zip(files, latencies, strict=True):
+        ratio = latency.median_ms / latencies[0].median_ms
+        compared = "" if info.emulated else f"  {ratio:.3f} x the first"
+        print(f"{file.name} [{file.runtime}]: {latency}{compared}")
+    if _JSON.value:
+        _write_json(files, latencies, info.to_json())
+
+
+def _model_file(path: str, directory: pathlib.Path) -> ModelFile:
+    suffix = pathlib.Path(path).suffix
+    if not os.path.isfile(path):
+        raise ValueError(f"--models: there is no file {path!r}.")
+    if suffix in (".so", ".tflite"):
+        return ModelFile(path, "tvm" if suffix == ".so" else "litert", path)
+    if suffix not in (".keras", ".h5"):
+        raise ValueError(f"--models: {path!r} ends in {suffix!r}; expected .so, .tflite or .keras.")
+    command_line.import_tensorflow_quietly()
+    from cprune_tf import litert, models
+
+    converted = directory / f"{pathlib.Path(path).stem}.tflite"
+    converted.write_bytes(litert.convert(models.load_model(path)))
+    return ModelFile(path, "litert", str(converted))
+
+
+def _write_json(
+    files: Sequence[ModelFile], latencies: Sequence[Latency], device: dict[str, object]
+) -> None:
+    results = [
+        {"model": file.name, "runtime": file.runtime, **latency.to_json()}
+        for file, latency in zip(files, latencies, strict=True)
+    ]
+    text = json.dumps({"device": device, "results": results}, indent=2)
+    pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run()

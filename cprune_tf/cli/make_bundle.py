@@ -1,0 +1,50 @@
+"""Makes the bundle that `--device=adb:SERIAL` pushes to a phone: Python, TVM's runtime and LiteRT.
+
+    python tools/make_bundle.py
+
+Once, and again after TVM was upgraded. Needs Debian or Ubuntu and network access; nothing is
+installed. The bundle also runs on any arm64 Linux: unpack it and start
+`./py -m cprune_tf.devices.server` with the package in PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from cprune_tf.cli import command_line
+
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The folder to put it in; CPRUNE_TF_BUNDLES, or the user's cache, by default."
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make it even if there is one.")
+
+
+def run() -> None:
+    """The entry point of `cprune-make-bundle`."""
+    from cprune_tf.devices import bundle
+
+    command_line.run_main(main, (bundle.BundleError, bundle.FetchError))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Makes the bundle, or says that it is there."""
+    del argv
+    from cprune_tf.devices import bundle
+
+    directory = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
+    made = None
+    if not _OVERWRITE.value:
+        with contextlib.suppress(bundle.BundleError):
+            made = bundle.find_bundle(directory)
+    if made is None or not made.is_current():
+        made = bundle.make_bundle(directory, note=lambda text: print(text, flush=True))
+    versions = ", ".join(f"{name} {version}" for name, version in made.runtimes.items())
+    print(f"{made.path} ({made.path.stat().st_size / 1e6:.0f} MB, {made.abi}): {versions}")
+
+
+if __name__ == "__main__":
+    run()

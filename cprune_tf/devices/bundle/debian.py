@@ -1,0 +1,115 @@
+"""Debian packages into a folder: fetched and verified by apt, unpacked, nothing installed."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+_KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_SOURCES = pathlib.Path("/etc/apt")
+_DEFAULT_MIRROR = "http://deb.debian.org/debian"
+_TIMEOUT_SEC = 600.0
+
+
+class FetchError(RuntimeError):
+    """Packages could not be fetched; says which, from where and why."""
+
+
+def unpack(
+    packages: Sequence[str],
+    directory: pathlib.Path,
+    *,
+    architecture: str,
+    suite: str,
+    dependencies: bool = True,
+) -> None:
+    """Downloads Debian packages and unpacks them into a folder.
+
+    Args:
+        packages: Their names.
+        directory: The root that their files end up under; made if missing.
+        architecture: Debian's name, e.g. "arm64"; need not be this machine's.
+        suite: E.g. "bookworm".
+        dependencies: Also everything they depend on.
+
+    Raises:
+        FetchError: No apt, no Debian keyring, or apt's own reason.
+    """
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise FetchError(f"{tool} is not on this machine; Debian or Ubuntu is needed for this.")
+    if not _KEYRING.is_file():
+        raise FetchError(
+            f"There is no {_KEYRING} to verify packages with; run "
+            "`sudo apt-get install debian-archive-keyring`."
+        )
+    apt = directory.parent / f".apt-{architecture}-{suite}"
+    try:
+        config = _configure(apt, architecture, suite)
+        _run(["apt-get", "-q", "update"], config, apt)
+        if dependencies:
+            _run(["apt-get", "-qq", "install", "-y", "--download-only", *packages], config, apt)
+        else:
+            _run(["apt-get", "-qq", "download", *packages], config, apt / "cache" / "archives")
+        directory.mkdir(parents=True, exist_ok=True)
+        for archive in sorted((apt / "cache" / "archives").glob("*.deb")):
+            _run(["dpkg-deb", "-x", str(archive), str(directory)], config, apt)
+    finally:
+        shutil.rmtree(apt, ignore_errors=True)
+
+
+def _configure(apt: pathlib.Path, architecture: str, suite: str) -> pathlib.Path:
+    """A configuration of apt that neither reads nor writes the machine's own state."""
+    for part in ("state/lists/partial", "cache/archives/partial", "parts"):
+        (apt / part).mkdir(parents=True, exist_ok=True)
+    (apt / "state" / "status").touch()
+    sources = apt / "sources.list"
+    sources.write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n")
+    config = apt / "apt.conf"
+    settings = {
+        "Dir::State": apt / "state",
+        "Dir::State::status": apt / "state" / "status",
+        "Dir::Cache": apt / "cache",
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": apt / "parts",
+        "APT::Architecture": architecture,
+        "APT::Install-Recommends": "0",
+        "APT::Sandbox::User": "",
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
+        "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled": "false",
+    }
+    lines = [f'{name} "{value}";' for name, value in settings.items()]
+    config.write_text("\n".join([*lines, f'APT::Architectures {{ "{architecture}"; }};', ""]))
+    return config
+
+
+def _mirror() -> str:
+    """The Debian mirror that this machine uses already, else Debian's own."""
+    listed = [_SOURCES / "sources.list", *sorted((_SOURCES / "sources.list.d").glob("*"))]
+    for path in listed:
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            for url in re.findall(r"^(?:URIs:|deb(?: \[[^]]*\])?)\s+(\S+)", text, re.MULTILINE):
+                if url.rstrip("/").endswith("/debian"):
+                    return str(url)
+    return _DEFAULT_MIRROR
+
+
+def _run(command: Sequence[str], config: pathlib.Path, directory: pathlib.Path) -> None:
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env={**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SEC,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise FetchError(f"`{' '.join(command[:4])} ...` failed: {' / '.join(reason)}")

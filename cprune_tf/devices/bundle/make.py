@@ -1,0 +1,236 @@
+"""Makes the bundle from Debian's arm64 packages and the aarch64 wheels of PyPI."""
+
+from __future__ import annotations
+
+import compileall
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import py_compile
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+
+from cprune_tf.devices.bundle import debian
+
+_SUITE = "bookworm"
+_PYTHON = "3.11"
+_DEBIAN_PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
+# Versions are those of this machine: a library compiled by one TVM is not for another.
+_WHEELS = (
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "ai-edge-litert",
+    "numpy",
+    "ml_dtypes",
+    "typing_extensions",
+    "psutil",
+)
+_PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in (28, 27, 24, 17))
+_LIBRARIES = """
+    ld-linux-aarch64.so.1 libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libutil.so.1
+    libgcc_s.so.1 libresolv.so.2 libstdc++.so.6 libgomp.so.1 libz.so.1 libexpat.so.1 libffi.so.8
+    libbz2.so.1.0 liblzma.so.5 libcrypto.so.3 libssl.so.3 libuuid.so.1
+"""
+_UNUSED_PYTHON = (
+    "test",
+    "idlelib",
+    "tkinter",
+    "lib2to3",
+    "ensurepip",
+    "pydoc_data",
+    "unittest",
+    "config-3.11*",
+    "__pycache__",
+)
+_UNUSED_WHEEL_PARTS = (
+    "tvm/lib/libtvm_compiler.so",
+    "tvm/lib/libtvm_runtime_cuda.so",
+    "tvm/src",
+    "tvm/3rdparty",
+    "tvm/include",
+    "tvm/web",
+    "ai_edge_litert/libLiteRtWebGpuAccelerator.so",
+    "bin",
+)
+# The loader is named, so the device's own C library is never looked at.
+_LAUNCHER = """\
+#!/bin/sh
+D=${0%/*}; case $D in /*) ;; *) D=$PWD/$D;; esac
+export PYTHONHOME=$D/usr PYTHONNOUSERSITE=1 HOME=${HOME:-$D}
+export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$D/site
+L=$D/lib
+exec $CPRUNE_TF_EMULATOR $L/ld-linux-aarch64.so.1 --library-path $L $D/usr/bin/python3.11 "$@"
+"""
+
+
+class BundleError(RuntimeError):
+    """There is no bundle, it is damaged, or it could not be made; says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle on this machine.
+
+    Attributes:
+        path: The `.tar.gz`.
+        sha256: Of it.
+        abi: What it runs on: "aarch64".
+        runtimes: Version of each package in it.
+    """
+
+    path: pathlib.Path
+    sha256: str
+    abi: str
+    runtimes: dict[str, str]
+
+    @property
+    def version(self) -> str:
+        """What tells it from other bundles on a device."""
+        return self.sha256[:12]
+
+    def is_current(self) -> bool:
+        """Whether its TVM is this machine's: libraries of another one do not run there."""
+        return self.runtimes["apache-tvm"] == importlib.metadata.version("apache-tvm")
+
+
+def default_directory() -> pathlib.Path:
+    """Where bundles are kept: CPRUNE_TF_BUNDLES, or a folder in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(os.environ.get("CPRUNE_TF_BUNDLES") or f"{cache}/cprune_tf/bundles")
+
+
+def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
+    """The bundle that was made last, checked against its checksum.
+
+    Args:
+        directory: Where it was made; None: default_directory().
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BundleError: There is none, or it is damaged.
+    """
+    directory = directory or default_directory()
+    description = directory / "bundle.json"
+    if not description.is_file():
+        raise BundleError(f"There is no bundle in {directory}; run `python tools/make_bundle.py`.")
+    values = json.loads(description.read_text(encoding="utf-8"))
+    path = directory / values["file"]
+    if not path.is_file() or _sha256(path) != values["sha256"]:
+        raise BundleError(
+            f"The bundle {path} is missing or damaged (its checksum is not {values['sha256']}); "
+            "run `python tools/make_bundle.py --overwrite`."
+        )
+    return Bundle(path, values["sha256"], values["abi"], values["runtimes"])
+
+
+def make_bundle(
+    directory: pathlib.Path | None = None, note: Callable[[str], None] = lambda text: None
+) -> Bundle:
+    """Makes the aarch64 bundle; what was there is replaced at the end.
+
+    Args:
+        directory: Where to; None: default_directory().
+        note: Told what is being done.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        FetchError: Packages cannot be fetched.
+        BundleError: A package lacks what the bundle needs.
+    """
+    directory = directory or default_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".make-", dir=directory) as temporary:
+        work = pathlib.Path(temporary)
+        note("fetching Debian's arm64 packages")
+        debian.unpack(_DEBIAN_PACKAGES, work / "root", architecture="arm64", suite=_SUITE)
+        note("fetching aarch64 wheels")
+        runtimes = _install_wheels(work / "bundle" / "site")
+        note("packing")
+        _copy_python(work / "root", work / "bundle")
+        _compile_byte_code(work / "bundle")
+        launcher = work / "bundle" / "py"
+        launcher.write_text(_LAUNCHER)
+        launcher.chmod(0o755)
+        packed = work / "bundle.tar.gz"
+        with tarfile.open(packed, "w:gz", compresslevel=6) as archive:
+            archive.add(work / "bundle", arcname=".")
+        sha256 = _sha256(packed)
+        path = directory / f"cprune_tf-bundle-aarch64-{sha256[:12]}.tar.gz"
+        os.replace(packed, path)
+        values = {"file": path.name, "sha256": sha256, "abi": "aarch64", "runtimes": runtimes}
+        description = work / "bundle.json"
+        description.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(description, directory / "bundle.json")
+    for old in directory.glob("cprune_tf-bundle-*.tar.gz"):
+        if old != path:
+            old.unlink()
+    return Bundle(path, sha256, "aarch64", runtimes)
+
+
+def _install_wheels(site: pathlib.Path) -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _WHEELS}
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--target", str(site), "--python-version", _PYTHON, "--implementation", "cp"]
+    command += [f"--platform={platform}" for platform in _PLATFORMS]
+    command += ["--only-binary=:all:", "--no-deps", "--no-compile"]
+    command += [f"{name}=={version}" for name, version in versions.items()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise debian.FetchError(f"pip could not fetch the wheels: {done.stderr.strip()[-400:]}")
+    for part in _UNUSED_WHEEL_PARTS:
+        path = site / part
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for tests in site.glob("numpy/**/tests"):
+        shutil.rmtree(tests)
+    return versions
+
+
+def _copy_python(root: pathlib.Path, bundle: pathlib.Path) -> None:
+    (bundle / "usr" / "bin").mkdir(parents=True)
+    (bundle / "lib").mkdir()
+    shutil.copy2(root / "usr/bin/python3.11", bundle / "usr/bin/python3.11")
+    shutil.copytree(
+        root / "usr/lib/python3.11",
+        bundle / "usr/lib/python3.11",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(*_UNUSED_PYTHON),
+    )
+    for name in _LIBRARIES.split():
+        found = next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
+        if found is None:
+            raise BundleError(f"Debian's packages for arm64 do not hold {name}.")
+        shutil.copy2(found.resolve(), bundle / "lib" / name)
+
+
+def _compile_byte_code(bundle: pathlib.Path) -> None:
+    """Halves the time of the first start there; another Python's byte code would be of no use."""
+    if sys.version_info[:2] == (3, 11):
+        for folder in ("usr/lib/python3.11", "site"):
+            compileall.compile_dir(
+                bundle / folder,
+                quiet=2,
+                stripdir=bundle,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+
+
+def _sha256(path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
