@@ -123,7 +123,7 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(worker):
     threading.Timer(0.3, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
         # The interrupt is seen between two polls: a signal, unlike this, would end the poll early.
-        call(worker, "sleep", 1.5)
+        call(worker, "sleep", 6.0)
     assert call(worker, "echo", "mine") == (("mine",), {})
 
 
