@@ -21,6 +21,7 @@ _REQUIRES = [
     "numpy>=2.0",
     "psutil>=6.0",
     "rich>=13.9",
+    "scipy>=1.15",
     "tensorflow>=2.19",
     "xgboost-cpu>=3.0",
     "ziglang>=0.13",
@@ -52,6 +53,8 @@ setuptools.setup(
         "console_scripts": [
             "cprune-prune = cprune_tf.cli.prune:run",
             "cprune-report = cprune_tf.cli.report:run",
+            "cprune-profile = cprune_tf.cli.profile:run",
+            "cprune-staircase = cprune_tf.cli.staircase:run",
             "cprune-inspect = cprune_tf.cli.inspect_model:run",
             "cprune-train = cprune_tf.cli.train:run",
         ],

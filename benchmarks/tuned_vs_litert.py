@@ -1,16 +1,21 @@
-r"""Tunes the embedded ResNet-8 and times it against LiteRT: same device, threads and run.
+r"""Tunes dense models and times them against LiteRT: same device, threads and run.
 
-    python benchmarks/tuned_vs_litert.py --trials=192 --workdir=runs/tuned_vs_litert
+    python benchmarks/tuned_vs_litert.py --trials=48 --workdir=runs/tuned_vs_litert
+    python benchmarks/tuned_vs_litert.py --models=resnet20 --workdir=runs/tuned_vs_litert
 
-A run that was stopped goes on where it was. Writes results/tuned_vs_litert.json.
+Pretrained models come from --pretrained; DS-CNN is rebuilt with random weights (its latency does
+not depend on them). A run that was stopped goes on where it was; results/tuned_vs_litert.json is
+brought up to date model by model.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import pathlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import record
@@ -20,11 +25,50 @@ from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import ModelFile, open_device
 
-_MODEL = flags.DEFINE_string("model", "resnet8_fashion", "A model's name or path.")
-_TRIALS = flags.DEFINE_integer("trials", 192, "Trials for each task that matters.")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_FILES = {
+    "resnet8": "resnet8_cifar10_mlperf_tiny.h5",
+    "mobilenet_vww": "mobilenet_v1_025_vww96_mlperf_tiny.h5",
+    "resnet20": "resnet20_cifar10.h5",
+    "mobilenet_v1": "mobilenet_v1_224_imagenet1001.keras",
+}
+_ALL = ["resnet8", "ds_cnn", "mobilenet_vww", "resnet20", "mobilenet_v1"]
+
+_MODELS = flags.DEFINE_list("models", _ALL, "Which of them to measure.")
+_PRETRAINED = flags.DEFINE_string(
+    "pretrained", str(ROOT.parent / "shared" / "data" / "models"), "Folder of pretrained models."
+)
+_TRIALS = flags.DEFINE_integer("trials", 48, "Trials for each task that matters.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of both.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the database lies.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
+
+
+def ds_cnn() -> Any:
+    """MLPerf Tiny's keyword spotting network: 49 x 10 coefficients, 12 words."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((49, 10, 1), name="mfcc")
+    x = layers.Conv2D(64, (10, 4), strides=2, padding="same", use_bias=False)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    for _ in range(4):
+        x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Conv2D(64, 1, use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Flatten()(layers.AveragePooling2D((25, 5))(x))
+    return keras.Model(inputs, layers.Dense(12, activation="softmax")(x))
+
+
+def load(name: str) -> Any:
+    """A model by its name here."""
+    from cprune_tf import models
+
+    if name == "ds_cnn":
+        return ds_cnn()
+    return models.load_model(str(pathlib.Path(_PRETRAINED.value) / _FILES[name]))
 
 
 def compare(device: Any, files: list[ModelFile], threads: int, rounds: int) -> dict[str, Any]:
@@ -45,35 +89,33 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def main(argv: Sequence[str]) -> None:
-    """Tunes, builds, compares."""
-    del argv
-    from cprune_tf import litert, models
+def measure(name: str, device: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Tunes, builds and compares one model."""
+    from cprune_tf import litert
 
-    root = pathlib.Path(_WORKDIR.value)
-    model = models.load_model(_MODEL.value)
-    config = TuningConfig(trials_per_round=32, population_size=256)
+    model = load(name)
+    config = TuningConfig(trials_per_round=16)
     start = time.monotonic()
-    with (
-        open_device("local") as device,
-        CompilerSession(
-            device, root / "tuning", config, num_threads=_THREADS.value, seed=0
-        ) as session,
-    ):
+    with CompilerSession(
+        device, folder / "tuning", config, num_threads=_THREADS.value, seed=0
+    ) as session:
         lowered = session.lower(model)
-        session.tune(lowered, _TRIALS.value, lambda *now: print(*now, flush=True))
+        num_before = len(session.database)
+        session.tune(lowered, _TRIALS.value, _say(name))
         tuning_sec = time.monotonic() - start
-        session.build(lowered, root / "model.so")
-        (root / "model.tflite").write_bytes(litert.convert(model))
+        session.build(lowered, folder / "model.so")
+        (folder / "model.tflite").write_bytes(litert.convert(model))
         inputs = (("float32", (1, *model.input_shape[1:])),)
         files = [
-            ModelFile("tvm", "tvm", str(root / "model.so"), inputs),
-            ModelFile("litert", "litert", str(root / "model.tflite"), inputs),
+            ModelFile("tvm", "tvm", str(folder / "model.so"), inputs),
+            ModelFile("litert", "litert", str(folder / "model.tflite"), inputs),
         ]
         compared = compare(device, files, _THREADS.value, _ROUNDS.value)
         tasks = [
             {
                 "layers": list(row.task.layers),
+                "weight": row.task.weight,
+                "lowering": row.lowering,
                 "latency_us": row.latency_ms * 1e3,
                 "gflops": row.gflops,
                 "share": row.share,
@@ -81,21 +123,46 @@ def main(argv: Sequence[str]) -> None:
             }
             for row in session.task_table(lowered)
         ]
-        path = record.write(
-            "tuned_vs_litert",
-            {
-                "model": _MODEL.value,
-                "num_threads": _THREADS.value,
-                "trials_per_task": _TRIALS.value,
-                "num_programs": len(session.database),
-                "tuning_sec": tuning_sec,
-                "sum_of_tasks_ms": lowered.latency_ms(session.database),
-                "compared": compared,
-                "tasks": tasks,
-            },
-        )
-    for name, values in compared.items():
-        print(f"{name:8s} {values['latency_ms']} ratio {values['ratio']}")
+        flops = sum(task.flops * task.weight for task in lowered.tasks)
+        return {
+            "model": name,
+            "num_programs": len(session.database),
+            "num_new_programs": len(session.database) - num_before,
+            "tuning_sec": tuning_sec,
+            "sum_of_tasks_ms": lowered.latency_ms(session.database),
+            "gflops": flops / compared["tvm"]["latency_ms"]["median"] / 1e6,
+            "compared": compared,
+            "tasks": tasks,
+        }
+
+
+def _say(name: str) -> Callable[[int, int, str], None]:
+    return lambda done, planned, text: print(f"{name}: {done}/{planned} {text}", flush=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures what the flags ask for."""
+    del argv
+    path = record.RESULTS / "tuned_vs_litert.json"
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = {row["model"]: row for row in held.get("models", [])}
+    with open_device("local") as device:
+        for name in _MODELS.value:
+            folder = pathlib.Path(_WORKDIR.value) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            rows[name] = measure(name, device, folder)
+            done = [rows[known] for known in _ALL if known in rows]
+            ratios = [row["compared"]["tvm"]["ratio"]["median"] for row in done]
+            record.write(
+                "tuned_vs_litert",
+                {
+                    "num_threads": _THREADS.value,
+                    "trials_per_task": _TRIALS.value,
+                    "geometric_mean_ratio": math.exp(statistics.fmean(map(math.log, ratios))),
+                    "models": done,
+                },
+            )
+            print(f"{name}: {rows[name]['compared']}", flush=True)
     print(path)
 
 

@@ -180,6 +180,10 @@ class TuningConfig:
         final_trials_per_task: Measured programs each task of the final model ends with, at least.
         trials_per_round: Programs built and measured together.
         population_size: Of the evolutionary search.
+        max_tuning_sec: A call of the tuner starts no further round after this long, once every
+            task has had its first; 0: no limit.
+        max_rounds_without_gain: A task gets no more rounds after this many in a row that made it
+            less than 1 % faster; 0: no limit.
         programs_per_task: Structurally distinct programs that are transferred to a pruned shape.
         build_timeout_sec: For one program.
         run_timeout_sec: For one program's measurement.
@@ -190,7 +194,9 @@ class TuningConfig:
     trials_per_accepted_task: int = 32
     final_trials_per_task: int = 128
     trials_per_round: int = 32
-    population_size: int = 256
+    population_size: int = 128
+    max_tuning_sec: float = 0.0
+    max_rounds_without_gain: int = 2
     programs_per_task: int = 8
     build_timeout_sec: float = 30.0
     run_timeout_sec: float = 30.0
@@ -208,7 +214,13 @@ class TuningConfig:
         ):
             value = getattr(self, name)
             _require(value > 0, f"tuning.{name}", value, "a positive number")
-        for name in ("trials_per_accepted_task", "final_trials_per_task", "num_build_workers"):
+        for name in (
+            "trials_per_accepted_task",
+            "final_trials_per_task",
+            "max_tuning_sec",
+            "max_rounds_without_gain",
+            "num_build_workers",
+        ):
             value = getattr(self, name)
             _require(value >= 0, f"tuning.{name}", value, "0 or more")
 

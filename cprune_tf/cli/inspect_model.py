@@ -6,13 +6,12 @@ python tools/inspect_model.py --model=resnet8_fashion --protect='head*' --member
 
 from __future__ import annotations
 
-import pathlib
 import typing
 from collections.abc import Sequence
 
 from absl import flags
 
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, loading
 
 if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGraph
@@ -42,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     from cprune_tf import graph as graphs
     from cprune_tf.graph import drawing
 
-    model = load(_MODEL.value)
+    model = loading.load(_MODEL.value)
     graph = graphs.analyze(model, _PROTECT.value)
     if _LAYERS.value:
         print(graphs.statistics(model), end="\n\n")
@@ -54,25 +53,6 @@ def main(argv: Sequence[str]) -> None:
     if _DRAW.value:
         drawing.draw(graph, _DRAW.value)
         print(f"\nThe coupled graph is in {_DRAW.value}")
-
-
-def load(name: str) -> typing.Any:
-    """A model by file, embedded name or keras.applications name (random weights).
-
-    Args:
-        name: As given on the command line.
-
-    Returns:
-        The model.
-    """
-    import keras
-
-    from cprune_tf import models
-
-    builder = getattr(keras.applications, name, None)
-    if builder is not None and name[0].isupper() and not pathlib.Path(name).exists():
-        return builder(weights=None)
-    return models.load_model(name)
 
 
 def group_table(graph: ChannelGraph) -> str:

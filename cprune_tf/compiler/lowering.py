@@ -6,24 +6,43 @@ key always matches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import tvm
 from tvm import relax
 
+from cprune_tf.compiler import winograd
 
-def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+# relax's OpPatternKind kOutEWiseFusable: a reduction whose output elementwise operators join.
+_OUT_ELEMENTWISE_FUSABLE = 4
+
+
+def direct(_: winograd.Convolution) -> bool:
+    """Asks for the direct lowering of every convolution."""
+    return False
+
+
+def lower(
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    use_winograd: Callable[[winograd.Convolution], bool] = direct,
+) -> tvm.IRModule:
     """Fuses operators and marks the weights whose layout the tuner may choose.
 
     Args:
         mod: Relax module with `main(inputs..., params...)` and attribute `num_input`.
         target: What is compiled for.
+        use_winograd: Which convolutions are lowered that way, where it is possible.
 
     Returns:
         Module whose `main` is a sequence of call_tir of fused functions.
     """
     passes = [
         relax.transform.CanonicalizeBindings(),
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps({"relax.nn.conv2d": winograd.legalizer(use_winograd)}),
         relax.transform.AnnotateTIROpPattern(),
+        _winograd_takes_epilogues,
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
@@ -34,8 +53,17 @@ def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
         return tvm.transform.Sequential(passes)(mod)
 
 
+@tvm.transform.module_pass(opt_level=0, name="WinogradTakesEpilogues")
+def _winograd_takes_epilogues(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
+    """Lets FuseOps treat a Winograd convolution like a direct one: what follows is fused to it."""
+    for name, function in mod.functions.items():
+        if isinstance(function, tvm.tirx.PrimFunc) and winograd.tile_of_function(function):
+            mod[name] = function.with_attr("op_pattern", _OUT_ELEMENTWISE_FUSABLE)
+    return mod
+
+
 def subgraph_calls(mod: tvm.IRModule) -> list[tuple[str, str]]:
-    """The calls of fused functions in `main`, in order.
+    """The calls of fused functions in `main`, in order; transforms of kernels are left out.
 
     Args:
         mod: A lowered module.
@@ -43,11 +71,41 @@ def subgraph_calls(mod: tvm.IRModule) -> list[tuple[str, str]]:
     Returns:
         Pairs (name of the bound variable, name of the called function).
     """
+    return [
+        (binding.var.name, binding.value.args[0].name_hint)
+        for binding in _tir_bindings(mod)
+        if not winograd.is_weight_transform(binding.value.args[0].name_hint)
+    ]
+
+
+def winograd_convolutions(mod: tvm.IRModule) -> dict[str, winograd.Convolution]:
+    """Which calls of `main` are Winograd convolutions, and of what.
+
+    Args:
+        mod: A lowered module.
+
+    Returns:
+        Name of the bound variable -> the convolution.
+    """
+    kernels: dict[Any, str] = {}
+    found = {}
+    for binding in _tir_bindings(mod):
+        function, arguments = binding.value.args[0].name_hint, list(binding.value.args[1])
+        if winograd.is_weight_transform(function):
+            kernels[binding.var] = arguments[0].name
+            continue
+        for argument in arguments:
+            if argument in kernels:
+                shape = tuple(int(size) for size in arguments[0].ty.shape)
+                found[binding.var.name] = winograd.Convolution(kernels[argument], shape)
+    return found
+
+
+def _tir_bindings(mod: tvm.IRModule) -> list[Any]:
     call_tir = tvm.ir.Op.get("relax.call_tir")
-    calls = []
-    for block in mod["main"].body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.Call) and value.op.same_as(call_tir):
-                calls.append((binding.var.name, value.args[0].name_hint))
-    return calls
+    return [
+        binding
+        for block in mod["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call) and binding.value.op.same_as(call_tir)
+    ]

@@ -36,6 +36,7 @@ class TaskRow:
         share: Of the sum over all tasks, 0..1.
         gflops: Reached by the fastest program.
         structure: The fastest program's tiling of the filter axis.
+        lowering: The fastest program's: "direct" or "winograd".
     """
 
     task: Task
@@ -44,6 +45,7 @@ class TaskRow:
     share: float
     gflops: float
     structure: ProgramStructure
+    lowering: str
 
 
 class CompilerSession:
@@ -110,7 +112,7 @@ class CompilerSession:
             Milliseconds; comparable with `current.latency_ms(database)`.
         """
         for task in candidate.tasks:
-            if self.database.programs(task.mod, 1):
+            if all(self.database.programs(lowered.mod, 1) for lowered in task.lowerings):
                 continue
             if on_task is not None:
                 on_task(task)
@@ -126,7 +128,9 @@ class CompilerSession:
         whole_ms = lowered.latency_ms(self.database)
         rows = []
         for task in lowered.tasks:
-            fastest = self.database.programs(task.mod, 1)[0]
+            chosen = task.fastest(self.database)
+            assert chosen is not None  # latency_ms raises where a task was never measured
+            lowered_task, fastest = chosen
             total_ms = fastest.latency_ms * task.weight
             rows.append(
                 TaskRow(
@@ -135,7 +139,8 @@ class CompilerSession:
                     total_ms,
                     total_ms / whole_ms,
                     task.flops / fastest.latency_ms / 1e6,
-                    program_structure(fastest, task.mod),
+                    program_structure(fastest, lowered_task.mod),
+                    lowered_task.lowering,
                 )
             )
         return tuple(sorted(rows, key=lambda row: -row.total_ms))

@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.tirx.analysis import undefined_vars
 
+from cprune_tf.compiler import winograd
 from cprune_tf.compiler.database import Program
 
 
@@ -63,7 +64,11 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
     # Counted from the front: where a reduction is split in two stages (rfactor), the first writes
     # its partial sums along a new last axis.
     axis = len(shape) - 1
-    compute = _channel_factors(schedule, anchor, axis) if anchor is not None else ()
+    compute: tuple[int, ...] = ()
+    if anchor is not None:
+        # Winograd's products have more axes than the output, filters last as well.
+        is_winograd = schedule.get(anchor).name_hint.startswith(winograd.GEMM)
+        compute = _channel_factors(schedule, anchor, -1 if is_winograd else axis)
     return ProgramStructure(compute, _channel_factors(schedule, output, axis), int(shape[-1]))
 
 

@@ -8,13 +8,17 @@ parameters were imported under, and data flow (see compiler.importer.provenance)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 
 import tvm
 
 from cprune_tf.compiler import lowering, tvm_internals
-from cprune_tf.compiler.database import ProgramDatabase
+from cprune_tf.compiler.database import Program, ProgramDatabase
 from cprune_tf.compiler.importer import ImportedModel, provenance
+from cprune_tf.compiler.winograd import Convolution
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,11 @@ class Task:
         mod: The workload, as the database is keyed by.
         key: Structural hash of mod.
         subgraphs: Which calls share it.
-        flops: Floating point operations of one call (a multiply-add is two).
+        flops: Floating point operations of one call (a multiply-add is two), counted for the
+            direct computation whatever the lowering.
+        lowering: "direct" or "winograd".
+        convolutions: Of an alternative: which convolutions must be lowered its way.
+        alternatives: Other lowerings of the same subgraphs; measurements decide.
     """
 
     name: str
@@ -49,6 +57,30 @@ class Task:
     key: int
     subgraphs: tuple[Subgraph, ...]
     flops: float
+    lowering: str = "direct"
+    convolutions: frozenset[Convolution] = frozenset()
+    alternatives: tuple[Task, ...] = ()
+
+    @property
+    def lowerings(self) -> tuple[Task, ...]:
+        """Itself and its alternatives."""
+        return (self, *self.alternatives)
+
+    def fastest(self, database: ProgramDatabase) -> tuple[Task, Program] | None:
+        """The fastest measured program among all lowerings, and which lowering it is of."""
+        found = []
+        for number, lowered in enumerate(self.lowerings):
+            for program in database.programs(lowered.mod, 1):
+                found.append((program.latency_ms, number, program))
+        if not found:
+            return None
+        _, number, program = min(found, key=lambda item: item[:2])
+        return self.lowerings[number], program
+
+    def best_latency_ms(self, database: ProgramDatabase) -> float | None:
+        """Of the fastest measured program among all lowerings; None where there is none."""
+        found = self.fastest(database)
+        return found[1].latency_ms if found else None
 
     @property
     def weight(self) -> int:
@@ -71,12 +103,14 @@ class LoweredModel:
     """A model as the compiler sees it.
 
     Attributes:
-        mod: The lowered module.
+        imported: What was lowered.
+        mod: The lowered module, all convolutions direct.
         params: Parameter values by name, in the order of main's parameters.
         target: What it is lowered for.
         tasks: Its distinct workloads, in order of first use.
     """
 
+    imported: ImportedModel
     mod: tvm.IRModule
     params: Mapping[str, object]
     target: tvm.target.Target
@@ -98,7 +132,7 @@ class LoweredModel:
         """
         total = 0.0
         for task in self.tasks:
-            best = database.best_latency_ms(task.mod)
+            best = task.best_latency_ms(database)
             if best is None:
                 raise KeyError(f"Task {task.name} ({', '.join(task.layers)}) was never measured.")
             total += best * task.weight
@@ -116,23 +150,66 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
         The lowered model with its task table.
     """
     mod = lowering.lower(imported.mod, target)
+    calls = lowering.subgraph_calls(mod)
     layers = provenance(mod, imported)
-    grouped: dict[int, list[Subgraph]] = {}
+    alternatives = _winograd_alternatives(imported, target, [layers[call] for call, _ in calls])
+    grouped: dict[int, list[int]] = {}
     modules: dict[int, tvm.IRModule] = {}
-    for call, function in lowering.subgraph_calls(mod):
+    for number, (_, function) in enumerate(calls):
         module = tvm_internals.normalize_task_module(mod[function])
         key = tvm_internals.structural_hash(module)
         modules.setdefault(key, module)
-        grouped.setdefault(key, []).append(Subgraph(call, function, tuple(layers[call])))
+        grouped.setdefault(key, []).append(number)
     tasks = []
     used: dict[str, int] = {}
-    for key, subgraphs in grouped.items():
+    for key, numbers in grouped.items():
+        subgraphs = tuple(Subgraph(*calls[i], tuple(layers[calls[i][0]])) for i in numbers)
         base = _base_name(subgraphs[0].function)
         used[base] = used.get(base, 0) + 1
         name = base if used[base] == 1 else f"{base}#{used[base]}"
         flops = tvm_internals.estimate_flops(modules[key])
-        tasks.append(Task(name, modules[key], key, tuple(subgraphs), flops))
-    return LoweredModel(mod, imported.params, target, tuple(tasks))
+        task = Task(name, modules[key], key, subgraphs, flops)
+        others = [alternatives[i] for i in numbers if i in alternatives]
+        if len(others) == len(numbers):
+            task = dataclasses.replace(task, alternatives=(_alternative(task, others),))
+        tasks.append(task)
+    return LoweredModel(imported, mod, imported.params, target, tuple(tasks))
+
+
+def _winograd_alternatives(
+    imported: ImportedModel, target: tvm.target.Target, layers: Sequence[tuple[str, ...]]
+) -> dict[int, tuple[tvm.IRModule, Convolution]]:
+    """The subgraphs that can be computed with Winograd's algorithm, by their number.
+
+    Operators are fused alike whatever the lowering, so subgraphs correspond by their order; where
+    the layers say that they do not, there are no alternatives.
+    """
+    mod = lowering.lower(imported.mod, target, lambda _: True)
+    convolutions = lowering.winograd_convolutions(mod)
+    if not convolutions:
+        return {}
+    calls = lowering.subgraph_calls(mod)
+    found = provenance(mod, imported)
+    if [tuple(found[call]) for call, _ in calls] != [tuple(names) for names in layers]:
+        _LOGGER.warning("Winograd changes how operators are fused here; it is not tried.")
+        return {}
+    return {
+        number: (tvm_internals.normalize_task_module(mod[function]), convolutions[call])
+        for number, (call, function) in enumerate(calls)
+        if call in convolutions
+    }
+
+
+def _alternative(task: Task, others: Sequence[tuple[tvm.IRModule, Convolution]]) -> Task:
+    module = others[0][0]
+    return dataclasses.replace(
+        task,
+        name=f"{task.name} (winograd)",
+        mod=module,
+        key=tvm_internals.structural_hash(module),
+        lowering="winograd",
+        convolutions=frozenset(convolution for _, convolution in others),
+    )
 
 
 def _base_name(function: str) -> str:

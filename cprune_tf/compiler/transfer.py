@@ -22,10 +22,11 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
-from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
+from cprune_tf.compiler.search_space import tune_context
 
 Refit = Callable[[Sequence[int], int], tuple[int, ...]]
+Decide = Callable[[str, int], Any]
 _TILE = "SamplePerfectTile"
 _SAMPLED = (_TILE, "SampleCategorical", "SampleComputeLocation")
 
@@ -136,7 +137,7 @@ class Transfer:
         Returns:
             Distinct schedules; empty where no program fits the new workload.
         """
-        context = tvm_internals.LightTuneContext(mod, self._target, None, num_threads=1, seed=1)
+        context = tune_context(mod, self._target)
         postprocs = list(context.space_generator.postprocs)
         sketches: list[Any] | None = None
         results: dict[Any, TransferredProgram] = {}
@@ -152,35 +153,44 @@ class Transfer:
                 for number, skeleton in enumerate(skeletons):
                     if len(results) == limit:
                         return tuple(results.values())
-                    moved = _replay(skeleton, _decisions(own), mod, refit, postprocs)
+                    decide = _refitted(_decisions(own), refit)
+                    moved = replay(skeleton, mod, decide, postprocs)
                     if moved is not None:
                         results.setdefault((number, moved.signature), moved)
         return tuple(results.values())
 
 
-def _replay(
-    skeleton: Trace, decisions: Sequence[Any], mod: tvm.IRModule, refit: Refit, postprocs: list[Any]
+def replay(
+    skeleton: Trace, mod: tvm.IRModule, decide: Decide, postprocs: list[Any]
 ) -> TransferredProgram | None:
-    """Applies a trace to a workload with given decisions, tile factors refitted."""
+    """Applies a trace to a workload with given decisions.
+
+    Args:
+        skeleton: The instructions.
+        mod: The workload.
+        decide: Called for each sample in order with its kind and, for tiles, the loop's extent.
+        postprocs: Of the design space.
+
+    Returns:
+        The program, or None where the decisions do not fit the workload.
+    """
     schedule = Schedule(mod)
-    remaining = iter(decisions)
     signature: list[tuple[int, ...]] = []
 
-    def decide(instruction: Any, inputs: Any, _attrs: Any, own: Any) -> Any:
-        if instruction.kind.name not in _SAMPLED:
+    def provide(instruction: Any, inputs: Any, _attrs: Any, own: Any) -> Any:
+        kind = instruction.kind.name
+        if kind not in _SAMPLED:
             return own
-        decision = next(remaining)
-        if instruction.kind.name == _TILE:
-            decision = refit(
-                [int(factor) for factor in decision], int(schedule.get(inputs[0]).extent)
-            )
-            signature.append(tuple(decision))
-            return list(decision)
+        if kind == _TILE:
+            factors = decide(kind, int(schedule.get(inputs[0]).extent))
+            signature.append(tuple(factors))
+            return list(factors)
+        decision = decide(kind, 0)
         signature.append((int(decision),))
         return decision
 
     try:
-        skeleton.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
+        skeleton.apply_to_schedule(schedule, remove_postproc=True, decision_provider=provide)
         schedule.enter_postproc()
         if not all(postproc.apply(schedule) for postproc in postprocs):
             return None
@@ -189,6 +199,17 @@ def _replay(
         # Not a failure: such a program simply does not transfer.
         return None
     return TransferredProgram(schedule, tuple(signature))
+
+
+def _refitted(decisions: Sequence[Any], refit: Refit) -> Decide:
+    """A program's decisions, its tile factors refitted to the extents that are met."""
+    remaining = iter(decisions)
+
+    def decide(kind: str, extent: int) -> Any:
+        decision = next(remaining)
+        return refit([int(factor) for factor in decision], extent) if kind == _TILE else decision
+
+    return decide
 
 
 def _decisions(trace: Trace) -> list[Any]:

@@ -1,16 +1,18 @@
 """The tuner: MetaSchedule's search, without what makes the stock tuner slow.
 
-A task's first round measures programs transferred from similar tasks (and the shape's own
-neighbours) beside random ones: an evolution steered by an untrained cost model costs most of a
+A task's first round measures seeds (register tiles that suit the core), programs transferred from
+similar tasks and random ones: an evolution steered by an untrained cost model costs most of a
 round's time and finds nothing. Later rounds are MetaSchedule's evolutionary search, with one cost
-model for all tasks. Every task gets its first round before any gets a second; then rounds go where
-latency x weight is largest, and tasks that hardly matter get none.
+model for all tasks. Every lowering of every task gets its first round before any gets a second;
+then rounds go where latency x weight x expected gain is largest, to the fastest lowering; tasks
+that hardly matter or gain nothing more get none.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import tvm
@@ -20,6 +22,8 @@ from tvm.s_tir import meta_schedule as ms
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
 from cprune_tf.compiler.measuring import Measured, ProgramMeasurer
+from cprune_tf.compiler.search_space import tune_context
+from cprune_tf.compiler.seeding import seed_schedules
 from cprune_tf.compiler.tasks import Task
 from cprune_tf.compiler.transfer import Transfer, distinct_programs
 from cprune_tf.config import TuningConfig
@@ -30,6 +34,12 @@ _NEGLIGIBLE_SHARE = 0.02
 _SEARCH_THREADS = 2
 _GENERATIONS = 3
 _MIN_FIRST_ROUND = 4
+# A round that makes a task this much faster is worth another one.
+_WORTHWHILE_GAIN = 0.01
+# What a task's next round is expected to gain before one has shown it.
+_EXPECTED_GAIN = 0.1
+# Of the programs that price a task, how many come from seeds rather than from transfer.
+_PRICING_SEEDS = 2
 
 Progress = Callable[[int, int, str], None]
 
@@ -49,6 +59,27 @@ class TuningSummary:
 
     num_trials: int
     num_failed: int
+
+
+@dataclasses.dataclass
+class _Budget:
+    """What is left for one task in one call of `Tuner.tune`.
+
+    Attributes:
+        missing: Trials.
+        expected_gain: Of its next round: how much faster, as a fraction.
+        stalls: Rounds in a row that gained nothing worthwhile.
+    """
+
+    missing: int
+    expected_gain: float = _EXPECTED_GAIN
+    stalls: int = 0
+
+    def spend(self, trials: int, gain: float) -> None:
+        """Notes a round."""
+        self.missing -= trials
+        self.stalls = 0 if gain >= _WORTHWHILE_GAIN else self.stalls + 1
+        self.expected_gain = max(gain, self.expected_gain / 2)
 
 
 class Tuner:
@@ -77,7 +108,8 @@ class Tuner:
 
         Args:
             tasks: What to tune.
-            trials_per_task: Measured programs that each task ends with, unless it is negligible.
+            trials_per_task: Measured programs that each task ends with, unless it is negligible,
+                stops gaining, or the configured time is over.
             progress: Called with (trials done, trials planned, what is running).
 
         Returns:
@@ -87,30 +119,31 @@ class Tuner:
             TuningError: If every program of a task failed.
         """
         before = (self._num_trials, self._num_failed)
+        deadline = time.monotonic() + (self._config.max_tuning_sec or float("inf"))
         round_size = min(self._config.trials_per_round, trials_per_task)
         ordered = sorted(tasks, key=lambda task: -task.flops)
-        missing = {}
+        budgets = {}
         for task in ordered:
-            trials = trials_per_task - len(self._database.programs(task.mod))
+            trials = trials_per_task - self._num_programs(task)
             # A few trials are not worth a search: duplicates leave rounds a little short.
-            missing[task.key] = trials if trials > round_size // 2 else 0
-        planned, done = sum(missing.values()), 0
+            budgets[task.key] = _Budget(trials if trials > round_size // 2 else 0)
+        planned = sum(budget.missing for budget in budgets.values())
+
+        def report(task: Task) -> None:
+            done = planned - sum(max(0, budget.missing) for budget in budgets.values())
+            _report(progress, done, planned, self._describe(task))
+
         for task in ordered:
-            if not self._database.programs(task.mod, 1):
-                spent = self._first_round(task, ordered, _first_size(task, ordered, round_size))
-                done += missing[task.key] - max(0, missing[task.key] - spent)
-                missing[task.key] -= spent
-                _report(progress, done, planned, self._describe(task))
-        while (chosen := self._next(ordered, missing)) is not None:
-            round_trials = min(round_size, missing[chosen.key])
-            found = self._evolve(chosen, round_trials)
-            left = missing[chosen.key] - round_trials
-            # A search that finds nothing new has seen the whole space; a few trials that are left
-            # are not worth another one.
-            spent = missing[chosen.key] if not found or left <= round_size // 2 else round_trials
-            done += spent
-            missing[chosen.key] -= spent
-            _report(progress, done, planned, self._describe(chosen))
+            size = _first_size(task, ordered, round_size)
+            if spent := self._first_rounds(task, ordered, size):
+                budgets[task.key].missing -= spent
+                report(task)
+        while (chosen := self._next(ordered, budgets)) is not None:
+            if time.monotonic() > deadline:
+                _LOGGER.info("The time for tuning is over; the best programs so far are kept.")
+                break
+            self._next_round(chosen, budgets[chosen.key], round_size)
+            report(chosen)
         _report(progress, planned, planned, "done")
         return TuningSummary(self._num_trials - before[0], self._num_failed - before[1])
 
@@ -127,36 +160,81 @@ class Tuner:
         Raises:
             TuningError: If nothing transferred and the fallback's trials all failed.
         """
-        known = self._database.best_latency_ms(task.mod)
-        if known is not None:
-            return known
-        limit = self._config.programs_per_task
-        for source in sources:
-            schedules = self._transferred(source, task, limit)
-            if any(r.latency_ms is not None for r in self._measure(task, schedules)):
-                break
-        else:
-            self._first_round(task, (), limit)
-        best = self._database.best_latency_ms(task.mod)
+        sources = list(sources)
+        for lowered, limit in self._pricing_shares(task, sources):
+            if not self._database.programs(lowered.mod, 1):
+                self._price(lowered, [_same_lowering(source, lowered) for source in sources], limit)
+        best = task.best_latency_ms(self._database)
         assert best is not None  # _first_round raises where everything failed
         return best
 
+    def _pricing_shares(self, task: Task, sources: Sequence[Task]) -> list[tuple[Task, int]]:
+        """How many programs price each lowering: most for the one that won at a source's shape."""
+        limit = self._config.programs_per_task
+        if not task.alternatives:
+            return [(task, limit)]
+        others = max(2, limit // 4)
+        won = next((f[0].lowering for s in sources if (f := s.fastest(self._database))), "direct")
+        rest = max(2, limit - others * len(task.alternatives))
+        return [
+            (lowered, rest if lowered.lowering == won else others) for lowered in task.lowerings
+        ]
+
+    def _price(self, task: Task, sources: Sequence[Task | None], limit: int) -> None:
+        num_seeds = max(1, min(_PRICING_SEEDS, limit // 3))
+        seeds = seed_schedules(task.mod, self._measurer.target, num_seeds, self._seed)
+        for source in sources:
+            if source is None:
+                continue
+            schedules = self._transferred(source, task, max(1, limit - len(seeds)))
+            if schedules and _any_succeeded(self._measure(task, [*schedules, *seeds])):
+                return
+        self._first_round(task, (), limit)
+
+    def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
+        """The first round of each lowering that has no program yet; the trials it took."""
+        spent = 0
+        for lowered in task.lowerings:
+            if not self._database.programs(lowered.mod, 1):
+                alike = [found for o in others if (found := _same_lowering(o, lowered))]
+                share = size if lowered is task else max(_MIN_FIRST_ROUND, size // 2)
+                spent += self._first_round(lowered, alike, share)
+        return spent
+
     def _first_round(self, task: Task, others: Sequence[Task], round_size: int) -> int:
-        """Transferred programs for half the round, random ones for the rest."""
-        schedules: list[Schedule] = []
+        """Seeds for half of the round, transferred programs for a quarter, the rest random."""
+        target = self._measurer.target
+        schedules = seed_schedules(task.mod, target, (round_size + 1) // 2, self._task_seed(task))
+        room = round_size // 4 if schedules else round_size // 2
+        moved: list[Schedule] = []
         for other in sorted(others, key=lambda other: other.kind != task.kind):
-            if other.key != task.key and len(schedules) < round_size // 2:
-                room = round_size // 2 - len(schedules)
-                schedules += self._transferred(other, task, min(room, 4))
+            if other.key != task.key and len(moved) < room:
+                moved += self._transferred(other, task, min(room - len(moved), 4))
+        schedules += moved
         schedules += self._sample(task, round_size - len(schedules))
         results = self._measure(task, schedules)
-        if not any(result.latency_ms is not None for result in results):
+        if not _any_succeeded(results):
             errors = [result.error for result in results if result.error] or ["no schedule found"]
             raise TuningError(
                 f"All {len(results)} programs of task {task.name} ({', '.join(task.layers)}) "
                 f"failed. The first says: {errors[0]}"
             )
         return len(schedules)
+
+    def _next_round(self, task: Task, budget: _Budget, round_size: int) -> None:
+        """One round of evolution for a task's fastest lowering."""
+        fastest = task.fastest(self._database)
+        assert fastest is not None  # every task had its first round
+        lowered, program = fastest
+        trials = min(round_size, budget.missing)
+        found = self._evolve(lowered, trials)
+        best = task.best_latency_ms(self._database) or program.latency_ms
+        budget.spend(trials, 1 - best / program.latency_ms)
+        # A search that finds nothing new has seen the whole space; a few trials that are left
+        # are not worth another one.
+        done = not found or budget.missing <= round_size // 2
+        if done or budget.stalls >= self._config.max_rounds_without_gain > 0:
+            budget.missing = 0
 
     def _evolve(self, task: Task, num_trials: int) -> int:
         context = self._context(
@@ -198,7 +276,7 @@ class Tuner:
         cost_model: ms.cost_model.CostModel,
         num_threads: int,
     ) -> tvm_internals.LightTuneContext:
-        context = tvm_internals.LightTuneContext(
+        context = tune_context(
             task.mod,
             self._measurer.target,
             strategy,
@@ -252,23 +330,41 @@ class Tuner:
         ]
         self._cost_model.update(context, candidates, outcomes)
 
-    def _next(self, tasks: Sequence[Task], missing: dict[int, int]) -> Task | None:
-        """The unfinished task with the largest share of the total, if any matters."""
+    def _next(self, tasks: Sequence[Task], budgets: dict[int, _Budget]) -> Task | None:
+        """The unfinished task that most time can be expected to be gained from, if any matters."""
         totals = {task.key: self._total_ms(task) for task in tasks}
         whole = sum(totals.values())
         open_tasks = [
             task
             for task in tasks
-            if missing[task.key] > 0 and totals[task.key] >= _NEGLIGIBLE_SHARE * whole
+            if budgets[task.key].missing > 0 and totals[task.key] >= _NEGLIGIBLE_SHARE * whole
         ]
-        return max(open_tasks, key=lambda task: totals[task.key], default=None)
+
+        def expected(task: Task) -> float:
+            return totals[task.key] * budgets[task.key].expected_gain
+
+        return max(open_tasks, key=expected, default=None)
+
+    def _num_programs(self, task: Task) -> int:
+        return sum(len(self._database.programs(lowered.mod)) for lowered in task.lowerings)
 
     def _total_ms(self, task: Task) -> float:
-        return (self._database.best_latency_ms(task.mod) or 0.0) * task.weight
+        return (task.best_latency_ms(self._database) or 0.0) * task.weight
 
     def _describe(self, task: Task) -> str:
-        best = self._database.best_latency_ms(task.mod)
-        return f"{task.name}: {best * 1e3:.1f} us" if best is not None else task.name
+        fastest = task.fastest(self._database)
+        if fastest is None:
+            return task.name
+        return f"{fastest[0].name}: {fastest[1].latency_ms * 1e3:.1f} us"
+
+
+def _same_lowering(source: Task, task: Task) -> Task | None:
+    """The lowering of one task that is of the same kind as another's."""
+    return next((found for found in source.lowerings if found.lowering == task.lowering), None)
+
+
+def _any_succeeded(results: Sequence[Measured]) -> bool:
+    return any(result.latency_ms is not None for result in results)
 
 
 def _first_size(task: Task, tasks: Sequence[Task], round_size: int) -> int:

@@ -6,13 +6,31 @@ Pinned to apache-tvm 0.27; an upgrade is checked here first.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import tvm
+from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule import _ffi_api
 
 _SEARCH_LOGGER = logging.getLogger("cprune_tf.compiler.search")
+
+# TVM marks pooling blocks for rules that it does not have for CPUs, and warns at every use.
+_MISSING_RULES = ("pool_avg", "pool_max", "adaptive_pool_avg", "adaptive_pool_max")
+
+
+def _register_missing_rules() -> None:
+    """Rules that leave a block as it is, which is what a missing one does."""
+    import tvm_ffi
+
+    for rule in _MISSING_RULES:
+        name = f"s_tir.meta_schedule.cpu.meta_schedule.{rule}"
+        if tvm_ffi.get_global_func(name, allow_missing=True) is None:
+            tvm_ffi.register_global_func(name, lambda schedule, _block: [schedule])
+
+
+_register_missing_rules()
 
 
 def _log_search(level: int, filename: str, line: int, message: str) -> None:
@@ -26,6 +44,14 @@ class LightTuneContext(ms.TuneContext):
 
     That import (`tvm.s_tir.tensor_intrin`) parses hundreds of CUDA intrinsics and costs 17 to 26
     seconds of CPU; float32 CPU schedule rules use none of them.
+
+    Args:
+        mod: The workload.
+        target: What is compiled for.
+        strategy: How candidates are searched; None where only the design space is of interest.
+        num_threads: Of the search.
+        seed: Of the search.
+        schedule_fn: Schedules the workload, sampling; None: MetaSchedule's own rules do.
     """
 
     def __init__(
@@ -36,11 +62,14 @@ class LightTuneContext(ms.TuneContext):
         *,
         num_threads: int,
         seed: int,
+        schedule_fn: Callable[[Schedule], Schedule] | None = None,
     ) -> None:
         # Rule kinds are named, not "from-target": with VNNI the latter wants int8 intrinsics.
-        generator = ms.space_generator.PostOrderApply(
-            sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"
-        )
+        rules = {"sch_rules": "llvm", "postprocs": "llvm", "mutator_probs": "llvm"}
+        if schedule_fn is None:
+            generator = ms.space_generator.PostOrderApply(**rules)
+        else:
+            generator = ms.space_generator.ScheduleFn(schedule_fn, **rules)
         self.__init_handle_by_constructor__(
             _ffi_api.TuneContext,
             mod,

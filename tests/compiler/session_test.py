@@ -46,7 +46,7 @@ def test_the_task_table_ranks_by_latency_and_weight(tuned):
     whole_ms = tuned.lowered.latency_ms(tuned.session.database)
     assert sum(row.total_ms for row in rows) == pytest.approx(whole_ms)
     for row in rows:
-        best_ms = tuned.session.database.best_latency_ms(row.task.mod)
+        best_ms = row.task.best_latency_ms(tuned.session.database)
         assert row.latency_ms == best_ms
         assert row.total_ms == pytest.approx(best_ms * row.task.weight)
         assert row.gflops == pytest.approx(row.task.flops / (best_ms * 1e-3) / 1e9)
@@ -76,7 +76,8 @@ def test_a_price_comes_from_a_few_transferred_programs(tuned, pruned, priced):
         sources = _image_tiles(tuned, workloads.conv_task(tuned.lowered, layer))
         found = _image_tiles(tuned, workloads.conv_task(pruned[1], layer))
         assert 1 <= len(found) <= workloads.FEW_TRIALS.programs_per_task
-        assert set(found) <= set(sources)
+        # All but a seed or two come from the tuned model, its tiles refitted.
+        assert set(found) & set(sources) and len(set(found) - set(sources)) <= 2
 
 
 def test_a_second_price_measures_nothing(tuned, pruned, priced):

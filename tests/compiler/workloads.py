@@ -129,6 +129,11 @@ def conv_task(model: LoweredModel, layer: str = "conv") -> Task:
     return task
 
 
+def direct_task(model: LoweredModel, layer: str = "conv") -> Task:
+    """The same without other lowerings, for tests that count programs."""
+    return dataclasses.replace(conv_task(model, layer), alternatives=())
+
+
 def sampled_programs(
     task: Task, count: int, *, target: tvm.target.Target = LLVM, seed: int = 1
 ) -> list[Program]:

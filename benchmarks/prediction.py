@@ -1,0 +1,201 @@
+r"""Predicted against measured whole-model latency for random channel assignments.
+
+    python benchmarks/prediction.py --model=resnet20.h5 --name=ResNet-20 --workdir=runs/resnet20
+
+The model is tuned; its tasks are measured at spread channel assignments; a few whole models give
+the overhead. Then random assignments, drawn with another seed, are predicted first, and only then
+priced by transfer, built, and timed whole, interleaved with the unpruned model. No measurement made
+for the test is looked at by the predictor.
+
+A run that was stopped (or that --budget_sec ended) goes on where it was. Writes the model's entry
+in results/prediction.json, and docs/images/prediction.png for all entries.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import record
+from absl import app, flags
+
+from cprune_tf import graph, models
+from cprune_tf.config import MeasureConfig, TuningConfig
+from cprune_tf.latency.lab import LatencyLab, time_libraries
+from cprune_tf.latency.opened import OpenedModel, open_model
+from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
+from cprune_tf.report import latency_figures
+from cprune_tf.runs import Journal
+
+_MODEL = flags.DEFINE_string("model", None, "A model's name or path.", required=True)
+_NAME = flags.DEFINE_string("name", None, "What it is called in the result.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything measured lies.", required=True)
+_TRIALS = flags.DEFINE_integer("trials", 32, "Trials of each task of the unpruned model.")
+_PROGRAMS = flags.DEFINE_integer("programs", 8, "Programs transferred to each pruned task.")
+_SPREAD = flags.DEFINE_integer("spread", 16, "Assignments measured for the predictor.")
+_WHOLES = flags.DEFINE_integer("wholes", 4, "Of these, whole models for the overhead.")
+_TESTS = flags.DEFINE_integer("tests", 30, "Random assignments predicted and measured.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the search and the spread assignments.")
+_TEST_SEED = flags.DEFINE_integer("test_seed", 1000, "Of the tested assignments.")
+_BUDGET_SEC = flags.DEFINE_float("budget_sec", math.inf, "Stop after so long; call again to go on.")
+_MEASURE = MeasureConfig(max_time_sec=1.0)
+_IMAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "images" / "prediction.png"
+
+
+def random_assignments(
+    channels: graph.ChannelGraph, count: int, seed: int
+) -> tuple[dict[str, int], ...]:
+    """Assignments that a pruning tool might choose: multiples of 4, a quarter to all of a group."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    assignments = []
+    for _ in range(count):
+        keep = {}
+        for group in channels.prunable:
+            most = group.num_channels // 4
+            keep[group.name] = 4 * int(rng.integers(max(1, math.ceil(most / 4)), most + 1))
+        assignments.append(keep)
+    return tuple(assignments)
+
+
+class Budget:
+    """Ends the process between two steps when the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end_sec = time.monotonic() + seconds
+
+    def check(self, what: str) -> None:
+        """Says what is done and exits with code 3 where nothing more fits."""
+        print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+        if time.monotonic() > self._end_sec:
+            print("The budget is spent; the same command goes on from here.", flush=True)
+            sys.exit(3)
+
+
+def learn(opened: OpenedModel, lab: LatencyLab, budget: Budget) -> LatencyPredictor:
+    """Measures what the predictor is made of."""
+    spread = spread_assignments(opened.channels, _SPREAD.value, seed=_SEED.value)
+    for number, keep in enumerate(({}, *spread)):
+        budget.check(f"spread {number}/{len(spread)}: {lab.measure(keep)} tasks measured")
+    # The unpruned model, and assignments evenly spread over the range of latencies.
+    ranked = sorted(spread, key=lab.tasks_ms)
+    number = min(_WHOLES.value - 1, len(ranked))
+    chosen = [ranked[round(i * (len(ranked) - 1) / max(number - 1, 1))] for i in range(number)]
+    lab.calibrate([{}, *chosen], opened.device, _MEASURE, opened.workdir)
+    return LatencyPredictor.from_lab(lab)
+
+
+def test(
+    opened: OpenedModel, lab: LatencyLab, predictor: LatencyPredictor, budget: Budget
+) -> list[dict[str, Any]]:
+    """Predicts, then measures, each random assignment that was not measured before."""
+    base = opened.workdir / "base.so"
+    opened.session.build(opened.lowered, base)
+    assignments = random_assignments(opened.channels, _TESTS.value, _TEST_SEED.value)
+    predictions = [predictor.predict_ms(keep) for keep in assignments]
+    rows = []
+    with Journal(opened.workdir / "tests.jsonl") as journal:
+        done = {event["number"]: event for event in journal.events("test")}
+        for number, (keep, predicted) in enumerate(zip(assignments, predictions, strict=True)):
+            if number not in done:
+                library = opened.workdir / f"test_{number}.so"
+                start = time.monotonic()
+                lab.build(keep, library)
+                build_sec = time.monotonic() - start
+                whole, unpruned = time_libraries(
+                    opened.device, opened.model, [library, base], _MEASURE
+                )
+                library.unlink()
+                done[number] = journal.append(
+                    "test",
+                    number=number,
+                    keep=keep,
+                    measured_ms=whole.median_ms,
+                    unpruned_ms=unpruned.median_ms,
+                    build_sec=build_sec,
+                )
+            row = {
+                name: done[number][name]
+                for name in ("keep", "measured_ms", "unpruned_ms", "build_sec")
+            }
+            row |= {
+                "predicted_ms": predicted.latency_ms,
+                "uncertainty_ms": predicted.uncertainty_ms,
+                "error": predicted.latency_ms / row["measured_ms"] - 1,
+                "measured_tasks": sum(task.measured for task in predicted.per_task),
+                "num_tasks": len(predicted.per_task),
+            }
+            rows.append(row)
+            budget.check(
+                f"test {number}: {row['predicted_ms']:.3f} ms predicted, "
+                f"{row['measured_ms']:.3f} ms measured, {100 * row['error']:+.1f} %"
+            )
+    return rows
+
+
+def summary(lab: LatencyLab, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the result file says about one model."""
+    errors = [abs(row["error"]) for row in rows]
+    inside = [
+        abs(row["predicted_ms"] - row["measured_ms"]) <= row["uncertainty_ms"] for row in rows
+    ]
+    return {
+        "trials_per_task": _TRIALS.value,
+        "programs_per_task": _PROGRAMS.value,
+        "spread_assignments": _SPREAD.value,
+        "seed": _SEED.value,
+        "test_seed": _TEST_SEED.value,
+        "num_points": len(lab.store),
+        "whole_models": [
+            {"tasks_ms": whole.tasks_ms, "whole_ms": whole.whole_ms} for whole in lab.store.wholes
+        ],
+        "median_error": statistics.median(errors),
+        "mean_error": statistics.fmean(errors),
+        "max_error": max(errors),
+        "inside_one_sigma": sum(inside) / len(inside),
+        "tests": list(rows),
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """Learns, tests, writes."""
+    del argv
+    model, workdir = models.load_model(_MODEL.value), pathlib.Path(_WORKDIR.value)
+    config = TuningConfig(
+        trials_per_task=_TRIALS.value,
+        trials_per_round=min(_TRIALS.value, 32),
+        programs_per_task=_PROGRAMS.value,
+    )
+    budget = Budget(_BUDGET_SEC.value)
+    with open_model(model, "local", workdir, config, seed=_SEED.value) as opened:
+        opened.tune(_TRIALS.value)
+        budget.check("tuned")
+        with opened.lab() as lab:
+            predictor = learn(opened, lab, budget)
+            result = summary(lab, test(opened, lab, predictor, budget))
+    before = record.RESULTS / "prediction.json"
+    entries = json.loads(before.read_text())["models"] if before.exists() else {}
+    entries[_NAME.value] = result
+    path = record.write("prediction", {"num_threads": 1, "models": entries})
+    latency_figures.write_prediction_figure(
+        _IMAGE,
+        [
+            (
+                name,
+                [(t["measured_ms"], t["predicted_ms"], t["uncertainty_ms"]) for t in one["tests"]],
+            )
+            for name, one in entries.items()
+        ],
+    )
+    print(f"median error {100 * result['median_error']:.1f} %: {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,165 @@
+r"""The experiment of Radu et al. (IISWC 2019) here: pruning without and with the compiler.
+
+    python benchmarks/uninstructed.py --workdir=runs/uninstructed
+
+For convolutions of ResNet-50, 1 to 50 % of the filters are removed: just so many (uninstructed),
+and down to the next count that keeps the structure of the layer's fastest program (instructed).
+Every count is priced by transfer on the device. Writes results/uninstructed.json and a plot.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import record
+from absl import app, flags
+
+from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.config import TuningConfig
+from cprune_tf.devices import open_device
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PLOT = ROOT / "docs" / "images" / "uninstructed.svg"
+# Kernel, stride, input size, input and output channels: one of each kind, first to last stage.
+_LAYERS = {
+    "conv2_1x1a": (1, 1, 56, 256, 64),
+    "conv2_3x3": (3, 1, 56, 64, 64),
+    "conv2_1x1b": (1, 1, 56, 64, 256),
+    "conv3_3x3": (3, 1, 28, 128, 128),
+    "conv3_1x1b": (1, 1, 28, 128, 512),
+    "conv4_3x3": (3, 1, 14, 256, 256),
+    "conv4_1x1a": (1, 1, 14, 1024, 256),
+    "conv5_3x3": (3, 1, 7, 512, 512),
+    "conv5_1x1b": (1, 1, 7, 512, 2048),
+}
+_PERCENT = (1, 3, 6, 9, 12, 15, 18, 22, 26, 30, 34, 38, 42, 46, 50)
+
+_TRIALS = flags.DEFINE_integer("trials", 32, "Trials of each unpruned layer.")
+_ONLY = flags.DEFINE_list("layers", list(_LAYERS), "Which layers.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the database lies.", required=True)
+_PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only draw the committed results.")
+
+
+def convolution(layer: tuple[int, int, int, int, int], filters: int) -> Any:
+    """A model of one layer with bias and ReLU."""
+    import keras
+
+    kernel, stride, size, inputs, _ = layer
+    image = keras.Input((size, size, inputs), name="x")
+    y = keras.layers.Conv2D(
+        filters, kernel, strides=stride, padding="same", activation="relu", name="conv"
+    )(image)
+    return keras.Model(image, y)
+
+
+def measure(name: str, session: CompilerSession) -> dict[str, Any]:
+    """One layer: its latency, and that of every count."""
+    layer = _LAYERS[name]
+    filters = layer[4]
+    base = session.lower(convolution(layer, filters))
+    session.tune(base, _TRIALS.value)
+    (row,) = session.task_table(base)
+    step = row.structure.step
+    priced: dict[int, float] = {filters: base.latency_ms(session.database)}
+
+    def price(count: int) -> float:
+        if count not in priced:
+            pruned = session.lower(convolution(layer, count))
+            priced[count] = session.price(pruned, base)
+        return priced[count]
+
+    points = []
+    for percent in _PERCENT:
+        count = filters - max(1, round(filters * percent / 100))
+        kept = max(step, count // step * step)
+        points.append(
+            {
+                "percent": percent,
+                "filters": count,
+                "latency_us": price(count) * 1e3,
+                "instructed_filters": kept,
+                "instructed_us": price(kept) * 1e3,
+            }
+        )
+    whole_us = priced[filters] * 1e3
+    print(f"{name}: {whole_us:.1f} us, step {step}", flush=True)
+    return {
+        "layer": name,
+        "shape": list(layer),
+        "lowering": row.lowering,
+        "structure_step": step,
+        "latency_us": whole_us,
+        "points": points,
+        "slower_than_unpruned": [p["filters"] for p in points if p["latency_us"] > whole_us],
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the table in the docs quotes."""
+    at_12 = [p for row in rows for p in row["points"] if p["percent"] == 12]
+    worst = [max(p["latency_us"] for p in row["points"]) / row["latency_us"] for row in rows]
+    gains = [p["latency_us"] / p["instructed_us"] for row in rows for p in row["points"]]
+    return {
+        "slower_points": sum(len(row["slower_than_unpruned"]) for row in rows),
+        "points": sum(len(row["points"]) for row in rows),
+        "largest_slowdown": max(worst),
+        "gain_of_instructed_at_12_percent": statistics.geometric_mean(
+            p["latency_us"] / p["instructed_us"] for p in at_12
+        ),
+        "gain_of_instructed": statistics.geometric_mean(gains),
+        "largest_gain": max(gains),
+    }
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Latency relative to the unpruned layer, against the filters removed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "uninstructed"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(3, 3, figsize=(10, 8), sharex=True, sharey=True)
+    for axis, row in zip(axes.flat, rows, strict=False):
+        percent = [p["percent"] for p in row["points"]]
+        for key, label in (("latency_us", "uninstructed"), ("instructed_us", "instructed")):
+            values = [p[key] / row["latency_us"] for p in row["points"]]
+            axis.plot(percent, values, marker=".", label=label)
+        axis.axhline(1.0, color="gray", linewidth=0.8)
+        kernel, _, size, inputs, filters = row["shape"]
+        axis.set_title(f"{kernel}x{kernel}, {size}x{size}, {inputs} to {filters}", fontsize=9)
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    figure.supxlabel("% of the filters removed")
+    figure.supylabel("latency / unpruned")
+    figure.tight_layout()
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures and draws."""
+    del argv
+    path = record.RESULTS / "uninstructed.json"
+    if not _PLOT_ONLY.value:
+        config = TuningConfig(trials_per_round=16, programs_per_task=8)
+        rows = []
+        with (
+            open_device("local") as device,
+            CompilerSession(device, _WORKDIR.value, config, num_threads=1, seed=0) as session,
+        ):
+            for name in _ONLY.value:
+                rows.append(measure(name, session))
+                values = {"trials": _TRIALS.value, "summary": summary(rows), "layers": rows}
+                path = record.write("uninstructed", {"num_threads": 1, **values})
+    held = json.loads(path.read_text(encoding="utf-8"))
+    plot(held["layers"])
+    print(json.dumps(held["summary"], indent=1))
+    print(path)
+
+
+if __name__ == "__main__":
+    app.run(main)

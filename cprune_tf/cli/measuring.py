@@ -1,0 +1,101 @@
+"""What the commands that measure a model's latency share: flags, quiet imports, expected errors."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import rich.console
+from absl import flags
+
+from cprune_tf.cli import command_line
+from cprune_tf.config import TuningConfig
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.latency.opened import OpenedModel
+
+_PLAIN_WIDTH = 150
+
+MODEL = flags.DEFINE_string(
+    "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
+)
+DEVICE = flags.DEFINE_string("device", "local", "Where it runs.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where programs and points lie; what is known there is not measured again."
+)
+THREADS = flags.DEFINE_integer("threads", 1, "Threads to tune for and run on.", lower_bound=1)
+TRIALS = flags.DEFINE_integer(
+    "trials", 64, "Measured programs for each task that matters.", lower_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
+PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
+
+
+def run_measuring(main: Callable[[Any], None]) -> None:
+    """Runs a command that measures; the errors that say what to do become one line.
+
+    Args:
+        main: Of the command.
+    """
+    flags.mark_flags_as_required(["model", "workdir"])
+    command_line.run_main(main, (ValueError, OSError))
+
+
+def tuning_config() -> TuningConfig:
+    """The tuning budget of the flags."""
+    return TuningConfig(
+        trials_per_task=TRIALS.value, trials_per_round=min(TRIALS.value, 32), population_size=256
+    )
+
+
+def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
+    """Opens a model as the flags say; see `latency.opened.open_model`."""
+    from cprune_tf.latency import opened
+
+    return opened.open_model(
+        model,
+        DEVICE.value,
+        workdir(),
+        tuning_config(),
+        num_threads=THREADS.value,
+        protect=PROTECT.value,
+        seed=SEED.value,
+    )
+
+
+def make_console() -> rich.console.Console:
+    """Where a command prints; wide enough for its tables where nobody's terminal says how wide."""
+    console = rich.console.Console()
+    return console if console.is_terminal else rich.console.Console(width=_PLAIN_WIDTH)
+
+
+def workdir() -> pathlib.Path:
+    """The folder of the flags."""
+    return pathlib.Path(WORKDIR.value)
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+    """What a measuring command can meet and its user can mend."""
+    from cprune_tf import graph, models
+    from cprune_tf.compiler.database import DatabaseError
+    from cprune_tf.compiler.importer import UnsupportedOperationError
+    from cprune_tf.compiler.tuner import TuningError
+    from cprune_tf.devices import DeviceError
+    from cprune_tf.latency.points import PointStoreError
+    from cprune_tf.runs import JournalError, LockedError, StorageError
+
+    return (
+        DatabaseError,
+        DeviceError,
+        JournalError,
+        LockedError,
+        PointStoreError,
+        StorageError,
+        TuningError,
+        UnsupportedOperationError,
+        graph.GraphError,
+        models.ModelError,
+    )

@@ -1,0 +1,73 @@
+"""Shows where a model's latency lies: tasks, layers, channel groups, roofline, runtime overhead.
+
+    python tools/profile.py --model=resnet8_fashion --workdir=runs/profile
+
+Tunes what the workdir does not know yet. Writes profile.json and profile.png there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cprune_tf.cli import command_line, measuring
+
+
+def run() -> None:
+    """The entry point of `cprune-profile`."""
+    measuring.run_measuring(main)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Tunes, measures, prints."""
+    del argv
+    command_line.import_tensorflow_quietly()
+    try:
+        _profile()
+    except measuring.expected_errors() as error:
+        command_line.fail(error)
+
+
+def _profile() -> None:
+    from cprune_tf.cli.loading import load
+    from cprune_tf.compiler.roofline import measure_roofline
+    from cprune_tf.config import MeasureConfig
+    from cprune_tf.latency.profile import profile_model
+    from cprune_tf.report import latency_figures, latency_tables
+    from cprune_tf.runs import Progress, files
+    from cprune_tf.strategies.workbench import stage_progress
+
+    model, workdir = load(measuring.MODEL.value), measuring.workdir()
+    num_threads = measuring.THREADS.value
+    console = measuring.make_console()
+    stages = ("tune", "measure the device's limits", "time tasks and whole model")
+    with (
+        Progress(console, workdir / "profile.log", stages) as progress,
+        measuring.open_model(model) as opened,
+    ):
+        with progress.stage(stages[0]) as tuning:
+            opened.tune(measuring.TRIALS.value, stage_progress(tuning))
+        with progress.stage(stages[1]):
+            roofline = measure_roofline(opened.device, num_threads)
+        with progress.stage(stages[2]) as timing:
+            profile = profile_model(
+                opened,
+                roofline,
+                MeasureConfig(num_threads=num_threads),
+                on_round=lambda done, total: stage_progress(timing)(done, total, ""),
+            )
+        device = opened.device.info()
+    content = {
+        "model": measuring.MODEL.value,
+        "device": device.cpu_name,
+        "trials_per_task": measuring.TRIALS.value,
+        **profile.to_json(),
+    }
+    files.write_json(workdir / "profile.json", content)
+    title = f"{model.name}: {profile.whole_ms:.3g} ms on {device.cpu_name}"
+    latency_figures.write_profile_figure(workdir / "profile.png", profile, title)
+    console.print(latency_tables.profile_table(profile))
+    console.print(f"Written: {workdir / 'profile.json'}, {workdir / 'profile.png'}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,289 @@
+"""Winograd's minimal filtering as another lowering of 3x3 convolutions.
+
+F(m x m, 3 x 3) computes an m x m tile of outputs from an (m+2) x (m+2) tile of inputs with (m+2)^2
+instead of 9 m^2 multiplications per pair of channels (Lavin and Gray, 2016, "Fast Algorithms for
+Convolutional Neural Networks"; the matrices are those of its section 4). The kernel's transform
+is a function of its own that reads weights only, so it runs when a library is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax, te, topi
+from tvm.s_tir import Schedule
+
+GEMM = "winograd_gemm"
+PACK_ROWS = "winograd_pack_rows"
+PACK = "winograd_pack"
+UNPACK_ROWS = "winograd_unpack_rows"
+PAD = "winograd_pad"
+_TILE_ATTRIBUTE = "winograd_tile"
+_WEIGHT = "winograd_weight"
+# Below this the transforms cost more than the multiplications that they save.
+_MIN_CHANNELS = 8
+# Of the direct convolution's multiplications: what the transforms must not eat up.
+_MAX_COST = 0.6
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transforms:
+    """The matrices of F(m x m, 3 x 3), as in Lavin and Gray.
+
+    Attributes:
+        data: B, [m + 2, m + 2]: a tile d becomes B^T d B.
+        kernel: G, [m + 2, 3]: a kernel g becomes G g G^T.
+        output: A, [m + 2, m]: a tile of products M becomes A^T M A.
+    """
+
+    data: Matrix
+    kernel: Matrix
+    output: Matrix
+
+
+TRANSFORMS: Mapping[int, Transforms] = {
+    2: Transforms(
+        np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], float).T,
+        np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], float),
+        np.array([[1, 1, 1, 0], [0, 1, -1, -1]], float).T,
+    ),
+    4: Transforms(
+        np.array(
+            [
+                [4, 0, -5, 0, 1, 0],
+                [0, -4, -4, 1, 1, 0],
+                [0, 4, -4, -1, 1, 0],
+                [0, -2, -1, 2, 1, 0],
+                [0, 2, -1, -2, 1, 0],
+                [0, 4, 0, -5, 0, 1],
+            ],
+            float,
+        ).T,
+        np.array(
+            [
+                [1 / 4, 0, 0],
+                [-1 / 6, -1 / 6, -1 / 6],
+                [-1 / 6, 1 / 6, -1 / 6],
+                [1 / 24, 1 / 12, 1 / 6],
+                [1 / 24, -1 / 12, 1 / 6],
+                [0, 0, 1],
+            ],
+            float,
+        ),
+        np.array(
+            [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+            float,
+        ).T,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """Names one convolution of an imported module.
+
+    Attributes:
+        kernel: Its kernel parameter's name; a shared layer has one for all its calls.
+        data_shape: Of its input.
+    """
+
+    kernel: str
+    data_shape: tuple[int, ...]
+
+
+def output_tile(call: relax.Call) -> int | None:
+    """The m with which a `relax.nn.conv2d` can be computed as F(m x m, 3 x 3).
+
+    Args:
+        call: The convolution.
+
+    Returns:
+        4 or 2, whichever needs fewer multiplications for the output's size; None where Winograd
+        does not apply.
+    """
+    attrs, (data, kernel) = call.attrs, call.args
+    if attrs.data_layout != "NHWC" or attrs.kernel_layout != "HWIO" or attrs.groups != 1:
+        return None
+    if {int(size) for size in (*attrs.strides, *attrs.dilation)} != {1}:
+        return None
+    rows, columns, inputs, filters = (int(size) for size in kernel.ty.shape)
+    if (rows, columns) != (3, 3) or min(inputs, filters) < _MIN_CHANNELS:
+        return None
+    if kernel.ty.dtype != "float32" or data.ty.dtype != "float32":
+        return None
+    height, width = (int(size) for size in list(call.ty.shape)[1:3])
+    costs = {m: -(-height // m) * -(-width // m) * (m + 2) ** 2 for m in TRANSFORMS}
+    tile = min(costs, key=lambda m: costs[m])
+    return tile if costs[tile] < _MAX_COST * rows * columns * height * width else None
+
+
+def convolution_of(call: relax.Call) -> Convolution:
+    """How a `relax.nn.conv2d` is named; its kernel is a parameter of the module."""
+    data, kernel = call.args
+    return Convolution(getattr(kernel, "name", ""), tuple(int(size) for size in data.ty.shape))
+
+
+def legalizer(
+    wanted: Callable[[Convolution], bool],
+) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    """A legalisation of `relax.nn.conv2d` that uses Winograd where it is wanted and possible.
+
+    Args:
+        wanted: Says for which convolutions.
+
+    Returns:
+        For `LegalizeOps(customize_legalize_map=...)`.
+    """
+    default = tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")
+    number = itertools.count()
+
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        tile = output_tile(call)
+        if tile is None or not wanted(convolution_of(call)):
+            return default(builder, call)
+        top, left, bottom, right = (int(size) for size in call.attrs.padding)
+        weight = builder.emit(
+            builder.call_te(_weight, call.args[1], tile, primfunc_name_hint=_WEIGHT),
+            # Names tell calls apart later on, and the builder's own would repeat.
+            name_hint=f"{_WEIGHT}.{next(number)}",
+        )
+        padding = ((top, bottom), (left, right))
+        return builder.call_te(
+            _convolve, call.args[0], weight, tile, padding, primfunc_name_hint="winograd"
+        )
+
+    return legalize
+
+
+def is_weight_transform(function: str) -> bool:
+    """Whether a lowered function only transforms kernels, to run when a library is built."""
+    return function.startswith(_WEIGHT)
+
+
+def tile_of_function(function: tvm.tirx.PrimFunc) -> int | None:
+    """The m of a function that is a Winograd convolution, else None."""
+    return tile_of(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
+
+
+def tile_of(mod: tvm.IRModule) -> int | None:
+    """The m of a workload that is a Winograd convolution, else None.
+
+    Args:
+        mod: A workload with one function "main".
+    """
+    schedule = Schedule(mod)
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        statement = schedule.get(block)
+        if statement.name_hint == GEMM:
+            return int(statement.annotations[_TILE_ATTRIBUTE])
+    return None
+
+
+def _weight(kernel: te.Tensor, tile: int) -> te.Tensor:
+    """G g G^T for every pair of channels: [m + 2, m + 2, in, out]."""
+    matrix = TRANSFORMS[tile].kernel
+    side = tile + 2
+    _, _, inputs, filters = kernel.shape
+    rows = te.compute(
+        (side, 3, inputs, filters),
+        lambda e, s, i, o: _row(matrix.T, e, [kernel[r, s, i, o] for r in range(3)]),
+        name="winograd_kernel_rows",
+    )
+    return te.compute(
+        (side, side, inputs, filters),
+        lambda e, v, i, o: _row(matrix.T, v, [rows[e, s, i, o] for s in range(3)]),
+        name=_WEIGHT,
+    )
+
+
+def _convolve(
+    data: te.Tensor, weight: te.Tensor, tile: int, padding: Sequence[tuple[int, int]]
+) -> te.Tensor:
+    """The convolution of NHWC data with a transformed kernel.
+
+    Intermediate tensors keep a tile's values together ([..., e, v, channel]): its (m + 2)^2 planes
+    would otherwise lie a power of two apart and evict each other from the first-level cache.
+    """
+    matrices, side = TRANSFORMS[tile], tile + 2
+    batch, height, width, inputs = (int(size) for size in data.shape)
+    filters = int(weight.shape[3])
+    (top, bottom), (left, right) = padding
+    height, width = height + top + bottom - 2, width + left + right - 2
+    tiles = (batch, -(-height // tile), -(-width // tile))
+    # What tiles compute beyond the output's edge is from zeros, and dropped.
+    bottom, right = bottom + tiles[1] * tile - height, right + tiles[2] * tile - width
+    if top or bottom or left or right:
+        data = topi.nn.pad(data, (0, top, left, 0), (0, bottom, right, 0), name=PAD)
+    rows = te.compute(
+        (*tiles, side, side, inputs),
+        lambda n, y, x, e, s, c: _row(
+            matrices.data, e, [data[n, y * tile + r, x * tile + s, c] for r in range(side)]
+        ),
+        name=PACK_ROWS,
+    )
+    packed = te.compute(
+        (*tiles, side, side, inputs),
+        lambda n, y, x, e, v, c: _row(
+            matrices.data, v, [rows[n, y, x, e, s, c] for s in range(side)]
+        ),
+        name=PACK,
+    )
+    channel = te.reduce_axis((0, inputs), name="channel")
+    products = te.compute(
+        (*tiles, side, side, filters),
+        lambda n, y, x, e, v, o: te.sum(
+            packed[n, y, x, e, v, channel] * weight[e, v, channel, o], axis=[channel]
+        ),
+        name=GEMM,
+        attrs={_TILE_ATTRIBUTE: tile},
+    )
+    unpacked = te.compute(
+        (*tiles, tile, side, filters),
+        lambda n, y, x, i, v, o: _row(
+            matrices.output, i, [products[n, y, x, e, v, o] for e in range(side)]
+        ),
+        name=UNPACK_ROWS,
+    )
+    return te.compute(
+        (batch, height, width, filters),
+        lambda n, h, w, o: _row(
+            matrices.output,
+            w % tile,
+            [unpacked[n, h // tile, w // tile, h % tile, v, o] for v in range(side)],
+        ),
+        name="winograd",
+    )
+
+
+def _row(matrix: Matrix, index: Any, values: Sequence[Any]) -> Any:
+    """sum_r matrix[r, index] * values[r]; once `index` is unrolled, the terms that count alone.
+
+    Written with a choice of whole sums, since a product with zero stays a product with zero.
+    """
+    columns = [_combination(matrix[:, i], values) for i in range(matrix.shape[1])]
+    chosen = columns[-1]
+    for i in reversed(range(len(columns) - 1)):
+        chosen = tvm.tirx.Select(index == i, columns[i], chosen)
+    return chosen
+
+
+def _combination(coefficients: Matrix, values: Sequence[Any]) -> Any:
+    total: Any = None
+    for coefficient, value in zip(coefficients, values, strict=True):
+        if coefficient == 0:
+            continue
+        size = abs(coefficient)
+        term = value if size == 1 else value * tvm.tirx.const(size, "float32")
+        if total is None:
+            total = term if coefficient > 0 else tvm.tirx.const(0.0, "float32") - term
+        else:
+            total = total + term if coefficient > 0 else total - term
+    return total

@@ -1,0 +1,1 @@
+"""What a model's latency is made of, and what it would be with other channel counts."""

@@ -1,0 +1,189 @@
+"""Where channel counts enter a compiled model: which counts decide each subgraph's shape.
+
+A *site* is one subgraph of the compiled model together with the channel groups on its input and its
+output. Sites that differ in nothing but those two counts are one *family*: what was measured at one
+of them holds for the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from cprune_tf.compiler.profiling import argument_shapes
+from cprune_tf.compiler.tasks import LoweredModel, Task
+from cprune_tf.graph import ChannelGraph
+
+Units = Mapping[str, int]
+Counts = tuple[int, int]
+SiteKey = tuple[tuple[str, ...], str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """Channels on one side of a subgraph, as a function of the groups' units.
+
+    Attributes:
+        constant: Channels that no group owns.
+        per_unit: (group, channels that each of its units owns here).
+    """
+
+    constant: int
+    per_unit: tuple[tuple[str, float], ...]
+
+    def count(self, units: Units) -> int:
+        """The channels where every group has so many units."""
+        return self.constant + round(sum(each * units[group] for group, each in self.per_unit))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups it depends on."""
+        return tuple(group for group, _ in self.per_unit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One subgraph and what decides its shape.
+
+    Attributes:
+        key: Finds it again in the same model with other counts.
+        layers: The Keras layers it computes.
+        anchor: The layer that does the work.
+        family: Its operators and shapes, channel counts left open.
+        inputs: Channels that its anchor reads.
+        outputs: Channels that its anchor makes, or passes through.
+        makes_channels: Whether its work grows with inputs x outputs (a dense kernel), not with
+            the channels alone (depthwise, pooling).
+        flops_per_work: FLOPs / work, see `flops`.
+    """
+
+    key: SiteKey
+    layers: tuple[str, ...]
+    anchor: str
+    family: str
+    inputs: Extent
+    outputs: Extent
+    makes_channels: bool
+    flops_per_work: float
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that its shape depends on."""
+        return tuple(dict.fromkeys((*self.inputs.groups, *self.outputs.groups)))
+
+    def counts(self, units: Units) -> Counts:
+        """(input channels, output channels) where every group has so many units."""
+        return self.inputs.count(units), self.outputs.count(units)
+
+    def flops(self, counts: Counts) -> float:
+        """Operations at other counts; the epilogue's are taken to grow like the anchor's."""
+        return self.flops_per_work * _work(counts, self.makes_channels)
+
+
+def current_units(channels: ChannelGraph) -> dict[str, int]:
+    """How many units every group has."""
+    return {group.name: group.num_channels for group in channels.groups}
+
+
+def tasks_by_site(lowered: LoweredModel) -> dict[SiteKey, Task]:
+    """The task behind every subgraph; keys are the same for the same model with other counts."""
+    found: dict[SiteKey, Task] = {}
+    used: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for task in lowered.tasks:
+        for part in task.subgraphs:
+            name = (part.layers, task.kind)
+            found[(*name, used[name])] = task
+            used[name] += 1
+    return found
+
+
+def find_sites(
+    lowered: LoweredModel, reduced: LoweredModel, channels: ChannelGraph
+) -> tuple[Site, ...]:
+    """Finds what every subgraph's shape depends on.
+
+    Args:
+        lowered: The compiled model.
+        reduced: The same model with fewer units in every prunable group: what differs between the
+            two is what channel counts decide.
+        channels: The channel groups of the first.
+
+    Returns:
+        One site per subgraph.
+
+    Raises:
+        ValueError: If the two are not the same model.
+    """
+    tasks, others = tasks_by_site(lowered), tasks_by_site(reduced)
+    if tasks.keys() != others.keys():
+        raise ValueError(
+            "The compiled model's subgraphs changed with its channel counts: "
+            f"{sorted(map(str, tasks.keys() ^ others.keys()))[:4]}. Rebuild it without folding."
+        )
+    units = current_units(channels)
+    return tuple(_site(key, task, others[key], channels, units) for key, task in tasks.items())
+
+
+def _site(key: SiteKey, task: Task, other: Task, channels: ChannelGraph, units: Units) -> Site:
+    layers = key[0]
+    anchor = _anchor(layers, channels)
+    makes_channels = any(anchor in group.producers for group in channels.groups)
+    outputs = _extent(anchor, ("filters", "channels"), channels)
+    inputs = _extent(anchor, ("inputs",), channels)
+    if not makes_channels:
+        # What passes its channels through has as many on both sides.
+        inputs = outputs = outputs if outputs.per_unit else inputs
+    counts = inputs.count(units), outputs.count(units)
+    per_work = task.flops / _work(counts, makes_channels)
+    family = _family(task, other, channels.model, anchor)
+    return Site(key, layers, anchor, family, inputs, outputs, makes_channels, per_work)
+
+
+def _work(counts: Counts, makes_channels: bool) -> int:
+    return max(1, counts[0]) * max(1, counts[1]) if makes_channels else max(1, counts[1])
+
+
+def _anchor(layers: tuple[str, ...], channels: ChannelGraph) -> str:
+    kernels = {
+        weight.layer
+        for group in channels.groups
+        for weight in group.weights
+        if weight.role == "kernel"
+    }
+    return next((layer for layer in layers if layer in kernels), layers[0] if layers else "")
+
+
+def _extent(layer: str, what: tuple[str, ...], channels: ChannelGraph) -> Extent:
+    per_unit = []
+    constant = 0
+    for group in channels.groups:
+        members = [m for m in group.members if m.layer == layer and m.what in what]
+        if members:
+            owned = sum(int((member.units >= 0).sum()) for member in members)
+            per_unit.append((group.name, owned / group.num_channels))
+    if not per_unit:
+        constant = 1
+    return Extent(constant, tuple(per_unit))
+
+
+def _family(task: Task, other: Task, model: Any, anchor: str) -> str:
+    """Kind and shapes, "*" for every extent that differs between two channel counts."""
+    shapes = []
+    pairs = zip(argument_shapes(task), argument_shapes(other), strict=True)
+    for (dtype, shape), (_, reduced) in pairs:
+        extents = [str(a) if a == b else "*" for a, b in zip(shape, reduced, strict=True)]
+        shapes.append(f"{'x'.join(extents)}{'' if dtype == 'float32' else f':{dtype}'}")
+    return f"{task.kind}({', '.join(shapes)}){_unseen_in_shapes(model, anchor)}"
+
+
+def _unseen_in_shapes(model: Any, anchor: str) -> str:
+    """What makes workloads differ though their shapes are the same."""
+    layer = next((layer for layer in model.layers if layer.name == anchor), None)
+    words = []
+    for name in ("dilation_rate", "groups"):
+        value = getattr(layer, name, 1)
+        if value not in (1, (1,), (1, 1)):
+            words.append(f" {name}={value}")
+    return "".join(words)

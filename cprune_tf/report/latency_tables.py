@@ -1,0 +1,99 @@
+"""Profiles and staircases as tables in the terminal."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from cprune_tf.report import formats
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.latency.profile import ModelProfile
+    from cprune_tf.latency.staircase import Staircase
+
+_MAX_LAYERS = 3
+
+
+def profile_table(profile: ModelProfile) -> rich.console.Group:
+    """Every task, costliest first, and what the whole model takes beyond them."""
+    table = _table("task", "layers", "groups")
+    for column in (
+        "weight",
+        "MFLOP",
+        "kB",
+        "latency",
+        "share",
+        "GFLOPS",
+        "roofline",
+        "bound",
+        "lowering",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in profile.tasks:
+        task = row.task
+        table.add_row(
+            task.name,
+            _layers([layers[0] for layers in task.subgraphs if layers]),
+            _layers(row.groups),
+            str(task.weight),
+            formats.significant(task.flops / 1e6),
+            formats.significant(task.bytes_moved / 1e3),
+            formats.milliseconds(task.latency_ms),
+            formats.share(task.share),
+            formats.significant(task.gflops),
+            formats.share(task.roofline_share),
+            task.bound,
+            task.lowering,
+        )
+    peak = profile.roofline
+    streams = ", ".join(
+        f"{one.gb_per_sec:.0f} GB/s over {formats.file_bytes(one.working_set_bytes)}"
+        for one in peak.bandwidths
+    )
+    whole = (
+        f"whole model {formats.milliseconds(profile.whole_ms)}, sum of tasks "
+        f"{formats.milliseconds(profile.tasks_ms)}: runtime overhead "
+        f"{formats.milliseconds(profile.overhead_ms)} "
+        f"({100 * profile.overhead_fraction:.1f} % of the whole), "
+        f"{formats.threads(peak.num_threads)}"
+    )
+    limits = f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}"
+    return rich.console.Group(table, rich.text.Text(whole, "bold"), rich.text.Text(limits, "dim"))
+
+
+def staircase_table(staircases: Sequence[Staircase]) -> rich.table.Table:
+    """What pruning each group to its steps is worth."""
+    table = _table("group", "worth pruning to (latency of what the count matters to)")
+    for column in ("units", "points", "rest of the model"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for staircase in staircases:
+        steps = [
+            f"{count}: {formats.milliseconds(staircase.latency_ms(count))}"
+            for count in staircase.steps()
+        ]
+        table.add_row(
+            staircase.group,
+            ", ".join(steps),
+            str(staircase.num_channels),
+            str(len(staircase.stairs)),
+            formats.milliseconds(staircase.rest_ms),
+        )
+    return table
+
+
+def _table(*columns: str) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _layers(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MAX_LAYERS])
+    rest = len(names) - _MAX_LAYERS
+    return shown + (f" and {rest} more" if rest > 0 else "")
