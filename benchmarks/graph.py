@@ -36,6 +36,7 @@ _TIMEOUT_SEC = 3600.0
 _MODELS = flags.DEFINE_list("models", [], "Names in keras.applications; all where empty.")
 _CHECKS = flags.DEFINE_bool("checks", False, "Check the results instead of measuring.")
 _ONE = flags.DEFINE_string("one", None, "Measure this one here and print JSON (used internally).")
+_BESIDE = flags.DEFINE_string("beside", None, "What else ran meanwhile; the docs say so.")
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Only write the plot and the docs table.")
 
 
@@ -129,7 +130,7 @@ def run_all(chosen: Sequence[str]) -> None:
             continue
         held = {r["name"]: r for r in _results()}
         held[name] = {**held.get(name, {"name": name}), **found}
-        record.write("graph", {"architectures": [held[key] for key in sorted(held)]})
+        _write([held[key] for key in sorted(held)])
         print(f"{name}: {_summary(found)}", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
@@ -180,10 +181,20 @@ def _memory(cost: dict[str, Any]) -> float:
     return float(cost["rebuild_peak_bytes"] / cost["build_peak_bytes"])
 
 
-def _results() -> list[dict[str, Any]]:
+def _write(architectures: list[dict[str, Any]]) -> None:
+    beside = _content().get("beside", "") if _BESIDE.value is None else _BESIDE.value
+    record.write("graph", {"beside": beside, "architectures": architectures})
+
+
+def _content() -> dict[str, Any]:
+    """The results file; empty where there is none."""
     if not RESULTS.exists():
-        return []
-    return list(json.loads(RESULTS.read_text(encoding="utf-8"))["architectures"])
+        return {}
+    return dict(json.loads(RESULTS.read_text(encoding="utf-8")))
+
+
+def _results() -> list[dict[str, Any]]:
+    return list(_content().get("architectures", []))
 
 
 _INTRODUCTION = """\
@@ -197,8 +208,8 @@ outputs relative to the largest output: *masked*, the rebuilt model against the 
 removed channels masked; *TFLite*, the rebuilt model converted and run by LiteRT against itself in
 Keras. Every rebuilt model was also saved and loaded; the largest error of that was {loaded:.1e}.
 
-Seconds are by the clock, with nothing else running on the machine ({machine}); *build* is what
-Keras takes to make the original. *Memory* is the peak of resident memory with everything in it (the
+Seconds are by the clock ({machine}; running beside it: {beside}); *build* is what Keras takes to
+make the original. *Memory* is the peak of resident memory with everything in it (the
 original, the analysis, the rebuilt model), relative to the peak while Keras built the original
 alone; both are counted above what the process held before the original was built, with Keras
 loaded and used once. *Weights* is the same peak's growth over the finished original, relative to
@@ -219,6 +230,7 @@ def write_table() -> None:
     lines = _INTRODUCTION.format(
         loaded=max(r["checks"]["loaded_error"] for r in results),
         machine=_machine(),
+        beside=_content().get("beside") or "nothing",
         resnet=total["ResNet50"],
         slowest=slowest,
         seconds=total[slowest],
@@ -248,7 +260,7 @@ def _total_sec(cost: dict[str, Any]) -> float:
 
 
 def _machine() -> str:
-    machine = json.loads(RESULTS.read_text(encoding="utf-8"))["environment"]["machine"]
+    machine = _content()["environment"]["machine"]
     return f"{machine['model']}, {machine['cores_usable']} cores"
 
 
@@ -300,7 +312,10 @@ def main(argv: Sequence[str]) -> None:
     if _ONE.value:
         print(json.dumps(measure(_ONE.value)))
         return
-    if not _TABLES_ONLY.value:
+    if _TABLES_ONLY.value:
+        if _BESIDE.value is not None:
+            _write(_results())
+    else:
         import zoo
 
         run_all(_MODELS.value or zoo.names())
