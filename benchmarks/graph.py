@@ -216,7 +216,8 @@ loaded and used once. *Weights* is the same peak's growth over the finished orig
 the bytes of the original's weights.
 
 The bar is analysis and rebuild of ResNet50 in under 2 s ({resnet:.2f} s), of the largest in under
-10 s ({slowest}: {seconds:.2f} s), and memory of at most 2x ({missed}).
+10 s ({slowest}: {seconds:.2f} s), and at most twice the original's own memory for the two
+({hungriest}: {growth:.2f}x of what Keras took; with the original itself counted: {over}).
 """
 
 
@@ -225,8 +226,9 @@ def write_table() -> None:
     results = [r for r in _results() if "cost" in r and "checks" in r]
     total = {r["name"]: _total_sec(r["cost"]) for r in results}
     slowest = max(total, key=lambda name: total[name])
-    over = [f"{r['name']} {_memory(r['cost']):.2f}x" for r in results if _memory(r["cost"]) > 2]
-    largest = max(_memory(r["cost"]) for r in results)
+    memory = {r["name"]: _memory(r["cost"]) for r in results}
+    hungriest = max(memory, key=lambda name: memory[name])
+    over = [f"{name} {value:.2f}x" for name, value in memory.items() if value > 2]
     lines = _INTRODUCTION.format(
         loaded=max(r["checks"]["loaded_error"] for r in results),
         machine=_machine(),
@@ -234,7 +236,9 @@ def write_table() -> None:
         resnet=total["ResNet50"],
         slowest=slowest,
         seconds=total[slowest],
-        missed=f"missed by {', '.join(over)}" if over else f"largest {largest:.2f}x",
+        hungriest=hungriest,
+        growth=memory[hungriest] - 1,
+        over=f"above 2x are {', '.join(over)}" if over else "none is above 2x",
     ).splitlines()
     lines += [
         "",
