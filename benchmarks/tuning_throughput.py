@@ -21,10 +21,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import record
 from absl import app, flags
 
+from cprune_tf.compiler.executable import apply_programs
 from cprune_tf.compiler.linker import linker_for
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tasks import LoweredModel
@@ -120,19 +120,9 @@ def run_stock(folder: pathlib.Path) -> None:
         num_trials_per_iter=_ROUND.value,
         seed=1,
     )
-    params = {
-        name: tvm.runtime.tensor(np.ascontiguousarray(value))
-        for name, value in imported.params.items()
-    }
-    passes = [
-        relax.transform.MetaScheduleApplyDatabase(),
-        relax.transform.SplitLayoutRewritePreproc(),
-        relax.transform.BindParams("main", params),
-        relax.transform.FoldConstant(),
-        relax.transform.DeadCodeElimination(),
-    ]
+    scheduled = apply_programs(mod, imported.params, target, database)
     with target, database, tvm.transform.PassContext(opt_level=3):
-        built = relax.build(tvm.transform.Sequential(passes)(mod), target)
+        built = relax.build(scheduled, target)
     built.export_library(str(folder / "model.so"), fcompile=linker_for(target))
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import lowering
 from cprune_tf.compiler.database import ProgramDatabase
@@ -56,23 +58,43 @@ def build_library(
     if wanted:
         mod = lowering.lower(lowered.imported.mod, lowered.target, wanted.__contains__)
     path = pathlib.Path(path)
-    params = {
-        name: tvm.runtime.tensor(np.ascontiguousarray(value))
-        for name, value in lowered.params.items()
-    }
+    mod = apply_programs(mod, lowered.params, lowered.target, database.native)
     with lowered.target, database.native, tvm.transform.PassContext(opt_level=3):
-        # Binding before folding lets the weights' layout transforms run here, not at inference.
-        passes = [
-            relax.transform.MetaScheduleApplyDatabase(),
-            relax.transform.SplitLayoutRewritePreproc(),
-            relax.transform.BindParams("main", params),
-            relax.transform.FoldConstant(),
-            relax.transform.DeadCodeElimination(),
-        ]
-        mod = tvm.transform.Sequential(passes)(mod)
         # Compiled, not interpreted: the calls of a small model take a twelfth of its time.
         built = relax.build(mod, lowered.target, exec_mode="compiled")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     built.export_library(str(partial), fcompile=linker_for(lowered.target))
     os.replace(partial, path)
+
+
+def apply_programs(
+    mod: tvm.IRModule,
+    params: Mapping[str, object],
+    target: tvm.target.Target,
+    database: ms.database.Database,
+) -> tvm.IRModule:
+    """Schedules a lowered module and puts its weights inside, laid out as the programs want them.
+
+    Args:
+        mod: A lowered module.
+        params: Parameter values by name.
+        target: What is compiled for.
+        database: MetaSchedule's own; its fastest programs are applied.
+
+    Returns:
+        The module, ready for `relax.build`.
+    """
+    values = {
+        name: tvm.runtime.tensor(np.ascontiguousarray(value)) for name, value in params.items()
+    }
+    with target, database, tvm.transform.PassContext(opt_level=3):
+        # Binding before folding lets the weights' layout transforms run here, not at inference.
+        passes = [
+            relax.transform.MetaScheduleApplyDatabase(),
+            relax.transform.SplitLayoutRewritePreproc(),
+            relax.transform.BindParams("main", values),
+            relax.transform.FoldConstant(),
+            relax.transform.DeadCodeElimination(),
+        ]
+        return tvm.transform.Sequential(passes)(mod)

@@ -9,8 +9,9 @@ far to unroll) drawn at random; the search goes on from the best.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tvm
@@ -26,7 +27,7 @@ from cprune_tf.compiler.register_tiles import (
     vector_unit,
 )
 from cprune_tf.compiler.search_space import tune_context
-from cprune_tf.compiler.transfer import TransferredProgram, replay, tile_decisions
+from cprune_tf.compiler.transfer import Decide, TransferredProgram, replay, tile_decisions
 
 # Of the promising register tiles, this many are tried; more would leave one variant each.
 _MAX_TILES = 4
@@ -54,28 +55,29 @@ def seed_schedules(
     context = tune_context(mod, target)
     sketches = [schedule.trace for schedule in context.generate_design_space()]
     postprocs = list(context.space_generator.postprocs)
-    unit = vector_unit(target)
-    tile = winograd.tile_of(mod)
     found: dict[Any, TransferredProgram] = {}
-    if tile is not None:
-        (sketch,) = sketches
-        for fixed in _winograd_decisions(mod, tile, target):
-            if len(found) == limit:
-                break
-            program = replay(sketch, mod, _by_kind(fixed), postprocs)
-            if program is not None:
-                found.setdefault(program.signature, program)
-        return [program.schedule for program in found.values()]
-    rng = random.Random(seed)
-    choices = _Choices(sketches, unit, rng)
-    for number in range(limit * _ATTEMPTS_PER_PROGRAM if choices.tiles else 0):
+    for index, decide in _guesses(mod, target, sketches, limit, seed):
         if len(found) == limit:
             break
-        index, decisions, unroll, location = choices.draw(number)
-        program = replay(sketches[index], mod, _by_kind(decisions, unroll, location), postprocs)
+        program = replay(sketches[index], mod, decide, postprocs)
         if program is not None:
             found.setdefault((index, program.signature), program)
     return [program.schedule for program in found.values()]
+
+
+def _guesses(
+    mod: tvm.IRModule, target: tvm.target.Target, sketches: Sequence[Trace], limit: int, seed: int
+) -> Iterator[tuple[int, Decide]]:
+    """Which sketch to replay with which decisions, best guesses first."""
+    tile = winograd.tile_of(mod)
+    if tile is not None:
+        for fixed in _winograd_decisions(mod, tile, target):
+            yield 0, _by_kind(fixed)
+        return
+    choices = _Choices(sketches, vector_unit(target), random.Random(seed))
+    for number in range(limit * _ATTEMPTS_PER_PROGRAM if choices.tiles else 0):
+        index, decisions, unroll, location = choices.draw(number)
+        yield index, _by_kind(decisions, unroll, location)
 
 
 class _Choices:
@@ -89,7 +91,7 @@ class _Choices:
         self.tiles: tuple[RegisterTile, ...] = ()
         if not tiled:
             return
-        extents = [_product(factors) for factors in tile_decisions(sketches[tiled[0]])]
+        extents = [math.prod(factors) for factors in tile_decisions(sketches[tiled[0]])]
         levels = [len(factors) for factors in tile_decisions(sketches[tiled[0]])]
         self._spatial = [e for e, n in zip(extents, levels, strict=True) if n == _SPATIAL_LEVELS]
         self._reduction = [
@@ -144,7 +146,7 @@ def _winograd_decisions(
     )
 
 
-def _by_kind(decisions: Sequence[tuple[int, ...]], unroll: int = 0, location: int = -1) -> Any:
+def _by_kind(decisions: Sequence[tuple[int, ...]], unroll: int = 0, location: int = -1) -> Decide:
     """Answers a trace's samples: tiles in order, everything else with one choice."""
     tiles = iter(decisions)
 
@@ -165,10 +167,3 @@ def _is_multi_level_tiled(trace: Trace) -> bool:
         "meta_schedule.tiling_structure"
     )
     return tilings == 1 and spatial >= 2 and reduction >= 1 and spatial + reduction == len(levels)
-
-
-def _product(factors: Sequence[int]) -> int:
-    total = 1
-    for factor in factors:
-        total *= factor
-    return total
