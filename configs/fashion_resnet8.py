@@ -28,7 +28,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.tuning.trials_per_accepted_task = 0
     config.tuning.final_trials_per_task = 32
     config.tuning.trials_per_round = 16
-    config.tuning.population_size = 64
     config.tuning.programs_per_task = 4
     config.measure.max_time_sec = 0.7
     return config

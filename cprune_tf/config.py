@@ -182,6 +182,9 @@ class TuningConfig:
         population_size: Of the evolutionary search.
         max_tuning_sec: A call of the tuner starts no further round after this long, once every
             task has had its first; 0: no limit.
+        stop_within: Tuning ends when all rounds that are left are together expected to make the
+            model less than this fraction faster; 0: no limit. What a round gains is expected from
+            the rounds before it.
         max_rounds_without_gain: A task gets no more rounds after this many in a row that made it
             less than 1 % faster; 0: no limit.
         programs_per_task: Structurally distinct programs that are transferred to a pruned shape.
@@ -194,8 +197,9 @@ class TuningConfig:
     trials_per_accepted_task: int = 32
     final_trials_per_task: int = 128
     trials_per_round: int = 32
-    population_size: int = 128
+    population_size: int = 64
     max_tuning_sec: float = 0.0
+    stop_within: float = 0.0
     max_rounds_without_gain: int = 2
     programs_per_task: int = 8
     build_timeout_sec: float = 30.0
@@ -223,6 +227,9 @@ class TuningConfig:
         ):
             value = getattr(self, name)
             _require(value >= 0, f"tuning.{name}", value, "0 or more")
+        _require(
+            0 <= self.stop_within < 1, "tuning.stop_within", self.stop_within, "0 or more, below 1"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,9 +46,7 @@ def run_measuring(main: Callable[[Any], None]) -> None:
 
 def tuning_config() -> TuningConfig:
     """The tuning budget of the flags."""
-    return TuningConfig(
-        trials_per_task=TRIALS.value, trials_per_round=min(TRIALS.value, 32), population_size=256
-    )
+    return TuningConfig(trials_per_task=TRIALS.value, trials_per_round=min(TRIALS.value, 32))
 
 
 def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:

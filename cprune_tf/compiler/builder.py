@@ -7,19 +7,25 @@ run; a build that crashes or hangs costs that build only.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
+import resource
+import sys
 import tempfile
 from collections.abc import Sequence
 
 import tvm
-from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
+from tvm.support.popen_pool import PopenPoolExecutor
 
 from cprune_tf.compiler import linker
 
-# Workers are recycled after this many builds, since LLVM never gives all its memory back.
-_BUILDS_PER_WORKER = 400
+# Workers that grew beyond this are replaced: LLVM never gives all its memory back.
+_MAX_WORKER_BYTES = 2**30
+# What a process's peak memory is counted in.
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +48,44 @@ class ProgramBuilder:
         target: What is built for.
         num_workers: Processes; 0: one per core.
         timeout_sec: A build that takes longer is given up.
+        max_worker_bytes: Processes are replaced when one has grown beyond this.
     """
 
     def __init__(
-        self, target: tvm.target.Target, *, num_workers: int = 0, timeout_sec: float = 30.0
+        self,
+        target: tvm.target.Target,
+        *,
+        num_workers: int = 0,
+        timeout_sec: float = 30.0,
+        max_worker_bytes: int = _MAX_WORKER_BYTES,
     ) -> None:
         self._target = target
         self._directory = tempfile.TemporaryDirectory(prefix="cprune_build_")
         self._num_built = 0
-        self._pool = PopenPoolExecutor(
-            max_workers=num_workers or os.cpu_count(),
-            timeout=timeout_sec,
-            maximum_process_uses=_BUILDS_PER_WORKER,
+        self._make_pool = functools.partial(
+            PopenPoolExecutor, max_workers=num_workers or os.cpu_count(), timeout=timeout_sec
         )
+        self._pool = self._make_pool()
+        self._max_worker_bytes = max_worker_bytes
+        self._largest_worker_bytes = 0
+
+    def submit(self, mods: Sequence[tvm.IRModule]) -> list[concurrent.futures.Future[BuildResult]]:
+        """Starts to build scheduled modules.
+
+        Args:
+            mods: Modules with one function "main", after postprocessing.
+
+        Returns:
+            One result to come for each module, in order; none raises.
+        """
+        self._replace_large_workers()
+        results = []
+        for mod in mods:
+            path = pathlib.Path(self._directory.name) / f"{self._num_built}.so"
+            job = self._pool.submit(_build_job, mod, self._target, str(path))
+            results.append(self._to_result(job, path))
+            self._num_built += 1
+        return results
 
     def build(self, mods: Sequence[tvm.IRModule]) -> list[BuildResult]:
         """Builds scheduled modules.
@@ -65,13 +96,7 @@ class ProgramBuilder:
         Returns:
             One result for each module, in order.
         """
-        jobs = []
-        for mod in mods:
-            path = os.path.join(self._directory.name, f"{self._num_built}.so")
-            jobs.append((mod, self._target, path))
-            self._num_built += 1
-        results = self._pool.map_with_error_catching(_build_job, jobs)
-        return [_to_result(result, job[2]) for result, job in zip(results, jobs, strict=True)]
+        return [result.result() for result in self.submit(mods)]
 
     def discard(self, results: Sequence[BuildResult]) -> None:
         """Deletes libraries that were measured."""
@@ -84,6 +109,29 @@ class ProgramBuilder:
         self._pool.shutdown(wait=False)
         self._directory.cleanup()
 
+    def _to_result(
+        self, job: concurrent.futures.Future[int], path: pathlib.Path
+    ) -> concurrent.futures.Future[BuildResult]:
+        result: concurrent.futures.Future[BuildResult] = concurrent.futures.Future()
+
+        def finish(done: concurrent.futures.Future[int]) -> None:
+            error = done.exception()
+            if error is None:
+                self._largest_worker_bytes = max(self._largest_worker_bytes, done.result())
+                result.set_result(BuildResult(path, None))
+            else:
+                result.set_result(BuildResult(None, f"{type(error).__name__}: {error}"))
+
+        job.add_done_callback(finish)
+        return result
+
+    def _replace_large_workers(self) -> None:
+        """Starts new processes in place of all, where one has grown too large."""
+        if self._largest_worker_bytes > self._max_worker_bytes:
+            self._pool.shutdown(wait=True)
+            self._pool = self._make_pool()
+            self._largest_worker_bytes = 0
+
     def __enter__(self) -> ProgramBuilder:
         return self
 
@@ -91,14 +139,10 @@ class ProgramBuilder:
         self.close()
 
 
-def _to_result(result: MapResult, path: str) -> BuildResult:
-    if result.status == StatusKind.COMPLETE:
-        return BuildResult(pathlib.Path(path), None)
-    return BuildResult(None, f"{type(result.value).__name__}: {result.value}")
-
-
-def _build_job(job: tuple[tvm.IRModule, tvm.target.Target, str]) -> None:
-    build_program(*job)
+def _build_job(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> int:
+    """Builds in a worker; returns the most memory that the worker ever had, in bytes."""
+    build_program(mod, target, path)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
 
 
 def build_program(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> None:

@@ -105,7 +105,7 @@ class ProgramDatabase:
         self,
         mod: tvm.IRModule,
         trace: tvm.s_tir.schedule.Trace,
-        samples_ms: Sequence[float],
+        latency_ms: float,
         target: tvm.target.Target,
         arguments: Sequence[Any],
     ) -> None:
@@ -114,20 +114,21 @@ class ProgramDatabase:
         Args:
             mod: The workload, normalised.
             trace: The program's trace.
-            samples_ms: Measured latencies; their median is what counts.
+            latency_ms: Of one call.
             target: What it was built for.
             arguments: MetaSchedule's ArgInfo of each argument.
 
         Raises:
             DatabaseError: If the disk refuses.
         """
-        median_sec = statistics.median(samples_ms) / 1e3
         records = self.directory / _RECORDS
         try:
             size_before = records.stat().st_size
             workload = self._database.commit_workload(mod)
             self._database.commit_tuning_record(
-                ms.database.TuningRecord(trace, workload, [median_sec], target, list(arguments))
+                ms.database.TuningRecord(
+                    trace, workload, [latency_ms / 1e3], target, list(arguments)
+                )
             )
             # TVM does not look whether its writes succeed.
             if records.stat().st_size <= size_before:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
-import statistics
 from collections.abc import Sequence
 
 import tvm
@@ -15,10 +15,14 @@ from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceError, DeviceUnreachableError
 
-# Three repeats of at least 10 ms: on an idle machine their median is stable to 1-2 %, and a trial
-# stays shorter than the build before it.
-_NUM_REPEATS = 3
-_MIN_REPEAT_MS = 10
+# A shared machine or a warm phone is slower for a second now and then, by up to a half. So the
+# programs of a round are timed in turn, three times over, for at least 10 ms each, and the shortest
+# time counts: what others take away only ever adds to it.
+_NUM_PASSES = 3
+_MIN_SAMPLE_MS = 10
+
+_Timed = tuple[list[ms.arg_info.ArgInfo], list[float]]
+_Job = tuple[Schedule, concurrent.futures.Future[BuildResult]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ class ProgramMeasurer:
         self._timeout_sec = timeout_sec
 
     def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[Measured]:
-        """Builds and times schedules of one workload.
+        """Builds and times schedules of one workload; elsewhere, both go on at the same time.
 
         Args:
             mod: The workload, normalised.
@@ -73,26 +77,50 @@ class ProgramMeasurer:
         Returns:
             One result for each schedule, in order.
         """
-        builds = self._builder.build([schedule.mod for schedule in schedules])
-        measured = []
+        builds = self._builder.submit([schedule.mod for schedule in schedules])
+        if self._device.shares_host:
+            # Building and timing at once would disturb the timing.
+            concurrent.futures.wait(builds)
+        jobs = list(zip(schedules, builds, strict=True))
+        outcomes: list[_Timed | str] = []
         try:
-            jobs = list(zip(schedules, builds, strict=True))
-            timed = self._device.map(lambda job: self._time(*job), jobs)
-            for schedule, outcome in zip(schedules, timed, strict=True):
-                if isinstance(outcome, str):
-                    measured.append(Measured(None, outcome))
-                    continue
-                arguments, samples_ms = outcome
-                self.database.add(mod, schedule.trace, samples_ms, self.target, arguments)
-                measured.append(Measured(statistics.median(samples_ms), None))
+            # Nothing of a program that fails once is timed again.
+            for outcome in self._device.map(lambda job: self._time(*job), jobs):
+                outcomes.append(outcome)
+            for _ in range(_NUM_PASSES - 1):
+                self._time_again(jobs, outcomes)
         finally:
-            self._builder.discard(builds)
+            self._builder.discard([build.result() for build in builds])
+            measured = [
+                self._keep(mod, schedule, outcome)
+                for schedule, outcome in zip(schedules, outcomes, strict=False)
+            ]
         return measured
 
+    def _time_again(self, jobs: Sequence[_Job], outcomes: list[_Timed | str]) -> None:
+        """Adds a sample to what ran before."""
+        running = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
+        again = self._device.map(lambda index: self._time(*jobs[index]), running)
+        for index, outcome in zip(running, again, strict=True):
+            before = outcomes[index]
+            if isinstance(outcome, str) or isinstance(before, str):
+                outcomes[index] = outcome
+            else:
+                before[1].extend(outcome[1])
+
+    def _keep(self, mod: tvm.IRModule, schedule: Schedule, outcome: _Timed | str) -> Measured:
+        """Writes one program's samples to the database."""
+        if isinstance(outcome, str):
+            return Measured(None, outcome)
+        arguments, samples_ms = outcome
+        self.database.add(mod, schedule.trace, min(samples_ms), self.target, arguments)
+        return Measured(min(samples_ms), None)
+
     def _time(
-        self, schedule: Schedule, build: BuildResult
-    ) -> str | tuple[list[ms.arg_info.ArgInfo], tuple[float, ...]]:
-        """One program's arguments and samples in ms, or why there are none."""
+        self, schedule: Schedule, pending: concurrent.futures.Future[BuildResult]
+    ) -> _Timed | str:
+        """One program's arguments and a sample in ms, or why there is none."""
+        build = pending.result()
         if build.library is None:
             return f"build: {build.error}"
         arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
@@ -106,8 +134,8 @@ class ProgramMeasurer:
                 shapes,
                 num_threads=self._num_threads,
                 number=1,
-                repeat=_NUM_REPEATS,
-                min_repeat_ms=_MIN_REPEAT_MS,
+                repeat=1,
+                min_repeat_ms=_MIN_SAMPLE_MS,
                 timeout_sec=self._timeout_sec,
             )
         except DeviceUnreachableError:
@@ -115,4 +143,4 @@ class ProgramMeasurer:
         except DeviceError as error:
             # A program that crashes or hangs costs one trial; the device has recovered by now.
             return f"run: {error}"
-        return list(arguments), samples_ms
+        return list(arguments), list(samples_ms)

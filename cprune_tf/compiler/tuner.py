@@ -340,10 +340,14 @@ class Tuner:
             if budgets[task.key].missing > 0 and totals[task.key] >= _NEGLIGIBLE_SHARE * whole
         ]
 
-        def expected(task: Task) -> float:
-            return totals[task.key] * budgets[task.key].expected_gain
-
-        return max(open_tasks, key=expected, default=None)
+        gains = {t.key: totals[t.key] * budgets[t.key].expected_gain for t in open_tasks}
+        if sum(gains.values()) < self._config.stop_within * whole:
+            _LOGGER.info(
+                "Tuning ends: further rounds are expected to gain less than %g %%.",
+                100 * self._config.stop_within,
+            )
+            return None
+        return max(open_tasks, key=lambda task: gains[task.key], default=None)
 
     def _num_programs(self, task: Task) -> int:
         return sum(len(self._database.programs(lowered.mod)) for lowered in task.lowerings)

@@ -157,6 +157,11 @@ class Device(abc.ABC):
     def kind(self) -> str:
         """The kind of device, e.g. "local"."""
 
+    @property
+    def shares_host(self) -> bool:
+        """Whether it computes on this machine's cores, so that work here disturbs its timings."""
+        return False
+
     @abc.abstractmethod
     def target(self, num_threads: int = 1) -> dict[str, Any]:
         """What to compile for.

@@ -36,6 +36,11 @@ class LocalDevice(Device):
         """See Device."""
         return "local"
 
+    @property
+    def shares_host(self) -> bool:
+        """See Device."""
+        return True
+
     def target(self, num_threads: int = 1) -> dict[str, Any]:
         """See Device; the CPU is the one that TVM's LLVM detects."""
         self._check_threads(num_threads)

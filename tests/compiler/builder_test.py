@@ -96,6 +96,20 @@ def test_a_timeout_costs_its_build_only(target, workload):
         _check_built(next_one)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="workers are found in /proc")
+def test_workers_that_grew_too_large_are_replaced(target, workload):
+    before = _worker_pids()
+    limits = (1, 2**40)  # bytes: any worker is too large, none is
+    for limit in limits:
+        with ProgramBuilder(
+            target, num_workers=1, timeout_sec=120.0, max_worker_bytes=limit
+        ) as builder:
+            _check_built(builder.build([workload])[0])
+            first = _worker_pids() - before
+            _check_built(builder.build([workload])[0])
+            assert (_worker_pids() - before != first) == (limit == limits[0])
+
+
 def test_closing_ends_the_workers_and_deletes_the_libraries(target, workload):
     before = _worker_pids()
     with ProgramBuilder(target, num_workers=1, timeout_sec=120.0) as builder:

@@ -33,7 +33,7 @@ for writer, folder in enumerate(sys.argv[1:]):
             mod = workloads.dense_workload(16 + count // 20)
             trace, arguments = workloads.some_trace(mod), workloads.arguments(mod)
             for _ in range(20):
-                database.add(mod, trace, [10.0 - count / 1e4], workloads.LLVM, arguments)
+                database.add(mod, trace, 10.0 - count / 1e4, workloads.LLVM, arguments)
                 count += 1
                 os.write(report, b".")
     received = 0
@@ -55,7 +55,7 @@ def workload():
 
 def _add(database, mod, latency_ms):
     trace = workloads.some_trace(mod)
-    database.add(mod, trace, [latency_ms], workloads.LLVM, workloads.arguments(mod))
+    database.add(mod, trace, latency_ms, workloads.LLVM, workloads.arguments(mod))
 
 
 def _filled(directory, mod, latencies_ms=(3.0, 1.0, 2.0)):
@@ -71,13 +71,6 @@ def test_programs_come_fastest_first(tmp_path, workload):
     assert [p.latency_ms for p in database.programs(workload, 2)] == pytest.approx([1.0, 2.0])
     assert database.best_latency_ms(workload) == pytest.approx(1.0)
     assert len(database) == 3
-
-
-def test_the_median_of_the_samples_counts(tmp_path, workload):
-    database = ProgramDatabase(tmp_path)
-    trace, arguments = workloads.some_trace(workload), workloads.arguments(workload)
-    database.add(workload, trace, [9.0, 1.0, 2.0], workloads.LLVM, arguments)
-    assert database.best_latency_ms(workload) == pytest.approx(2.0)
 
 
 def test_a_workload_never_measured_has_no_programs_and_stays_out_of_the_files(tmp_path, workload):

@@ -172,7 +172,7 @@ def test_latency_of_a_model_counts_shared_tasks_as_often_as_they_run(tiny, tmp_p
     for number, task in enumerate(tiny.tasks):
         program = workloads.sampled_programs(task, 1)[0]
         arguments = workloads.arguments(task.mod)
-        database.add(task.mod, program.trace, [2.0**number], workloads.LLVM, arguments)
+        database.add(task.mod, program.trace, 2.0**number, workloads.LLVM, arguments)
     expected = sum(2.0**number * task.weight for number, task in enumerate(tiny.tasks))
     assert expected > 2.0 ** len(tiny.tasks) - 1
     assert tiny.latency_ms(database) == pytest.approx(expected)

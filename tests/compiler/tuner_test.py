@@ -10,6 +10,8 @@ from cprune_tf.compiler.builder import ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.measuring import ProgramMeasurer
 from cprune_tf.compiler.tuner import Tuner, TuningError
+from cprune_tf.devices.errors import DeviceUnreachableError
+from cprune_tf.devices.local import LocalDevice
 
 from . import workloads
 
@@ -175,6 +177,45 @@ def test_measuring_tells_failures_apart(conv, make_bench, target, tmp_path):
     assert len(bench.database) == 1
 
 
+def test_what_was_timed_is_kept_when_the_device_is_lost(conv, make_bench, device, tmp_path):
+    """Lost in the second pass over a round's programs: each has one sample by then."""
+    bench = make_bench(tmp_path)
+    calls = []
+
+    class Lost(LocalDevice):
+        def time_kernel(self, *args, **kwargs):
+            calls.append(args)
+            if len(calls) == 6:
+                raise DeviceUnreachableError("gone")
+            return device.time_kernel(*args, **kwargs)
+
+    bench.measurer._device = Lost()
+    with pytest.raises(DeviceUnreachableError, match="gone"):
+        bench.measurer.measure(conv.mod, bench.tuner._sample(conv, 4))
+    assert len(bench.database) == 4
+
+
+def test_elsewhere_programs_are_timed_while_others_are_built(conv, make_bench, device, tmp_path):
+    bench = make_bench(tmp_path)
+    unbuilt = []
+
+    class Elsewhere(LocalDevice):
+        shares_host = False
+
+        def map(self, function, jobs):
+            jobs = list(jobs)
+            unbuilt.append(sum(not job[1].done() for job in jobs if isinstance(job, tuple)))
+            return super().map(function, jobs)
+
+        def time_kernel(self, *args, **kwargs):
+            return device.time_kernel(*args, **kwargs)
+
+    bench.measurer._device = Elsewhere()
+    results = bench.measurer.measure(conv.mod, bench.tuner._sample(conv, 4))
+    assert unbuilt[0] >= 3  # timing began before the builds had ended
+    assert all(result.latency_ms for result in results) and len(bench.database) == 4
+
+
 def test_every_lowering_gets_a_round_and_rounds_count_together(make_bench, target, tmp_path):
     bench = make_bench(tmp_path)
     task = workloads.conv_task(workloads.lowered(workloads.conv_model(), target))
@@ -195,6 +236,14 @@ def test_a_task_that_gains_nothing_more_gets_no_more_rounds(make_bench, target, 
     bench = make_bench(tmp_path, config=impatient)
     summary = bench.tuner.tune([task], 600)
     assert 6 <= summary.num_trials < 300
+
+
+def test_tuning_ends_where_little_more_is_expected(make_bench, conv, tmp_path):
+    """The first round is followed by an expectation of 10 %: below the limit, no second comes."""
+    for number, (limit, rounds) in enumerate(((0.2, 1), (0.05, 2))):
+        easy = dataclasses.replace(ROUNDS_OF_6, stop_within=limit)
+        summary = make_bench(tmp_path / str(number), config=easy).tuner.tune([conv], 12)
+        assert 6 * rounds - 3 <= summary.num_trials <= 6 * rounds
 
 
 def test_no_round_starts_after_the_time_is_over(make_bench, conv, tmp_path):
