@@ -35,7 +35,16 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["cprune_tf", "cprune_tf.*"]),
-    package_data={"cprune_tf": ["py.typed", "**/*.npz", "**/*.keras", "**/*.j2", "**/LICENSE*"]},
+    package_data={
+        "cprune_tf": [
+            "py.typed",
+            "**/*.npz",
+            "**/*.keras",
+            "**/*.j2",
+            "**/LICENSE*",
+            "compiler/programs/**/*",
+        ]
+    },
     python_requires=">=3.10,<3.14",
     install_requires=_REQUIRES,
     extras_require={
@@ -65,6 +74,7 @@ setuptools.setup(
             "cprune-doctor = cprune_tf.cli.doctor:run",
             "cprune-make-bundle = cprune_tf.cli.make_bundle:run",
             "cprune-train = cprune_tf.cli.train:run",
+            "cprune-export-programs = cprune_tf.cli.export_programs:run",
         ],
     },
 )

@@ -87,7 +87,7 @@ class Bench:
     """Three ways to a pruned shape's latency, each with a database of its own."""
 
     def __init__(self, device: Device, root: pathlib.Path) -> None:
-        config = TuningConfig(max_rounds_without_gain=0)
+        config = TuningConfig(max_rounds_without_gain=0, warm_start="")
         self._device = device
         self._root = root
         self.prices, self._plain, self._tuned = (

@@ -94,7 +94,7 @@ def measure(name: str, device: Any, folder: pathlib.Path) -> dict[str, Any]:
     from cprune_tf import litert
 
     model = load(name)
-    config = TuningConfig(trials_per_round=16)
+    config = TuningConfig(trials_per_round=16, warm_start="")
     start = time.monotonic()
     with CompilerSession(
         device, folder / "tuning", config, num_threads=_THREADS.value, seed=0

@@ -55,7 +55,7 @@ def tune_ours(
 ) -> dict[str, Any]:
     """Tunes with ours and builds a library."""
     # No early stop; tasks that hardly matter still get their first round only.
-    config = TuningConfig(trials_per_round=_ROUND.value, max_rounds_without_gain=0)
+    config = TuningConfig(trials_per_round=_ROUND.value, max_rounds_without_gain=0, warm_start="")
     start = time.monotonic()
     with CompilerSession(device, folder / "tuning", config, num_threads=1, seed=0) as session:
         lowered = session.lower(model)

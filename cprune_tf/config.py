@@ -187,6 +187,9 @@ class TuningConfig:
             the rounds before it.
         max_rounds_without_gain: A task gets no more rounds after this many in a row that made it
             less than 1 % faster; 0: no limit.
+        warm_start: Programs of earlier runs that new tasks start from: "shipped": those that come
+            with the package, where there are some for the processor; a folder `tuning` of an
+            earlier run; or "": none. They are only starting points: all are measured again.
         programs_per_task: Structurally distinct programs that are transferred to a pruned shape.
         build_timeout_sec: For one program.
         run_timeout_sec: For one program's measurement.
@@ -201,6 +204,7 @@ class TuningConfig:
     max_tuning_sec: float = 0.0
     stop_within: float = 0.0
     max_rounds_without_gain: int = 2
+    warm_start: str = "shipped"
     programs_per_task: int = 8
     build_timeout_sec: float = 30.0
     run_timeout_sec: float = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rich.console
@@ -34,12 +34,20 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
 PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
 
 
-def run_measuring(main: Callable[[Any], None]) -> None:
+def run_measuring(measure: Callable[[], None]) -> None:
     """Runs a command that measures; the errors that say what to do become one line.
 
     Args:
-        main: Of the command.
+        measure: What it does, flags parsed.
     """
+
+    def main(_: Sequence[str]) -> None:
+        command_line.import_tensorflow_quietly()
+        try:
+            measure()
+        except _expected_errors() as error:
+            command_line.fail(error)
+
     flags.mark_flags_as_required(["model", "workdir"])
     command_line.run_main(main, (ValueError, OSError))
 
@@ -75,7 +83,7 @@ def workdir() -> pathlib.Path:
     return pathlib.Path(WORKDIR.value)
 
 
-def expected_errors() -> tuple[type[Exception], ...]:
+def _expected_errors() -> tuple[type[Exception], ...]:
     """What a measuring command can meet and its user can mend."""
     from cprune_tf import graph, models
     from cprune_tf.compiler.database import DatabaseError

@@ -7,27 +7,16 @@ Tunes what the workdir does not know yet. Writes profile.json and profile.png th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from cprune_tf.cli import command_line, measuring
+from cprune_tf.cli import measuring
 
 
 def run() -> None:
     """The entry point of `cprune-profile`."""
-    measuring.run_measuring(main)
+    measuring.run_measuring(profile)
 
 
-def main(argv: Sequence[str]) -> None:
+def profile() -> None:
     """Tunes, measures, prints."""
-    del argv
-    command_line.import_tensorflow_quietly()
-    try:
-        _profile()
-    except measuring.expected_errors() as error:
-        command_line.fail(error)
-
-
-def _profile() -> None:
     from cprune_tf.cli.loading import load
     from cprune_tf.compiler.roofline import measure_roofline
     from cprune_tf.config import MeasureConfig

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from cprune_tf.cli import command_line, measuring
+from cprune_tf.cli import measuring
 
 if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGraph, ChannelGroup
@@ -28,17 +28,7 @@ _SMALLEST = flags.DEFINE_float("smallest", 0.2, "The least fraction of its chann
 
 def run() -> None:
     """The entry point of `cprune-staircase`."""
-    measuring.run_measuring(main)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Tunes, samples, prints."""
-    del argv
-    command_line.import_tensorflow_quietly()
-    try:
-        _staircases()
-    except measuring.expected_errors() as error:
-        command_line.fail(error)
+    measuring.run_measuring(staircases)
 
 
 def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[ChannelGroup]:
@@ -65,7 +55,8 @@ def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[Chann
     return chosen
 
 
-def _staircases() -> None:
+def staircases() -> None:
+    """Tunes, samples, prints."""
     from cprune_tf import graph
     from cprune_tf.cli.loading import load
     from cprune_tf.latency.sampling import SamplingConfig, sample_staircase

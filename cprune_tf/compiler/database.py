@@ -18,8 +18,8 @@ import tvm
 from tvm.s_tir import meta_schedule as ms
 
 _LOGGER = logging.getLogger(__name__)
-_WORKLOADS = "database_workload.json"
-_RECORDS = "database_tuning_record.json"
+WORKLOADS = "database_workload.json"
+RECORDS = "database_tuning_record.json"
 _ALL = 1_000_000
 
 
@@ -56,7 +56,7 @@ class ProgramDatabase:
         directory = pathlib.Path(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            for name in (_WORKLOADS, _RECORDS):
+            for name in (WORKLOADS, RECORDS):
                 # TVM opens them for writing only when there is something to lose.
                 (directory / name).open("ab").close()
                 _repair_last_line(directory / name)
@@ -121,7 +121,7 @@ class ProgramDatabase:
         Raises:
             DatabaseError: If the disk refuses.
         """
-        records = self.directory / _RECORDS
+        records = self.directory / RECORDS
         try:
             size_before = records.stat().st_size
             workload = self._database.commit_workload(mod)
@@ -132,8 +132,8 @@ class ProgramDatabase:
             )
             # TVM does not look whether its writes succeed.
             if records.stat().st_size <= size_before:
-                raise OSError(f"{_RECORDS} did not grow")
-            for name in (_RECORDS, _WORKLOADS):
+                raise OSError(f"{RECORDS} did not grow")
+            for name in (RECORDS, WORKLOADS):
                 if not _ends_whole(self.directory / name):
                     raise OSError(f"{name} ends in an unfinished line")
         except (OSError, RuntimeError, ValueError) as error:

@@ -8,7 +8,7 @@ import tvm
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import winograd
-from cprune_tf.compiler.tvm_internals import LightTuneContext
+from cprune_tf.compiler.tvm_internals import LightTuneContext, num_cores
 from cprune_tf.compiler.winograd_space import schedule_winograd
 
 
@@ -31,8 +31,7 @@ def tune_context(
     """
     schedule_fn = None
     if winograd.tile_of(mod) is not None:
-        cores = int(target.attrs.get("num-cores", 1))
-        schedule_fn = functools.partial(schedule_winograd, num_threads=cores)
+        schedule_fn = functools.partial(schedule_winograd, num_threads=num_cores(target))
     return LightTuneContext(
         mod, target, strategy, num_threads=num_threads, seed=seed, schedule_fn=schedule_fn
     )

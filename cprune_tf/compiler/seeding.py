@@ -19,7 +19,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import Trace
 
-from cprune_tf.compiler import winograd, winograd_space
+from cprune_tf.compiler import tvm_internals, winograd, winograd_space
 from cprune_tf.compiler.register_tiles import (
     RegisterTile,
     VectorUnit,
@@ -129,11 +129,7 @@ def _winograd_decisions(
         tuple(int(size) for size in info.shape)
         for info in ms.arg_info.ArgInfo.from_prim_func(mod["main"])
     ]
-    schedule = Schedule(mod)
-    names = [
-        schedule.get(block).name_hint
-        for block in schedule.get_child_blocks(schedule.get_sblock("root"))
-    ]
+    names = tvm_internals.block_names(Schedule(mod))
     (kernel,) = [shape for shape in arguments if shape[:2] == (tile + 2, tile + 2)]
     inputs = kernel[2]
     return winograd_space.seed_decisions(
@@ -142,7 +138,7 @@ def _winograd_decisions(
         tile,
         winograd.PAD in names,
         vector_unit(target),
-        int(target.attrs.get("num-cores", 1)),
+        tvm_internals.num_cores(target),
     )
 
 

@@ -22,6 +22,7 @@ from cprune_tf.compiler.register_tiles import vector_unit
 from cprune_tf.compiler.structure import ProgramStructure, program_structure
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
 from cprune_tf.compiler.tuner import Progress, Tuner, TuningSummary
+from cprune_tf.compiler.warm_start import open_warm_start
 from cprune_tf.config import TuningConfig
 from cprune_tf.devices.base import Device
 
@@ -73,6 +74,7 @@ class CompilerSession:
     ) -> None:
         self._frontend = frontend
         self.target = tvm.target.Target(device.target(num_threads))
+        warm_start = open_warm_start(config.warm_start, self.target)
         self.database = ProgramDatabase(tuning_dir)
         self._builder = ProgramBuilder(
             self.target,
@@ -87,7 +89,7 @@ class CompilerSession:
             num_threads=num_threads,
             timeout_sec=config.run_timeout_sec,
         )
-        self._tuner = Tuner(measurer, config, seed=seed)
+        self._tuner = Tuner(measurer, config, seed=seed, warm_start=warm_start)
 
     @property
     def lanes(self) -> int:

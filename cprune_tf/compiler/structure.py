@@ -72,6 +72,25 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
     return ProgramStructure(compute, _channel_factors(schedule, output, axis), int(shape[-1]))
 
 
+def anchor_extents(mod: tvm.IRModule) -> tuple[str, tuple[int, ...]] | None:
+    """What a workload computes most: the name of the block that reduces most, and its loops.
+
+    Args:
+        mod: The workload.
+
+    Returns:
+        The block's name and its loops' extents; None where nothing is reduced.
+    """
+    schedule = Schedule(mod)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    reductions = [block for block in blocks if _has_reduction(schedule, block)]
+    if not reductions:
+        return None
+    anchor = max(reductions, key=lambda block: _iterations(schedule, block))
+    loops = [int(schedule.get(loop).extent) for loop in schedule.get_loops(anchor)]
+    return str(schedule.get(anchor).name_hint), tuple(loops)
+
+
 def _product_without_largest(factors: tuple[int, ...]) -> int:
     return math.prod(factors) // max(factors) if factors else 1
 

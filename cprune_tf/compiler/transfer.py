@@ -24,6 +24,7 @@ from tvm.s_tir.schedule import Trace
 
 from cprune_tf.compiler.database import Program
 from cprune_tf.compiler.search_space import tune_context
+from cprune_tf.compiler.tvm_internals import block_names
 
 Refit = Callable[[Sequence[int], int], tuple[int, ...]]
 Decide = Callable[[str, int], Any]
@@ -225,8 +226,5 @@ def _sampled_kinds(trace: Trace) -> list[str]:
 
 def _same_blocks(trace: Trace, mod: tvm.IRModule) -> bool:
     """Whether a workload has just the blocks that a trace schedules by name."""
-    schedule = Schedule(mod)
-    root = schedule.get_sblock("root")
-    blocks = {schedule.get(block).name_hint for block in schedule.get_child_blocks(root)}
     named = {str(inst.attrs[0]) for inst in trace.insts if inst.kind.name == "GetSBlock"}
-    return named - {"root"} <= blocks
+    return named - {"root"} <= set(block_names(Schedule(mod)))

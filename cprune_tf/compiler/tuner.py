@@ -1,11 +1,11 @@
 """The tuner: MetaSchedule's search, without what makes the stock tuner slow.
 
 A task's first round measures seeds (register tiles that suit the core), programs transferred from
-similar tasks and random ones: an evolution steered by an untrained cost model costs most of a
-round's time and finds nothing. Later rounds are MetaSchedule's evolutionary search, with one cost
-model for all tasks. Every lowering of every task gets its first round before any gets a second;
-then rounds go where latency x weight x expected gain is largest, to the fastest lowering; tasks
-that hardly matter or gain nothing more get none.
+similar tasks or earlier runs, and random ones: an evolution steered by an untrained cost model
+costs most of a round's time and finds nothing. Later rounds are MetaSchedule's evolutionary search,
+with one cost model for all tasks. Every lowering of every task gets its first round before any gets
+a second; then rounds go where latency x weight x expected gain is largest, to the fastest lowering;
+tasks that hardly matter or gain nothing more get none.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cprune_tf.compiler.search_space import tune_context
 from cprune_tf.compiler.seeding import seed_schedules
 from cprune_tf.compiler.tasks import Task
 from cprune_tf.compiler.transfer import Transfer, distinct_programs
+from cprune_tf.compiler.warm_start import WarmStart
 from cprune_tf.config import TuningConfig
 
 _LOGGER = logging.getLogger(__name__)
@@ -89,9 +90,18 @@ class Tuner:
         measurer: Builds and times programs; owns the database.
         config: Budgets.
         seed: Of the search.
+        warm_start: Programs of earlier runs.
     """
 
-    def __init__(self, measurer: ProgramMeasurer, config: TuningConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        measurer: ProgramMeasurer,
+        config: TuningConfig,
+        *,
+        seed: int,
+        warm_start: WarmStart | None = None,
+    ) -> None:
+        self._warm_start = warm_start or WarmStart(None)
         self._measurer = measurer
         self._database = measurer.database
         self._config = config
@@ -210,6 +220,10 @@ class Tuner:
         for other in sorted(others, key=lambda other: other.kind != task.kind):
             if other.key != task.key and len(moved) < room:
                 moved += self._transferred(other, task, min(room - len(moved), 4))
+        if len(moved) < room:
+            limit = room - len(moved)
+            nearest = self._warm_start.nearest(task.mod, limit)
+            moved += [p.schedule for p in self._transfer.apply(nearest, task.mod, limit)]
         schedules += moved
         schedules += self._sample(task, round_size - len(schedules))
         results = self._measure(task, schedules)

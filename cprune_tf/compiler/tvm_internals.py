@@ -103,6 +103,17 @@ def structural_equal(left: Any, right: Any) -> bool:
     return bool(tvm_ffi.structural_equal(left, right))
 
 
+def block_names(schedule: Schedule) -> list[str]:
+    """The names of a workload's blocks, in order of computation."""
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return [str(schedule.get(block).name_hint) for block in blocks]
+
+
+def num_cores(target: tvm.target.Target) -> int:
+    """The threads that schedules are made for."""
+    return int(target.attrs.get("num-cores", 1))
+
+
 def estimate_flops(mod: tvm.IRModule) -> float:
     """Floating point operations of one call, counted from the loops; a multiply-add is two."""
     from tvm.s_tir.analysis import estimate_tir_flops

@@ -13,7 +13,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
-from cprune_tf.compiler import winograd
+from cprune_tf.compiler import tvm_internals, winograd
 from cprune_tf.compiler.register_tiles import VectorUnit, divisors, register_tiles
 
 _MAX_INNER = 64
@@ -35,7 +35,7 @@ def schedule_winograd(sch: Schedule, num_threads: int) -> Schedule:
     """
     tile = winograd.tile_of(sch.mod)
     assert tile is not None
-    names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
+    names = tvm_internals.block_names(sch)
     output = sch.get_sblock(names[-1])
     for name in names[names.index(winograd.UNPACK_ROWS) + 1 : -1]:
         sch.compute_inline(sch.get_sblock(name))

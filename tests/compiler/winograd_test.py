@@ -147,7 +147,7 @@ def test_the_library_holds_whatever_was_measured_to_be_faster(faster, target, tm
             schedule = Schedule(kind.mod)
             space[-1].trace.apply_to_schedule(schedule, remove_postproc=True)
             database.add(
-                kind.mod, schedule.trace, [latency_ms], target, workloads.arguments(kind.mod)
+                kind.mod, schedule.trace, latency_ms, target, workloads.arguments(kind.mod)
             )
     chosen = workloads.conv_task(lowered, "first").fastest(database)
     assert chosen is not None and chosen[0].lowering == faster
