@@ -192,7 +192,7 @@ class Tuner:
 
     def _price(self, task: Task, sources: Sequence[Task | None], limit: int) -> None:
         num_seeds = max(1, min(_PRICING_SEEDS, limit // 3))
-        seeds = seed_schedules(task.mod, self._measurer.target, num_seeds, self._seed)
+        seeds = self._known_good(task, num_seeds, self._seed)
         for source in sources:
             if source is None:
                 continue
@@ -213,8 +213,7 @@ class Tuner:
 
     def _first_round(self, task: Task, others: Sequence[Task], round_size: int) -> int:
         """Seeds for half of the round, transferred programs for a quarter, the rest random."""
-        target = self._measurer.target
-        schedules = seed_schedules(task.mod, target, (round_size + 1) // 2, self._task_seed(task))
+        schedules = self._known_good(task, (round_size + 1) // 2, self._task_seed(task))
         room = round_size // 4 if schedules else round_size // 2
         moved: list[Schedule] = []
         for other in sorted(others, key=lambda other: other.kind != task.kind):
@@ -234,6 +233,19 @@ class Tuner:
                 f"failed. The first says: {errors[0]}"
             )
         return len(schedules)
+
+    def _known_good(self, task: Task, count: int, seed: int) -> list[Schedule]:
+        """Seeds; for a task of a kind that has none, its loops as they are.
+
+        Compilers without a tuner would run those, so nothing that is chosen here is slower. Seeds
+        are faster than plain loops by far: where there are some, plain loops are not measured.
+        """
+        seeds = seed_schedules(task.mod, self._measurer.target, count, seed)
+        if seeds:
+            return seeds
+        plain = Schedule(task.mod)
+        plain.get_sblock("root")  # MetaSchedule takes a trace without instructions for a failure
+        return [plain]
 
     def _next_round(self, task: Task, budget: _Budget, round_size: int) -> None:
         """One round of evolution for a task's fastest lowering."""

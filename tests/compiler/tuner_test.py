@@ -162,6 +162,26 @@ def test_a_price_without_sources_comes_from_random_programs(tuned_once, make_ben
     assert 1 <= len(bench.database.programs(alone.mod)) <= ROUNDS_OF_6.programs_per_task
 
 
+def test_a_task_without_seeds_is_never_slower_than_its_plain_loops(make_bench, target, tmp_path):
+    """A softmax has no register tiles: its loops as they are are among what is measured."""
+    import keras
+
+    image = keras.Input((12, 6), name="x")
+    model = keras.Model(image, keras.layers.Softmax(name="softmax")(image))
+    (task,) = workloads.lowered(model, target).tasks
+    bench = make_bench(tmp_path)
+    bench.tuner.tune([task], 4)
+    programs = bench.database.programs(task.mod)
+    plain = [program for program in programs if len(program.trace.insts) == 1]
+    assert len(plain) == 1 and programs[0].latency_ms <= plain[0].latency_ms
+    # Another shape is priced from it, and the model builds whichever is the fastest.
+    wider = keras.Input((12, 8), name="x")
+    other = keras.Model(wider, keras.layers.Softmax(name="softmax")(wider))
+    (pruned,) = workloads.lowered(other, target).tasks
+    assert bench.tuner.price(pruned, [task]) > 0
+    assert any(len(p.trace.insts) == 1 for p in bench.database.programs(pruned.mod))
+
+
 def test_measuring_tells_failures_apart(conv, make_bench, target, tmp_path):
     """One schedule that cannot be built costs itself; the other is measured and kept."""
     bench = make_bench(tmp_path)
