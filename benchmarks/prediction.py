@@ -100,6 +100,7 @@ def test(
     opened.session.build(opened.lowered, base)
     assignments = random_assignments(opened.channels, _TESTS.value, _TEST_SEED.value)
     predictions = [predictor.predict_ms(keep) for keep in assignments]
+    unpruned_ms = predictor.predict_ms({}).latency_ms
     rows = []
     with Journal(opened.workdir / "tests.jsonl") as journal:
         done = {event["number"]: event for event in journal.events("test")}
@@ -129,6 +130,12 @@ def test(
                 "predicted_ms": predicted.latency_ms,
                 "uncertainty_ms": predicted.uncertainty_ms,
                 "error": predicted.latency_ms / row["measured_ms"] - 1,
+                # Of the latency relative to the unpruned model's, which was timed interleaved: what
+                # others did on the machine at that moment cancels out.
+                "relative_error": predicted.latency_ms
+                / unpruned_ms
+                / (row["measured_ms"] / row["unpruned_ms"])
+                - 1,
                 "measured_tasks": sum(task.measured for task in predicted.per_task),
                 "num_tasks": len(predicted.per_task),
             }
@@ -157,6 +164,7 @@ def summary(lab: LatencyLab, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             {"tasks_ms": whole.tasks_ms, "whole_ms": whole.whole_ms} for whole in lab.store.wholes
         ],
         "median_error": statistics.median(errors),
+        "median_relative_error": statistics.median(abs(row["relative_error"]) for row in rows),
         "mean_error": statistics.fmean(errors),
         "max_error": max(errors),
         "inside_one_sigma": sum(inside) / len(inside),
