@@ -22,6 +22,7 @@ _MAX_LAYERS = 3
 def profile_table(profile: ModelProfile) -> rich.console.Group:
     """Every task, costliest first, and what the whole model takes beyond them."""
     table = _table("task", "layers", "groups")
+    table.add_column("filters that keep good programs", overflow="fold")
     for column in (
         "weight",
         "MFLOP",
@@ -40,6 +41,7 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
             task.name,
             _layers([layers[0] for layers in task.subgraphs if layers]),
             _layers(row.groups),
+            formats.counts(task.keeping_counts, task.filters),
             str(task.weight),
             formats.significant(task.flops / 1e6),
             formats.significant(task.bytes_moved / 1e3),

@@ -21,7 +21,7 @@ def _staircase(name, total=32):
 def _profile():
     task = TaskProfile(
         "conv2d_add", (("conv1", "bn1"), ("conv2", "bn2")), 2, 4e6, 50_000, 0.1, 0.2, 0.8, 40.0,
-        "compute", 0.4, "1x4 | epilogue 1x4", "winograd",
+        "compute", 0.4, "1x4 | epilogue 1x4", "winograd", 16, (4, 8, 12, 16),
     )  # fmt: skip
     return ModelProfile((ProfiledTask(task, ("conv1", "conv2"), 0.11),), _ROOFLINE, 0.25, 0.22)
 
@@ -52,6 +52,7 @@ def test_profiles_and_predictions_are_drawn(tmp_path):
 def test_the_profile_table_says_what_the_overhead_is():
     text = _text(latency_tables.profile_table(_profile()))
     assert "conv1, conv2" in text and "winograd" in text
+    assert "multiples of 4 up to 16" in text
     assert "12.0 % of the whole" in text and "100 GFLOPS" in text
 
 
