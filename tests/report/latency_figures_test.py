@@ -7,6 +7,7 @@ import rich.console
 from cprune_tf.compiler.profiling import TaskProfile
 from cprune_tf.compiler.roofline import Bandwidth, Roofline
 from cprune_tf.latency.profile import ModelProfile, ProfiledTask
+from cprune_tf.latency.side_by_side import LayerTimes, SideBySide
 from cprune_tf.latency.staircase import Stair, Staircase
 from cprune_tf.report import latency_figures, latency_tables
 
@@ -60,3 +61,18 @@ def test_the_staircase_table_lists_the_steps():
     text = _text(latency_tables.staircase_table([_staircase("conv1")]))
     for count in (32, 24, 16, 8):
         assert f"{count}: " in text
+
+
+def test_the_side_by_side_table_shows_both_runtimes_and_what_is_missing():
+    rows = (
+        LayerTimes(("conv", "relu"), ("conv2d",), ("Convolution", "Clamp"), 0.3, 0.2),
+        LayerTimes((), (), ("Copy",), None, 0.05),
+    )
+    table = latency_tables.side_by_side_table(SideBySide(rows, 0.4, 0.5, 2))
+    text = _text(table).replace("\u00a0", " ")
+    lines = {line.strip().split("  ")[0]: line for line in text.splitlines()}
+    shown = lines["conv, relu"]
+    assert "Convolution, Clamp" in shown and "0.300 ms" in shown and "0.200 ms" in shown
+    assert "1.50" in shown
+    assert " - " in lines["(no layer known)"] and "50.0 µs" in lines["(no layer known)"]
+    assert "LiteRT: whole model 0.500 ms, sum of the above 0.250 ms, 2 threads" in text
