@@ -29,6 +29,7 @@ _PACKAGE = "ai-edge-litert"
 _OLDEST, _NEWEST = (2, 3), (3, 0)  # releases that the declarations below are of
 _CPU = 1  # kLiteRtHwAcceleratorCpu
 _WRITE = 1  # kLiteRtTensorBufferLockModeWrite
+_FLOAT32 = 1  # kLiteRtElementTypeFloat32
 _OPERATOR, _DELEGATE_OPERATORS = 1 << 1, (1 << 2, 1 << 3)  # LiteRtProfilerEventType
 _KNOWN_TYPES = frozenset(1 << bit for bit in range(9))
 _LARGEST_TYPE = 512  # bytes; a LiteRtRankedTensorType is far smaller
@@ -136,8 +137,6 @@ class ProfiledModel:
         signature = self._new(None, "LiteRtGetModelSignature", model, _size(0))
         inputs = self._tensors("Input", environment, signature)
         outputs = self._tensors("Output", environment, signature)
-        for buffer in inputs:
-            self._fill(buffer)
         self._buffers = (_size(len(inputs)), inputs, _size(len(outputs)), outputs)
 
     def _add_options(self, options: ctypes.c_void_p, kind: str, toml: str) -> None:
@@ -170,25 +169,25 @@ class ProfiledModel:
                 _size(0),
                 _size(number),
             )
-            buffers.append(
-                self._new(
-                    "LiteRtDestroyTensorBuffer",
-                    "LiteRtCreateManagedTensorBufferFromRequirements",
-                    environment,
-                    layout,
-                    requirements,
-                )
+            buffer = self._new(
+                "LiteRtDestroyTensorBuffer",
+                "LiteRtCreateManagedTensorBufferFromRequirements",
+                environment,
+                layout,
+                requirements,
             )
+            buffers.append(buffer)
+            if kind == "Input":
+                self._fill(buffer, ctypes.c_int.from_buffer(layout).value == _FLOAT32)
         return (ctypes.c_void_p * len(buffers))(*(buffer.value for buffer in buffers))
 
-    def _fill(self, handle: int) -> None:
-        """Random floats: zeros can be faster to compute with."""
-        buffer, size = ctypes.c_void_p(handle), ctypes.c_size_t()
+    def _fill(self, buffer: ctypes.c_void_p, is_float: bool) -> None:
+        """Random floats, as zeros can be faster to compute with; other types may be indices: 0."""
+        size, address = ctypes.c_size_t(), ctypes.c_void_p()
         self._call("LiteRtGetTensorBufferPackedSize", buffer, ctypes.byref(size))
-        values = random_array("float32", (size.value // 4,), seed=0)
-        address = ctypes.c_void_p()
+        values = random_array("float32" if is_float else "int32", (-(-size.value // 4),), seed=0)
         self._call("LiteRtLockTensorBuffer", buffer, ctypes.byref(address), _WRITE)
-        ctypes.memmove(address, values.ctypes.data, values.nbytes)
+        ctypes.memmove(address, values.ctypes.data, size.value)
         self._call("LiteRtUnlockTensorBuffer", buffer)
 
     def _events(self) -> list[OperatorEvent]:
