@@ -62,17 +62,20 @@ def main(argv: Sequence[str]) -> None:
             f"{' and '.join(missing)} must be given {'with' if _LAYERS.value else 'without'} "
             "--layers; see --help."
         )
+    counts = tuple(int(count) for count in _THREADS.value)
+    if _LAYERS.value and len(counts) != 1:
+        raise ValueError(f"--threads is {list(counts)}; --layers takes one number.")
     command_line.import_tensorflow_quietly()
     from cprune_tf import models
 
     model = models.load_model(_MODEL.value)
     if _LAYERS.value:
-        _compare_layers(model)
+        _compare_layers(model, counts[0])
     else:
-        _compare_outputs(model)
+        _compare_outputs(model, counts)
 
 
-def _compare_layers(model: Any) -> None:
+def _compare_layers(model: Any, num_threads: int) -> None:
     """Prints one line for each set of layers that both runtimes compute apart from others."""
     from cprune_tf.compiler.database import DatabaseError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
@@ -82,9 +85,6 @@ def _compare_layers(model: Any) -> None:
     from cprune_tf.report import latency_tables
 
     try:
-        counts = [int(count) for count in _THREADS.value]
-        if len(counts) != 1:
-            raise ValueError(f"--threads is {counts}; --layers takes one number.")
         tuning = configs.TuningConfig(
             trials_per_task=_TRIALS.value, trials_per_round=min(_TRIALS.value, 32)
         )
@@ -93,13 +93,14 @@ def _compare_layers(model: Any) -> None:
             _DEVICE.value,
             pathlib.Path(_WORKDIR.value),
             tuning,
-            num_threads=counts[0],
+            num_threads=num_threads,
             seed=_SEED.value,
             cores=_CORES.value,
         ) as opened:
-            print(opened.device.info(), flush=True)
+            print(opened.device.info())
+            print("Tuning what the workdir does not know, then three rounds of timing.", flush=True)
             opened.tune(_TRIALS.value)
-            compared = compare_layers(opened, configs.MeasureConfig(num_threads=counts[0]))
+            compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
     except (DatabaseError, MissingTfliteError, TuningError, UnsupportedOperationError) as error:
         command_line.fail(error)
     console = rich.console.Console()
@@ -111,7 +112,7 @@ def _compare_layers(model: Any) -> None:
         pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
 
 
-def _compare_outputs(model: Any) -> None:
+def _compare_outputs(model: Any, counts: tuple[int, ...]) -> None:
     """Prints one line for each runtime, then the problems."""
     from cprune_tf import litert
     from cprune_tf.devices import open_device
@@ -121,7 +122,6 @@ def _compare_outputs(model: Any) -> None:
     labels = np.argmax(model.predict(images, verbose=0), axis=-1)
     deployment = litert.Deployment(model.name, model, _LIBRARY.value, _TFLITE.value)
     with open_device(_DEVICE.value, _CORES.value) as device:
-        counts = tuple(int(count) for count in _THREADS.value)
         checked = litert.cross_check((deployment,), images, labels, device, thread_counts=counts)
     print(checked.device)
     for runtime in ("tvm", "litert"):

@@ -23,7 +23,7 @@ _MAX_LAYERS = 3
 def profile_table(profile: ModelProfile) -> rich.console.Group:
     """Every task, costliest first, and what the whole model takes beyond them."""
     table = _table("task", "layers", "groups")
-    table.add_column("filters that keep good programs", overflow="fold")
+    table.add_column("good counts", overflow="fold")
     for column in (
         "weight",
         "MFLOP",
@@ -65,8 +65,12 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
         f"({100 * profile.overhead_fraction:.1f} % of the whole), "
         f"{formats.threads(peak.num_threads)}"
     )
-    limits = f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}"
-    return rich.console.Group(table, rich.text.Text(whole, "bold"), rich.text.Text(limits, "dim"))
+    notes = (
+        f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}\n"
+        "good counts: filters at which a program that is about as fast as the fastest keeps its "
+        "inner tiles"
+    )
+    return rich.console.Group(table, rich.text.Text(whole, "bold"), rich.text.Text(notes, "dim"))
 
 
 def side_by_side_table(compared: SideBySide) -> rich.console.Group:

@@ -48,7 +48,7 @@ def test_a_profile_is_printed_and_written(flags):
     result = _run("profile", *flags)
     assert result.returncode == 0, result.stderr
     assert "runtime overhead" in result.stdout and "GFLOPS" in result.stdout
-    assert "filters that keep" in result.stdout
+    assert "good counts: filters at which" in result.stdout
     workdir = _workdir(flags)
     content = json.loads((workdir / "profile.json").read_text())
     groups = {tuple(task["subgraphs"][0]): task["groups"] for task in content["tasks"]}
