@@ -5,14 +5,23 @@
 
 The same random images through all three: largest differences, agreement on the first class, and
 latencies measured against each other. Exit code 1 where something is not as it should be.
+
+    python tools/compare_tflite.py --layers --device=adb: --model=final.keras --workdir=runs/phone
+
+What each Keras layer takes in TVM and in LiteRT, side by side. The workdir is a run's (its programs
+are used) or a new one; a task without programs there is tuned first.
 """
 
 from __future__ import annotations
 
+import json
+import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import rich.console
 from absl import flags
 
 from cprune_tf import config as configs
@@ -26,30 +35,93 @@ _THREADS = flags.DEFINE_list("threads", ["1"], "Numbers of threads to measure wi
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "Random images.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the images.")
+_LAYERS = flags.DEFINE_bool("layers", False, "Compare single layers' times instead.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "With --layers: where TVM's programs are or go.")
+_TRIALS = flags.DEFINE_integer(
+    "trials", 64, "With --layers: measured programs for each task that matters.", lower_bound=1
+)
+_JSON = flags.DEFINE_string("json", None, "With --layers: write the result here too.")
+
+_PLAIN_WIDTH = 150
 
 
 def run() -> None:
     """The entry point of `cprune-compare-tflite`."""
     from cprune_tf.devices import DeviceError
 
-    flags.mark_flags_as_required(["model", "library", "tflite"])
-    command_line.run_main(main, (DeviceError, ValueError, configs.ConfigError))
+    flags.mark_flags_as_required(["model"])
+    command_line.run_main(main, (DeviceError, OSError, ValueError, configs.ConfigError))
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints one line for each runtime, then the problems."""
+    """Compares outputs, or single layers."""
     del argv
+    wanted = [_WORKDIR] if _LAYERS.value else [_LIBRARY, _TFLITE]
+    if missing := [f"--{flag.name}" for flag in wanted if flag.value is None]:
+        raise ValueError(
+            f"{' and '.join(missing)} must be given {'with' if _LAYERS.value else 'without'} "
+            "--layers; see --help."
+        )
+    counts = tuple(int(count) for count in _THREADS.value)
+    if _LAYERS.value and len(counts) != 1:
+        raise ValueError(f"--threads is {list(counts)}; --layers takes one number.")
     command_line.import_tensorflow_quietly()
-    from cprune_tf import litert, models
-    from cprune_tf.devices import open_device
+    from cprune_tf import models
 
     model = models.load_model(_MODEL.value)
+    if _LAYERS.value:
+        _compare_layers(model, counts[0])
+    else:
+        _compare_outputs(model, counts)
+
+
+def _compare_layers(model: Any, num_threads: int) -> None:
+    """Prints one line for each set of layers that both runtimes compute apart from others."""
+    from cprune_tf.compiler.database import DatabaseError
+    from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
+    from cprune_tf.compiler.tuner import TuningError
+    from cprune_tf.latency.opened import open_model
+    from cprune_tf.latency.side_by_side import compare_layers
+    from cprune_tf.report import latency_tables
+
+    try:
+        tuning = configs.TuningConfig(
+            trials_per_task=_TRIALS.value, trials_per_round=min(_TRIALS.value, 32)
+        )
+        with open_model(
+            model,
+            _DEVICE.value,
+            pathlib.Path(_WORKDIR.value),
+            tuning,
+            num_threads=num_threads,
+            seed=_SEED.value,
+            cores=_CORES.value,
+        ) as opened:
+            print(opened.device.info())
+            print("Tuning what the workdir does not know, then three rounds of timing.", flush=True)
+            opened.tune(_TRIALS.value)
+            compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
+    except (DatabaseError, MissingTfliteError, TuningError, UnsupportedOperationError) as error:
+        command_line.fail(error)
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console = rich.console.Console(width=_PLAIN_WIDTH)
+    console.print(latency_tables.side_by_side_table(compared))
+    if _JSON.value:
+        text = json.dumps(compared.to_json(), indent=2)
+        pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+
+
+def _compare_outputs(model: Any, counts: tuple[int, ...]) -> None:
+    """Prints one line for each runtime, then the problems."""
+    from cprune_tf import litert
+    from cprune_tf.devices import open_device
+
     shape = (_NUM_IMAGES.value, *model.inputs[0].shape[1:])
     images = np.random.default_rng(_SEED.value).random(shape, dtype=np.float32)
     labels = np.argmax(model.predict(images, verbose=0), axis=-1)
     deployment = litert.Deployment(model.name, model, _LIBRARY.value, _TFLITE.value)
     with open_device(_DEVICE.value, _CORES.value) as device:
-        counts = tuple(int(count) for count in _THREADS.value)
         checked = litert.cross_check((deployment,), images, labels, device, thread_counts=counts)
     print(checked.device)
     for runtime in ("tvm", "litert"):

@@ -23,12 +23,21 @@ from cprune_tf.compiler.builder import build_program
 from cprune_tf.compiler.database import Program, ProgramDatabase
 from cprune_tf.compiler.roofline import Roofline
 from cprune_tf.compiler.session import TaskRow
+from cprune_tf.compiler.structure import (
+    ProgramStructure,
+    counts_keeping_structure,
+    program_structure,
+)
 from cprune_tf.compiler.tasks import Task
+from cprune_tf.compiler.transfer import distinct_programs
 from cprune_tf.devices.base import Device
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 _REPEATS = 5
 _MIN_REPEAT_MS = 5
+# Programs that count as good: as many, and as much slower than the fastest one, at most.
+_GOOD_PROGRAMS = 16
+_GOOD_SLOWDOWN = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +57,10 @@ class TaskProfile:
         bound: Which of the two limits is the nearer one for its FLOPs and bytes.
         roofline_share: The limit's time / latency_ms. A lowering that saves operations (Winograd)
             can pass 1.
-        structure: The fastest program's tiling of the filter axis.
+        structure: The fastest program's tiling of the filter and reduction axes.
         lowering: The fastest program's: "direct" or "winograd".
+        filters: The extent of the filter axis.
+        keeping_counts: Filter counts up to `filters` at which some good program's inner tiles stay.
     """
 
     name: str
@@ -65,23 +76,50 @@ class TaskProfile:
     roofline_share: float
     structure: str
     lowering: str
+    filters: int
+    keeping_counts: tuple[int, ...]
 
 
-def profile_tasks(rows: Sequence[TaskRow], roofline: Roofline) -> tuple[TaskProfile, ...]:
+def profile_tasks(
+    rows: Sequence[TaskRow], roofline: Roofline, database: ProgramDatabase
+) -> tuple[TaskProfile, ...]:
     """Holds every task against the device's limits.
 
     Args:
         rows: From `CompilerSession.task_table`.
         roofline: Measured with the same number of threads.
+        database: Knows the programs.
 
     Returns:
         One profile per row, in the same order.
     """
-    return tuple(_profile(row, roofline) for row in rows)
+    return tuple(_profile(row, roofline, database) for row in rows)
 
 
-def _profile(row: TaskRow, roofline: Roofline) -> TaskProfile:
-    task = row.task
+def good_structures(database: ProgramDatabase, task: Task) -> tuple[ProgramStructure, ...]:
+    """The structures of a task's good programs: hardly slower than the fastest, of any lowering.
+
+    Args:
+        database: Knows the programs.
+        task: A measured task.
+
+    Returns:
+        At most 16 of each lowering, of programs that differ in inner tiles.
+
+    Raises:
+        KeyError: If the task was never measured.
+    """
+    limit_ms = _GOOD_SLOWDOWN * fastest_program(database, task)[1].latency_ms
+    found = []
+    for lowered in task.lowerings:
+        good = [p for p in database.programs(lowered.mod) if p.latency_ms <= limit_ms]
+        for program in distinct_programs(good, _GOOD_PROGRAMS):
+            found.append(program_structure(program, lowered.mod))
+    return tuple(found)
+
+
+def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> TaskProfile:
+    task, filters = row.task, row.structure.filters
     moved = bytes_moved(task)
     memory_bound = roofline.memory_ms(moved) > roofline.compute_ms(task.flops)
     return TaskProfile(
@@ -98,6 +136,8 @@ def _profile(row: TaskRow, roofline: Roofline) -> TaskProfile:
         roofline_share=roofline.bound_ms(task.flops, moved) / row.latency_ms,
         structure=str(row.structure),
         lowering=row.lowering,
+        filters=filters,
+        keeping_counts=counts_keeping_structure(good_structures(database, task), filters),
     )
 
 

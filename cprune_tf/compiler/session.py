@@ -37,7 +37,7 @@ class TaskRow:
         total_ms: latency_ms x weight.
         share: Of the sum over all tasks, 0..1.
         gflops: Reached by the fastest program.
-        structure: The fastest program's tiling of the filter axis.
+        structure: The fastest program's tiling of the filter and reduction axes.
         lowering: The fastest program's: "direct" or "winograd".
     """
 

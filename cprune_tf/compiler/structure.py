@@ -1,14 +1,18 @@
-"""Program structure: how a program tiles the filter (output channel) axis.
+"""Program structure: how a program tiles the filter (output channel) and the reduction axes.
 
 CPrune (ECCV 2022, section 3.3) reads from the fastest program of a task how many filters can go so
 that the program's structure stays: the product of the filter axis's tile factors without one copy
 of the largest, taken in the compute stage and in its epilogue; the larger of the two.
+
+The paper names one step of one program. `counts_keeping_structure` names all filter counts at which
+some of several programs runs on with its inner tiles as they are, only more or less often.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -22,37 +26,71 @@ from cprune_tf.compiler.database import Program
 
 @dataclasses.dataclass(frozen=True)
 class ProgramStructure:
-    """The filter axis's tile factors, outermost first.
+    """A program's tile factors, outermost first.
 
     Attributes:
-        compute: In the anchor's reduction block; empty where the workload has no reduction.
-        epilogue: In the block that writes the workload's output.
+        compute: Of the filter axis in the anchor's reduction block; empty where the workload has no
+            reduction.
+        epilogue: Of the filter axis in the block that writes the workload's output.
         filters: The extent of the filter axis.
+        reduction: Of each reduction axis in the anchor's reduction block (a convolution's: kernel
+            height and width, input channels).
     """
 
     compute: tuple[int, ...]
     epilogue: tuple[int, ...]
     filters: int
+    reduction: tuple[tuple[int, ...], ...] = ()
 
     @property
     def step(self) -> int:
         """The paper's structure step, in filters; at least 1."""
         return max(_product_without_largest(self.compute), _product_without_largest(self.epilogue))
 
+    @property
+    def inner(self) -> int:
+        """What a filter count must be a multiple of to keep all factors but the outermost."""
+        return math.lcm(math.prod(self.compute[1:]), math.prod(self.epilogue[1:]))
+
     def __str__(self) -> str:
-        compute = "x".join(map(str, self.compute)) or "-"
-        return f"{compute} | epilogue {'x'.join(map(str, self.epilogue)) or '-'}"
+        text = f"{_factors(self.compute)} | epilogue {_factors(self.epilogue)}"
+        if self.reduction:
+            text += f" | reduction {', '.join(map(_factors, self.reduction))}"
+        return text
+
+
+def counts_keeping_structure(structures: Sequence[ProgramStructure], limit: int) -> tuple[int, ...]:
+    """All filter counts at which at least one program keeps its inner tiles.
+
+    A program's inner tiles are all its factors of the filter axis but the outermost, in the compute
+    stage and in the epilogue: they are its vector code and what it holds in registers. The
+    outermost factor is how often they run.
+
+    Args:
+        structures: Of good programs of one task.
+        limit: The largest count to look at.
+
+    Returns:
+        The counts from 1 to limit, ascending.
+
+    Raises:
+        ValueError: For a limit below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1 filter.")
+    inner = {structure.inner for structure in structures}
+    return tuple(n for n in range(1, limit + 1) if any(n % tile == 0 for tile in inner))
 
 
 def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
-    """Reads the tile factors of the filter axis from a program.
+    """Reads the tile factors of the filter and reduction axes from a program.
 
     Args:
         program: A measured program.
         mod: Its workload; channels last.
 
     Returns:
-        The factors of the loops that the filter axis was split into, in both stages.
+        The factors of the loops that these axes were split into, the filters' in both stages.
     """
     schedule = Schedule(mod)
     program.trace.apply_to_schedule(schedule, remove_postproc=True)
@@ -65,11 +103,18 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
     # its partial sums along a new last axis.
     axis = len(shape) - 1
     compute: tuple[int, ...] = ()
+    reduction: tuple[tuple[int, ...], ...] = ()
     if anchor is not None:
         # Winograd's products have more axes than the output, filters last as well.
         is_winograd = schedule.get(anchor).name_hint.startswith(winograd.GEMM)
         compute = _channel_factors(schedule, anchor, -1 if is_winograd else axis)
-    return ProgramStructure(compute, _channel_factors(schedule, output, axis), int(shape[-1]))
+        reduction = _reduction_factors(schedule, anchor)
+    epilogue = _channel_factors(schedule, output, axis)
+    return ProgramStructure(compute, epilogue, int(shape[-1]), reduction)
+
+
+def _factors(factors: tuple[int, ...]) -> str:
+    return "x".join(map(str, factors)) or "-"
 
 
 def anchor_extents(mod: tvm.IRModule) -> tuple[str, tuple[int, ...]] | None:
@@ -117,6 +162,22 @@ def _channel_factors(schedule: Schedule, block: Any, axis: int) -> tuple[int, ..
         for iter_var, value in zip(iter_vars, realize.iter_values, strict=True)
         if any(iter_var.var.same_as(used) for used in channel)
     ]
+    return _loop_extents(schedule, block, values)
+
+
+def _reduction_factors(schedule: Schedule, block: Any) -> tuple[tuple[int, ...], ...]:
+    """The same for each axis that a block sums over."""
+    realize = _realize(schedule, block)
+    return tuple(
+        # An axis of extent one has no loop where the program was simplified.
+        _loop_extents(schedule, block, [value]) or (int(iter_var.dom.extent),)
+        for iter_var, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)
+        if iter_var.iter_type == tvm.tirx.IterVar.CommReduce
+    )
+
+
+def _loop_extents(schedule: Schedule, block: Any, values: Sequence[Any]) -> tuple[int, ...]:
+    """Extents of the loops around a block that occur in some expressions, outer to inner."""
     used = [variable for value in values for variable in undefined_vars(value)]
     loops = (schedule.get(loop) for loop in schedule.get_loops(block))
     return tuple(

@@ -9,7 +9,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.devices.base import Device, DeviceInfo, ModelFile
+    from cprune_tf.devices.base import Device, DeviceInfo, ModelFile, OperatorTime
     from cprune_tf.devices.errors import (
         DeviceCrashError,
         DeviceError,
@@ -28,6 +28,7 @@ _EXPORTS = {
     "DeviceUnreachableError": "errors",
     "Latency": "latency",
     "ModelFile": "base",
+    "OperatorTime": "base",
     "open_device": "opening",
 }
 
@@ -40,6 +41,7 @@ __all__ = [
     "DeviceUnreachableError",
     "Latency",
     "ModelFile",
+    "OperatorTime",
     "open_device",
 ]
 

@@ -112,6 +112,23 @@ class DeviceInfo:
 
 
 @dataclasses.dataclass(frozen=True)
+class OperatorTime:
+    """How long one operator takes inside a running `.tflite` model.
+
+    Attributes:
+        name: As LiteRT or its delegate calls it, e.g. "Convolution (NHWC, F32) IGEMM".
+        delegated: Whether LiteRT's delegate (XNNPACK) runs it.
+        index: Of an operator in the file; of a delegated one, among the delegate's.
+        ms: Mean over the middle half of the runs; XNNPACK rounds each down to whole microseconds.
+    """
+
+    name: str
+    delegated: bool
+    index: int
+    ms: float
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelFile:
     """A compiled model in a file, ready for a device.
 
@@ -341,6 +358,31 @@ class Device(abc.ABC):
         return tuple(
             Latency.from_samples(taken, num_threads, conditions) for taken in measured["samples"]
         )
+
+    def profile_litert(
+        self, path: str | os.PathLike[str], num_threads: int, measure: MeasureConfig
+    ) -> tuple[OperatorTime, ...]:
+        """Times every operator of a `.tflite` file inside the running model.
+
+        Args:
+            path: The file, on this machine.
+            num_threads: Threads (measure.num_threads is not looked at).
+            measure: Warm-up and time.
+
+        Returns:
+            The operators in the order they run.
+        """
+        self._check_threads(num_threads)
+        timed = self._call(
+            "profile_litert",
+            _LOAD_TIMEOUT_SEC + 20 * (measure.max_time_sec + measure.warmup_ms / 1000),
+            path=self._upload(os.fspath(path)),
+            num_threads=num_threads,
+            warmup_ms=measure.warmup_ms,
+            max_time_sec=measure.max_time_sec,
+            cores=self.core_ids(),
+        )
+        return tuple(OperatorTime(*one) for one in timed)
 
     def __enter__(self) -> Device:
         return self

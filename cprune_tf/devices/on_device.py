@@ -7,7 +7,9 @@ first used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from cprune_tf.devices import describe as _describe
 from cprune_tf.devices.arrays import ArgumentBuffers, random_array
 from cprune_tf.devices.climate import Climate, pin
 from cprune_tf.devices.interleave import interleave
+from cprune_tf.devices.litert_profiler import ProfiledModel, mean_times
 from cprune_tf.devices.runtimes import (
     Array,
     Model,
@@ -31,6 +34,7 @@ TensorSpecs = Sequence[tuple[str, Sequence[int]]]
 # Allocating and filling arguments costs as much as timing a small kernel, and the tuner times
 # thousands of kernels with the same arguments in one process.
 _ARGUMENT_BUFFERS = ArgumentBuffers()
+_PROFILED_BATCH = 20
 
 
 def time_kernel(
@@ -146,9 +150,45 @@ def time_models(
     return {"samples": samples, "conditions": climate.conditions()}
 
 
+def profile_litert(
+    path: str,
+    num_threads: int,
+    warmup_ms: float,
+    max_time_sec: float,
+    cores: Sequence[int] = (),
+) -> list[tuple[str, bool, int, float]]:
+    """Times every operator of a `.tflite` file inside the running model.
+
+    Args:
+        path: The `.tflite` file on this device.
+        num_threads: Threads of LiteRT.
+        warmup_ms: Running time thrown away first.
+        max_time_sec: Running time; at least twenty runs are made.
+        cores: Cores to run on; none: all.
+
+    Returns:
+        See litert_profiler.mean_times.
+    """
+    pin(cores)
+    with contextlib.closing(ProfiledModel(path, num_threads)) as model:
+        _run_for(warmup_ms / 1000, model.run)
+        runs = []
+        _run_for(max_time_sec, lambda: runs.extend(model.profile(_PROFILED_BATCH)))
+    return mean_times(runs)
+
+
 def describe() -> dict[str, Any]:
     """What this device is and has; see DeviceInfo for the keys."""
     return _describe.describe()
+
+
+def _run_for(seconds: float, function: Callable[[], Any]) -> None:
+    """Calls a function until the time is over, once at least."""
+    deadline = time.monotonic() + seconds
+    while True:
+        function()
+        if time.monotonic() >= deadline:
+            return
 
 
 def _ready_model(runtime: str, path: str, specs: TensorSpecs, num_threads: int) -> Model:

@@ -28,7 +28,14 @@ CALL = "cprune_tf.call"
 
 _LONGEST_TIMER_SEC = 1e6
 _WATCH_PERIOD_SEC = 1.0
-_ON_DEVICE = ("describe", "run_litert", "run_tvm", "time_kernel", "time_models")
+_ON_DEVICE = (
+    "describe",
+    "profile_litert",
+    "run_litert",
+    "run_tvm",
+    "time_kernel",
+    "time_models",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,7 @@ def open_model(
     num_threads: int = 1,
     protect: Sequence[str] = (),
     seed: int = 0,
+    cores: str = "",
 ) -> Iterator[OpenedModel]:
     """Opens a model; nothing is tuned yet.
 
@@ -93,6 +94,7 @@ def open_model(
         num_threads: Threads to tune for.
         protect: Patterns of layers whose channels stay.
         seed: Of the search.
+        cores: What to run on; see `devices.Device`.
 
     Yields:
         The model; device and compiler are closed with the block.
@@ -103,7 +105,7 @@ def open_model(
     """
     channels = graph.analyze(model, protect)
     with (
-        open_device(device_name) as device,
+        open_device(device_name, cores) as device,
         CompilerSession(
             device, workdir / "tuning", config, num_threads=num_threads, seed=seed
         ) as session,

@@ -113,9 +113,10 @@ def profile_model(
             for row in rows:
                 timed[row.task.key] += opened.timer.samples_ms(row.task)
     once_ms = {key: statistics.median(samples) for key, samples in timed.items()}
+    profiles = profile_tasks(rows, roofline, opened.session.database)
     tasks = tuple(
         ProfiledTask(profile, groups_of(profile, opened.channels), once_ms[row.task.key])
-        for profile, row in zip(profile_tasks(rows, roofline), rows, strict=True)
+        for profile, row in zip(profiles, rows, strict=True)
     )
     total_ms = sum(once_ms[row.task.key] * row.task.weight for row in rows)
     return ModelProfile(tasks, roofline, statistics.median(wholes), total_ms)

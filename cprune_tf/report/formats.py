@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cprune_tf.runs.progress import format_duration
 
 MISSING = "not measured"
 
 # Between a number and its unit: no line may break there.
 _GAP = "\N{NO-BREAK SPACE}"
+_FEW_COUNTS = 3
 
 RUNTIME_NAMES = {"keras": "Keras", "tvm": "TVM", "litert": "LiteRT"}
 
@@ -72,6 +75,28 @@ def factor(value: float) -> str:
 def count(value: float) -> str:
     """A whole number with separators."""
     return f"{value:,.0f}"
+
+
+def counts(values: Sequence[int], limit: int) -> str:
+    """Counts up to a limit, shortly: "all up to 64", "multiples of 8 or 12 up to 64", "16, 40".
+
+    Args:
+        values: Ascending.
+        limit: What the counts go up to.
+    """
+    if len(values) <= _FEW_COUNTS:
+        return ", ".join(map(str, values)) or "none"
+    known, factors = set(values), list[int]()
+    for value in values:
+        if all(value % factor for factor in factors):
+            factors.append(value)
+    if any(n not in known for factor in factors for n in range(factor, limit + 1, factor)):
+        return ", ".join(map(str, values))
+    if factors == [1]:
+        return f"all up to {limit}"
+    *first, last = map(str, factors)
+    named = f"{', '.join(first)} or {last}" if first else last
+    return f"multiples of {named} up to {limit}"
 
 
 def macs(value: float) -> str:

@@ -14,6 +14,7 @@ from cprune_tf.report import formats
 
 if typing.TYPE_CHECKING:
     from cprune_tf.latency.profile import ModelProfile
+    from cprune_tf.latency.side_by_side import SideBySide
     from cprune_tf.latency.staircase import Staircase
 
 _MAX_LAYERS = 3
@@ -22,6 +23,7 @@ _MAX_LAYERS = 3
 def profile_table(profile: ModelProfile) -> rich.console.Group:
     """Every task, costliest first, and what the whole model takes beyond them."""
     table = _table("task", "layers", "groups")
+    table.add_column("good counts", overflow="fold")
     for column in (
         "weight",
         "MFLOP",
@@ -40,6 +42,7 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
             task.name,
             _layers([layers[0] for layers in task.subgraphs if layers]),
             _layers(row.groups),
+            formats.counts(task.keeping_counts, task.filters),
             str(task.weight),
             formats.significant(task.flops / 1e6),
             formats.significant(task.bytes_moved / 1e3),
@@ -62,8 +65,41 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
         f"({100 * profile.overhead_fraction:.1f} % of the whole), "
         f"{formats.threads(peak.num_threads)}"
     )
-    limits = f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}"
-    return rich.console.Group(table, rich.text.Text(whole, "bold"), rich.text.Text(limits, "dim"))
+    notes = (
+        f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}\n"
+        "good counts: filters at which a program that is about as fast as the fastest keeps its "
+        "inner tiles"
+    )
+    return rich.console.Group(table, rich.text.Text(whole, "bold"), rich.text.Text(notes, "dim"))
+
+
+def side_by_side_table(compared: SideBySide) -> rich.console.Group:
+    """Each set of layers with TVM's and LiteRT's time, and how far the sums explain the wholes."""
+    table = _table("layers", "LiteRT runs")
+    for column in ("TVM", "LiteRT", "TVM / LiteRT"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in compared.rows:
+        table.add_row(
+            ", ".join(row.layers) or "(no layer known)",
+            ", ".join(dict.fromkeys(row.litert)),
+            "-" if row.tvm_ms is None else formats.milliseconds(row.tvm_ms),
+            "-" if row.litert_ms is None else formats.milliseconds(row.litert_ms),
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+        )
+    lines = [
+        f"{name}: whole model {formats.milliseconds(whole)}, sum of the above "
+        f"{formats.milliseconds(total)}, {formats.threads(compared.num_threads)}"
+        for name, whole, total in (
+            ("TVM", compared.tvm_whole_ms, compared.tvm_sum_ms),
+            ("LiteRT", compared.litert_whole_ms, compared.litert_sum_ms),
+        )
+    ]
+    note = (
+        "TVM's subgraphs are timed alone with warm caches; LiteRT's operators in the running "
+        "model, each run in whole microseconds, rounded down."
+    )
+    whole = rich.text.Text("\n".join(lines), "bold")
+    return rich.console.Group(table, whole, rich.text.Text(note, "dim"))
 
 
 def staircase_table(staircases: Sequence[Staircase]) -> rich.table.Table:

@@ -1,4 +1,4 @@
-"""tools/profile.py and tools/staircase.py as a user runs them, in one workdir."""
+"""The commands that measure a model by tasks and layers, as a user runs them in one workdir."""
 
 from __future__ import annotations
 
@@ -48,12 +48,46 @@ def test_a_profile_is_printed_and_written(flags):
     result = _run("profile", *flags)
     assert result.returncode == 0, result.stderr
     assert "runtime overhead" in result.stdout and "GFLOPS" in result.stdout
+    assert "good counts: filters at which" in result.stdout
     workdir = _workdir(flags)
     content = json.loads((workdir / "profile.json").read_text())
     groups = {tuple(task["subgraphs"][0]): task["groups"] for task in content["tasks"]}
     assert groups[("second",)] == ["first", "second"]
+    for task in content["tasks"]:
+        assert task["keeping_counts"][-1] == task["filters"]
     assert content["roofline"]["peak_gflops"] > 0
     assert (workdir / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_runtimes_are_compared_layer_by_layer_with_the_programs_of_the_workdir(
+    flags, tmp_path
+):
+    programs = _workdir(flags) / "tuning" / "database_tuning_record.json"
+    known = programs.read_bytes()
+    written = tmp_path / "layers.json"
+    result = _run("compare_tflite", "--layers", *flags, f"--json={written}")
+    assert result.returncode == 0, result.stderr
+    assert "TVM: whole model" in result.stdout and "LiteRT: whole model" in result.stdout
+    rows = {tuple(row["layers"]): row for row in json.loads(written.read_text())["rows"]}
+    for layer in ("first", "second"):
+        assert rows[(layer,)]["tvm_ms"] > 0
+        assert rows[(layer,)]["litert"][0].startswith("Convolution")
+    assert programs.read_bytes() == known  # nothing was tuned again
+
+
+@pytest.mark.parametrize(
+    ("flags_given", "says"),
+    [
+        (("--layers",), "--workdir must be given with --layers"),
+        (("--tflite=a.tflite",), "--library must be given without --layers"),
+        (("--layers", "--workdir=w", "--threads=1,2"), "--threads is [1, 2]; --layers takes one"),
+    ],
+)
+def test_missing_flags_of_a_comparison_end_in_one_line(flags, flags_given, says):
+    result = _run("compare_tflite", flags[0], *flags_given)
+    assert result.returncode == 2
+    assert [line for line in result.stderr.splitlines() if line.startswith("error:")] != []
+    assert says in result.stderr
 
 
 def test_staircases_are_written_and_a_second_run_measures_nothing(flags):

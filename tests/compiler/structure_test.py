@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import math
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
-from cprune_tf.compiler.structure import ProgramStructure, program_structure
+from cprune_tf.compiler.profiling import good_structures
+from cprune_tf.compiler.structure import (
+    ProgramStructure,
+    counts_keeping_structure,
+    program_structure,
+)
+from cprune_tf.compiler.transfer import keep_inner
 from cprune_tf.models.small import mobilenet_small
 
 from . import workloads
@@ -50,6 +58,10 @@ def test_structure_step(compute, epilogue, step):
     [
         (ProgramStructure((1, 4, 16, 1), (4, 16), 64), "1x4x16x1 | epilogue 4x16"),
         (ProgramStructure((), (), 1), "- | epilogue -"),
+        (
+            ProgramStructure((4, 16), (64,), 64, ((3, 1), (1, 3), (2, 8))),
+            "4x16 | epilogue 64 | reduction 3x1, 1x3, 2x8",
+        ),
     ],
 )
 def test_structure_reads_well(structure, text):
@@ -74,7 +86,8 @@ def test_factors_of_a_hand_made_program(conv, splits, compute, epilogue):
     assert last != "conv2d_nhwc"
     named = {name.replace("LAST", last): split for name, split in splits.items()}
     structure = program_structure(workloads.hand_made(conv.mod, named), conv.mod)
-    assert structure == ProgramStructure(compute, epilogue, 32)
+    assert (structure.compute, structure.epilogue) == (compute, epilogue)
+    assert structure.filters == 32
 
 
 def test_factors_of_sampled_programs_are_their_filter_tiles(conv, programs):
@@ -86,6 +99,29 @@ def test_factors_of_sampled_programs_are_their_filter_tiles(conv, programs):
         assert math.prod(structure.compute) == math.prod(structure.epilogue) == 32
         assert structure.filters == 32
     assert len({program_structure(program, conv.mod).compute for program in programs}) > 2
+
+
+@pytest.mark.parametrize(
+    ("splits", "reduction"),
+    [
+        ({}, ((3,), (3,), (8,))),
+        ({"conv2d_nhwc": (6, [2, 4])}, ((3,), (3,), (2, 4))),
+        ({"conv2d_nhwc": (4, [1, 3])}, ((1, 3), (3,), (8,))),
+        ({"conv2d_nhwc": (3, [4, 8])}, ((3,), (3,), (8,))),  # a filter's tile does not count
+    ],
+)
+def test_reduction_factors_of_a_hand_made_program(conv, splits, reduction):
+    structure = program_structure(workloads.hand_made(conv.mod, splits), conv.mod)
+    assert structure.reduction == reduction
+
+
+def test_reduction_factors_of_sampled_programs_are_their_tiles(conv, programs):
+    """After four spatial axes, MetaSchedule's sketch decides kernel height, width and channels."""
+    for program in programs:
+        structure = program_structure(program, conv.mod)
+        assert list(structure.reduction) == workloads.tiles(program)[4:7]
+        assert [math.prod(factors) for factors in structure.reduction] == [3, 3, 8]
+    assert len({program_structure(program, conv.mod).reduction for program in programs}) > 2
 
 
 def test_decisions_that_are_changed_are_seen(conv, programs):
@@ -106,6 +142,7 @@ def test_every_kind_of_anchor_has_factors(layer, filters):
         assert structure.filters == filters
         assert math.prod(structure.compute) == filters
         assert 1 <= structure.step <= filters
+        assert structure.reduction and all(structure.reduction)
 
 
 def test_a_workload_without_reduction_has_an_epilogue_only():
@@ -118,3 +155,73 @@ def test_a_workload_without_reduction_has_an_epilogue_only():
     (program, *_) = workloads.sampled_programs(task, 1)
     structure = program_structure(program, task.mod)
     assert structure.compute == () and structure.epilogue and structure.filters == 12
+    assert structure.reduction == ()
+
+
+def factorization(total):
+    """Factors of a number in some order."""
+    primes = [p for p in (2, 3, 5) for _ in range(20) if total % p == 0]
+    found = []
+    for prime in primes:
+        if total % prime == 0:
+            found.append(prime)
+            total //= prime
+    return strategies.permutations([*found, 1]).map(tuple)
+
+
+@strategies.composite
+def some_structures(draw):
+    """Structures of programs of one task, whatever their factors."""
+    filters = draw(strategies.sampled_from([1, 8, 12, 30, 32, 60, 64]))
+    factors = factorization(filters)
+    pairs = draw(strategies.lists(strategies.tuples(factors, factors), min_size=1, max_size=4))
+    return [ProgramStructure(compute, epilogue, filters) for compute, epilogue in pairs]
+
+
+def retiled(factors, count):
+    """The same inner factors under another outermost one; None where they do not fit."""
+    inner = math.prod(factors[1:])
+    return (count // inner, *factors[1:]) if count % inner == 0 else None
+
+
+@hypothesis.given(structures=some_structures(), limit=strategies.integers(1, 130))
+def test_a_count_keeps_structure_where_a_program_fits_with_another_outermost_factor(
+    structures, limit
+):
+    counts = counts_keeping_structure(structures, limit)
+    assert list(counts) == [
+        count
+        for count in range(1, limit + 1)
+        if any(retiled(s.compute, count) and retiled(s.epilogue, count) for s in structures)
+    ]
+    if limit >= structures[0].filters:
+        assert structures[0].filters in counts
+
+
+def test_counts_that_keep_structure():
+    one = ProgramStructure((1, 4, 2, 1), (8,), 8)
+    other = ProgramStructure((2, 3, 2), (6, 4), 24)
+    assert counts_keeping_structure([one], 30) == (8, 16, 24)
+    assert counts_keeping_structure([other], 30) == (12, 24)
+    assert counts_keeping_structure([one, other], 30) == (8, 12, 16, 24)
+    assert counts_keeping_structure([ProgramStructure((), (3, 4), 12)], 9) == (4, 8)
+    assert counts_keeping_structure([], 9) == ()
+    with pytest.raises(ValueError, match="limit is 0; expected at least 1"):
+        counts_keeping_structure([one], 0)
+
+
+def test_transfer_keeps_a_tuned_program_s_inner_tiles_at_the_counts(tuned):
+    database = tuned.session.database
+    for row in tuned.session.task_table(tuned.lowered):
+        structures = good_structures(database, row.task)
+        assert row.structure in structures  # the fastest is good
+        counts = counts_keeping_structure(structures, row.structure.filters)
+        assert counts[-1] == row.structure.filters
+        for count in range(1, row.structure.filters + 1):
+            kept = [
+                keep_inner(tiles, count)[1:] == tiles[1:]
+                for structure in structures
+                for tiles in [structure.compute or (1,), structure.epilogue]
+            ]
+            pairs = list(zip(kept[::2], kept[1::2], strict=True))
+            assert any(map(all, pairs)) == (count in counts)

@@ -48,3 +48,22 @@ from cprune_tf.report import formats
 )
 def test_numbers_for_people(written, value, expected):
     assert written(value).replace("\u00a0", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "limit", "expected"),
+    [
+        ((), 64, "none"),
+        ((64,), 64, "64"),
+        ((16, 32, 48), 48, "16, 32, 48"),
+        (tuple(range(1, 65)), 64, "all up to 64"),
+        (tuple(range(8, 65, 8)), 64, "multiples of 8 up to 64"),
+        (tuple(range(8, 65, 8)), 70, "multiples of 8 up to 70"),
+        ((8, 12, 16, 24, 32), 32, "multiples of 8 or 12 up to 32"),
+        ((6, 8, 12, 15, 16, 18), 18, "multiples of 6, 8 or 15 up to 18"),
+        ((8, 16, 32, 64), 64, "8, 16, 32, 64"),  # 24 is missing
+        ((8, 16, 24, 32), 64, "8, 16, 24, 32"),  # and here 40
+    ],
+)
+def test_counts_are_named_shortly(values, limit, expected):
+    assert formats.counts(values, limit) == expected

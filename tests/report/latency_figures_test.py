@@ -7,6 +7,7 @@ import rich.console
 from cprune_tf.compiler.profiling import TaskProfile
 from cprune_tf.compiler.roofline import Bandwidth, Roofline
 from cprune_tf.latency.profile import ModelProfile, ProfiledTask
+from cprune_tf.latency.side_by_side import LayerTimes, SideBySide
 from cprune_tf.latency.staircase import Stair, Staircase
 from cprune_tf.report import latency_figures, latency_tables
 
@@ -21,7 +22,7 @@ def _staircase(name, total=32):
 def _profile():
     task = TaskProfile(
         "conv2d_add", (("conv1", "bn1"), ("conv2", "bn2")), 2, 4e6, 50_000, 0.1, 0.2, 0.8, 40.0,
-        "compute", 0.4, "1x4 | epilogue 1x4", "winograd",
+        "compute", 0.4, "1x4 | epilogue 1x4", "winograd", 16, (4, 8, 12, 16),
     )  # fmt: skip
     return ModelProfile((ProfiledTask(task, ("conv1", "conv2"), 0.11),), _ROOFLINE, 0.25, 0.22)
 
@@ -52,6 +53,7 @@ def test_profiles_and_predictions_are_drawn(tmp_path):
 def test_the_profile_table_says_what_the_overhead_is():
     text = _text(latency_tables.profile_table(_profile()))
     assert "conv1, conv2" in text and "winograd" in text
+    assert "multiples of 4 up to 16" in text
     assert "12.0 % of the whole" in text and "100 GFLOPS" in text
 
 
@@ -59,3 +61,18 @@ def test_the_staircase_table_lists_the_steps():
     text = _text(latency_tables.staircase_table([_staircase("conv1")]))
     for count in (32, 24, 16, 8):
         assert f"{count}: " in text
+
+
+def test_the_side_by_side_table_shows_both_runtimes_and_what_is_missing():
+    rows = (
+        LayerTimes(("conv", "relu"), ("conv2d",), ("Convolution", "Clamp"), 0.3, 0.2),
+        LayerTimes((), (), ("Copy",), None, 0.05),
+    )
+    table = latency_tables.side_by_side_table(SideBySide(rows, 0.4, 0.5, 2))
+    text = _text(table).replace("\u00a0", " ")
+    lines = {line.strip().split("  ")[0]: line for line in text.splitlines()}
+    shown = lines["conv, relu"]
+    assert "Convolution, Clamp" in shown and "0.300 ms" in shown and "0.200 ms" in shown
+    assert "1.50" in shown
+    assert " - " in lines["(no layer known)"] and "50.0 µs" in lines["(no layer known)"]
+    assert "LiteRT: whole model 0.500 ms, sum of the above 0.250 ms, 2 threads" in text

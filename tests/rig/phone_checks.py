@@ -139,6 +139,8 @@ def test_litert_runs_there_in_the_same_session(device, dense, tmp_path):
     quick = MeasureConfig(warmup_ms=1, min_samples=3, max_time_sec=0.1, stable_fraction=0.9)
     for latency in device.time_models([file, dense[0]], 1, quick):
         assert latency.conditions.emulated
+    (operator,) = device.profile_litert(path, 1, quick)
+    assert operator.name.startswith("Convolution")
 
 
 def test_the_bundle_is_not_pushed_twice(device, dense):

@@ -69,6 +69,7 @@ class TracedFile:
     """A model's `.tflite` file and what in it came from where.
 
     Attributes:
+        content: The file.
         model: The parsed file, a `tflite.Model`.
         operators: Its operators, in the order they run.
         calls: For every operator: the calls it computes, in the model's order.
@@ -78,6 +79,7 @@ class TracedFile:
         untied: Names of layers that no operator is known to compute.
     """
 
+    content: bytes
     model: Any
     operators: tuple[Operator, ...]
     calls: tuple[tuple[Call, ...], ...]
@@ -100,7 +102,8 @@ def trace(graph: FlatGraph) -> TracedFile:
         ConversionError: TensorFlow cannot convert the model.
     """
     tflite = _require_tflite()
-    model = tflite.Model.GetRootAsModel(convert(graph.model, _scoped_forward(graph)), 0)
+    content = convert(graph.model, _scoped_forward(graph))
+    model = tflite.Model.GetRootAsModel(content, 0)
     operators = tuple(_operators(tflite, model))
     inputs, outputs = _signature(model)
     ties = _Ties(graph, operators)
@@ -110,6 +113,7 @@ def trace(graph: FlatGraph) -> TracedFile:
     ties.add_between()
     subgraph = model.Subgraphs(0)
     return TracedFile(
+        content=content,
         model=model,
         operators=operators,
         calls=ties.calls(),
