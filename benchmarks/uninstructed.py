@@ -3,8 +3,10 @@ r"""The experiment of Radu et al. (IISWC 2019) here: pruning without and with th
     python benchmarks/uninstructed.py --workdir=runs/uninstructed
 
 For convolutions of ResNet-50, 1 to 50 % of the filters are removed: just so many (uninstructed),
-and down to the next count that keeps the structure of the layer's fastest program (instructed).
-Every count is priced by transfer on the device. Writes results/uninstructed.json and a plot.
+and down to the next count that keeps the inner tiles of the layer's fastest program (instructed).
+Programs for every count come by transfer, without a search; then all counts of a layer are timed
+interleaved. Layers measured in this folder are not measured again. Writes
+results/uninstructed.json and a plot.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +22,11 @@ import record
 from absl import app, flags
 
 from cprune_tf.compiler.session import CompilerSession
-from cprune_tf.config import TuningConfig
-from cprune_tf.devices import open_device
+from cprune_tf.compiler.structure import counts_keeping_structure
+from cprune_tf.compiler.tasks import LoweredModel
+from cprune_tf.config import MeasureConfig, TuningConfig
+from cprune_tf.devices import ModelFile, open_device
+from cprune_tf.devices.base import Device
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLOT = ROOT / "docs" / "images" / "uninstructed.svg"
@@ -56,46 +62,61 @@ def convolution(layer: tuple[int, int, int, int, int], filters: int) -> Any:
     return keras.Model(image, y)
 
 
-def measure(name: str, session: CompilerSession) -> dict[str, Any]:
+def measure(name: str, session: CompilerSession, device: Device, folder: str) -> dict[str, Any]:
     """One layer: its latency, and that of every count."""
     layer = _LAYERS[name]
     filters = layer[4]
     base = session.lower(convolution(layer, filters))
     session.tune(base, _TRIALS.value)
     (row,) = session.task_table(base)
-    step = row.structure.step
-    priced: dict[int, float] = {filters: base.latency_ms(session.database)}
+    keeping = counts_keeping_structure([row.structure], filters)
+    files = {filters: _build(session, base, folder, name, filters)}
 
-    def price(count: int) -> float:
-        if count not in priced:
+    def add(count: int) -> None:
+        if count not in files:
             pruned = session.lower(convolution(layer, count))
-            priced[count] = session.price(pruned, base)
-        return priced[count]
+            session.price(pruned, base)
+            files[count] = _build(session, pruned, folder, name, count)
 
-    points = []
+    pairs = []
     for percent in _PERCENT:
         count = filters - max(1, round(filters * percent / 100))
-        kept = max(step, count // step * step)
-        points.append(
-            {
-                "percent": percent,
-                "filters": count,
-                "latency_us": price(count) * 1e3,
-                "instructed_filters": kept,
-                "instructed_us": price(kept) * 1e3,
-            }
-        )
-    whole_us = priced[filters] * 1e3
-    print(f"{name}: {whole_us:.1f} us, step {step}", flush=True)
+        kept = max((n for n in keeping if n <= count), default=keeping[0])
+        pairs.append((percent, count, kept))
+        add(count)
+        add(kept)
+    timed = device.time_models(list(files.values()), 1, MeasureConfig(max_time_sec=1.0))
+    latency_us = {n: one.median_ms * 1e3 for n, one in zip(files, timed, strict=True)}
+    points = [
+        {
+            "percent": percent,
+            "filters": count,
+            "latency_us": latency_us[count],
+            "instructed_filters": kept,
+            "instructed_us": latency_us[kept],
+        }
+        for percent, count, kept in pairs
+    ]
+    whole_us = latency_us[filters]
+    print(f"{name}: {whole_us:.1f} us, inner tile {row.structure.inner}", flush=True)
     return {
         "layer": name,
         "shape": list(layer),
         "lowering": row.lowering,
-        "structure_step": step,
+        "structure_step": row.structure.step,
+        "inner_tile": row.structure.inner,
         "latency_us": whole_us,
         "points": points,
         "slower_than_unpruned": [p["filters"] for p in points if p["latency_us"] > whole_us],
     }
+
+
+def _build(
+    session: CompilerSession, lowered: LoweredModel, folder: str, name: str, count: int
+) -> ModelFile:
+    path = pathlib.Path(folder) / f"{name}_{count}.so"
+    session.build(lowered, path)
+    return ModelFile(f"{name} {count}", "tvm", str(path))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -146,13 +167,19 @@ def main(argv: Sequence[str]) -> None:
     path = record.RESULTS / "uninstructed.json"
     if not _PLOT_ONLY.value:
         config = TuningConfig(trials_per_round=16, programs_per_task=8)
+        journal = pathlib.Path(_WORKDIR.value) / "layers.json"
+        known = json.loads(journal.read_text()) if journal.exists() else {}
         rows = []
         with (
             open_device("local") as device,
             CompilerSession(device, _WORKDIR.value, config, num_threads=1, seed=0) as session,
         ):
             for name in _ONLY.value:
-                rows.append(measure(name, session))
+                if name not in known:
+                    with tempfile.TemporaryDirectory() as folder:
+                        known[name] = measure(name, session, device, folder)
+                    journal.write_text(json.dumps(known))
+                rows.append(known[name])
                 values = {"trials": _TRIALS.value, "summary": summary(rows), "layers": rows}
                 path = record.write("uninstructed", {"num_threads": 1, **values})
     held = json.loads(path.read_text(encoding="utf-8"))
