@@ -22,6 +22,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
 _PROGRAMS = flags.DEFINE_integer(
     "programs", 3, "Of each workload, so many that differ in inner tiling.", lower_bound=1
 )
+_MIN_MEASURED = flags.DEFINE_integer(
+    "min_measured", 12, "Workloads with fewer measured programs (only priced ones) are left out."
+)
 _CPU = flags.DEFINE_string("cpu", "", "Where they were measured, for about.json.")
 
 
@@ -40,7 +43,13 @@ def main(argv: Sequence[str]) -> None:
     folders = [path / "tuning" if (path / "tuning").is_dir() else path for path in folders]
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     output = pathlib.Path(_OUTPUT.value)
-    written = export_programs(folders, output, _PROGRAMS.value, {"date": date, "cpu": _CPU.value})
+    written = export_programs(
+        folders,
+        output,
+        {"date": date, "cpu": _CPU.value},
+        programs=_PROGRAMS.value,
+        min_measured=_MIN_MEASURED.value,
+    )
     size = sum(path.stat().st_size for path in output.iterdir())
     print(f"{written} workloads, {size / 1e6:.2f} MB: {output}")
 

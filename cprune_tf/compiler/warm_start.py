@@ -46,6 +46,7 @@ class _Source:
         block: The name of the block that computes most.
         extents: Of that block's loops.
         records: Its fastest records, as JSON types.
+        num_measured: All records it had.
     """
 
     workload: ms.database.Workload
@@ -53,6 +54,7 @@ class _Source:
     block: str
     extents: tuple[int, ...]
     records: tuple[Any, ...]
+    num_measured: int
 
 
 class WarmStart:
@@ -134,15 +136,22 @@ def open_warm_start(setting: str, target: tvm.target.Target) -> WarmStart:
 
 
 def export_programs(
-    folders: Sequence[pathlib.Path], output: pathlib.Path, programs: int, about: Mapping[str, Any]
+    folders: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    about: Mapping[str, Any],
+    *,
+    programs: int = 3,
+    min_measured: int = 1,
 ) -> int:
     """Writes the fastest programs of several runs as one compressed folder.
 
     Args:
         folders: Databases.
         output: The folder to write; made if missing.
-        programs: Of each workload, so many that differ in inner tiling.
         about: What to say of their origin, as JSON types.
+        programs: Of each workload, so many that differ in inner tiling.
+        min_measured: Workloads of which fewer programs were measured are left out: those were
+            priced, not tuned.
 
     Returns:
         How many workloads were written.
@@ -153,6 +162,8 @@ def export_programs(
     best: dict[int, tuple[_Source, tuple[Program, ...]]] = {}
     for folder in folders:
         for source in WarmStart(folder)._sources:
+            if source.num_measured < min_measured:
+                continue
             chosen = distinct_programs(_programs(source), programs)
             key = int(source.written[0])
             if key not in best or chosen[0].latency_ms < best[key][1][0].latency_ms:
@@ -207,13 +218,14 @@ def _read(folder: pathlib.Path) -> Iterator[_Source]:
     for number, record in _lines(folder, RECORDS):
         records.setdefault(int(number), []).append(record)
     for number, values in enumerate(_lines(folder, WORKLOADS)):
-        fastest = heapq.nsmallest(_FASTEST, records.get(number, []), key=lambda r: r[1][0])
+        own = records.get(number, [])
+        fastest = heapq.nsmallest(_FASTEST, own, key=lambda record: record[1][0])
         if not fastest:
             continue
         workload = ms.database.Workload.from_json(values)
         anchor = anchor_extents(workload.mod)
         if anchor is not None:
-            yield _Source(workload, values, *anchor, tuple(fastest))
+            yield _Source(workload, values, *anchor, tuple(fastest), len(own))
 
 
 def _programs(source: _Source) -> list[Program]:

@@ -72,7 +72,7 @@ def test_a_first_round_measures_them_again(earlier, target, make_tuner, tmp_path
 
 def test_exported_programs_start_a_run_as_well(earlier, target, tmp_path):
     output = tmp_path / "programs"
-    assert export_programs([earlier, earlier], output, 2, {"cpu": "this one"}) == 2
+    assert export_programs([earlier, earlier], output, {"cpu": "this one"}, programs=2) == 2
     lines = gzip.decompress((output / f"{RECORDS}.gz").read_bytes()).decode().splitlines()
     assert 2 <= len(lines) <= 4
     mod = _task(target, filters=9).mod
@@ -80,10 +80,11 @@ def test_exported_programs_start_a_run_as_well(earlier, target, tmp_path):
     found = WarmStart(output).nearest(mod, 1)[0]
     assert str(found.trace) == str(expected.trace)
     assert found.latency_ms == pytest.approx(expected.latency_ms)
+    assert export_programs([earlier], tmp_path / "none", {}, min_measured=7) == 0
     about = json.loads((output / "about.json").read_text())
     assert about["cpu"] == "this one" and about["tvm"]
     first = (output / f"{WORKLOADS}.gz").read_bytes()
-    export_programs([earlier], output, 2, {"cpu": "this one"})
+    export_programs([earlier], output, {"cpu": "this one"}, programs=2)
     assert (output / f"{WORKLOADS}.gz").read_bytes() == first
 
 
@@ -104,7 +105,7 @@ def test_a_folder_without_a_database_is_named(target, tmp_path):
 def test_shipped_programs_of_another_tvm_are_not_used(
     earlier, target, tmp_path, monkeypatch, caplog
 ):
-    export_programs([earlier], tmp_path / "level", 2, {})
+    export_programs([earlier], tmp_path / "level", {})
     monkeypatch.setattr(warm_start, "_FOLDER", tmp_path)
     monkeypatch.setattr(warm_start, "_level", lambda _: "level")
     mod = _task(target, filters=9).mod
