@@ -34,6 +34,8 @@ _CONNECTION = "cprune_tf.devices.connection"
 _GRACE_SEC = 15.0
 _CONNECT_TIMEOUT_SEC = 30.0
 _RETRY_SEC = 1.0
+# A board in use is waited for so long: a run that was stopped just now may still be leaving it.
+_BUSY_SEC = 10.0
 _SLOWEST_BYTES_PER_SEC = 100e3
 
 
@@ -60,6 +62,7 @@ class Link:
         self._reconnect_sec = reconnect_sec
         self._revive = revive
         self._worker = WorkerProcess(process_environment(1))
+        self._was_connected = False
 
     def call(self, function: str, timeout_sec: float, arguments: dict[str, Any]) -> Any:
         """Calls a function on the board, after sending the files that it mentions.
@@ -110,14 +113,23 @@ class Link:
         self._worker.close()
 
     def _connect(self) -> dict[str, Any]:
-        deadline = time.monotonic() + self._reconnect_sec
+        start = time.monotonic()
+        deadline = start + self._reconnect_sec
+        # Where there was a session before, the one under way may be what is left of it.
+        busy_sec = max(_BUSY_SEC, self._reconnect_sec) if self._was_connected else _BUSY_SEC
         revived = False
         while True:
             status, value = self._ask("connect", _CONNECT_TIMEOUT_SEC - _GRACE_SEC)
             if status == "ok":
                 self._check_versions(value)
+                self._was_connected = True
                 return dict(value)
             reason = str(value)
+            if status == "busy":
+                if time.monotonic() > start + busy_sec:
+                    raise self._in_use(reason, busy_sec)
+                time.sleep(_RETRY_SEC)
+                continue
             if self._revive is not None:
                 try:
                     self._revive()
@@ -176,6 +188,13 @@ class Link:
             f"port {address.port}, key {address.key!r} for {self._reconnect_sec:g} s. Is it "
             f"running? `python tools/doctor.py --device='{self._name}'` checks step by step. A run "
             "that was stopped by this goes on with --resume."
+        )
+
+    def _in_use(self, reason: str, waited_sec: float) -> DeviceUnreachableError:
+        return DeviceUnreachableError(
+            f"{self._name} is in use: {reason}. Waited {waited_sec:g} s for it. End what else "
+            "measures there, or wait until it has ended; several boards can be shared with a "
+            "tracker (docs/devices.md). A run that was stopped by this goes on with --resume."
         )
 
 
