@@ -308,6 +308,7 @@ class AdbDevice(RpcDevice):
         reconnect_sec: How long a phone that is gone is waited for.
         bundle_dir: See Phone.
         program: See Adb.
+        linker: See base.Device.
     """
 
     def __init__(
@@ -319,6 +320,7 @@ class AdbDevice(RpcDevice):
         reconnect_sec: float = 30.0,
         bundle_dir: pathlib.Path | None = None,
         program: str = "",
+        linker: str = "",
     ) -> None:
         self._phone = Phone(Adb(serial, program), bundle_dir)
         self._phone.start()
@@ -330,6 +332,7 @@ class AdbDevice(RpcDevice):
             reconnect_sec=reconnect_sec,
             kind="adb",
             revive=self._phone.start,
+            linker=linker,
         )
 
     def close(self) -> None:

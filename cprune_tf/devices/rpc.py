@@ -209,6 +209,7 @@ class RpcDevice(Device):
         reconnect_sec: How long a board that is gone is waited for.
         kind: "rpc", or what the link is made of, e.g. "adb".
         revive: See Link.
+        linker: See base.Device.
     """
 
     def __init__(
@@ -221,8 +222,9 @@ class RpcDevice(Device):
         reconnect_sec: float = 30.0,
         kind: str = "rpc",
         revive: Callable[[], None] | None = None,
+        linker: str = "",
     ) -> None:
-        super().__init__(cores)
+        super().__init__(cores, linker)
         self._kind = kind
         self._cpu = cpu
         self._make_link = lambda: Link(address, name, reconnect_sec, revive)
