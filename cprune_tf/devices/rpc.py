@@ -183,11 +183,13 @@ class Link:
     def _unreachable(self, reason: str) -> DeviceUnreachableError:
         address = self._address
         what = "tracker" if address.scheme == "tracker" else "server"
+        where = f" the {what} at host {address.host}, port {address.port}, key {address.key!r}"
+        if self._revive is not None:
+            where = ""  # that address is no business of the user's
         return DeviceUnreachableError(
-            f"{self._name} cannot be reached: {reason}. Tried the {what} at host {address.host}, "
-            f"port {address.port}, key {address.key!r} for {self._reconnect_sec:g} s. Is it "
-            f"running? `python tools/doctor.py --device='{self._name}'` checks step by step. A run "
-            "that was stopped by this goes on with --resume."
+            f"{self._name} cannot be reached: {reason.rstrip('.')}. Tried{where} for "
+            f"{self._reconnect_sec:g} s. `python tools/doctor.py --device='{self._name}'` checks "
+            "step by step. A run that was stopped by this goes on with --resume."
         )
 
     def _in_use(self, reason: str, waited_sec: float) -> DeviceUnreachableError:
