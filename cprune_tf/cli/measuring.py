@@ -88,15 +88,18 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from cprune_tf import graph, models
     from cprune_tf.compiler.database import DatabaseError
     from cprune_tf.compiler.importer import UnsupportedOperationError
+    from cprune_tf.compiler.linker import LinkError
     from cprune_tf.compiler.tuner import TuningError
-    from cprune_tf.devices import DeviceError
+    from cprune_tf.devices import DeviceError, DeviceNameError
     from cprune_tf.latency.points import PointStoreError
     from cprune_tf.runs import JournalError, LockedError, StorageError
 
     return (
         DatabaseError,
         DeviceError,
+        DeviceNameError,
         JournalError,
+        LinkError,
         LockedError,
         PointStoreError,
         StorageError,

@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     from cprune_tf import api, data, graph, litert, models, training
     from cprune_tf.compiler.database import DatabaseError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
+    from cprune_tf.compiler.linker import LinkError
     from cprune_tf.compiler.tuner import TuningError
     from cprune_tf.devices import DeviceError
     from cprune_tf.importance import ImportanceError
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
         DeviceError,
         ImportanceError,
         JournalError,
+        LinkError,
         LockedError,
         MissingTfliteError,
         RunDirectoryError,

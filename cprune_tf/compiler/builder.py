@@ -49,6 +49,7 @@ class ProgramBuilder:
         num_workers: Processes; 0: one per core.
         timeout_sec: A build that takes longer is given up.
         max_worker_bytes: Processes are replaced when one has grown beyond this.
+        linker: See devices.Device.linker.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class ProgramBuilder:
         num_workers: int = 0,
         timeout_sec: float = 30.0,
         max_worker_bytes: int = _MAX_WORKER_BYTES,
+        linker: str = "",
     ) -> None:
         self._target = target
+        self._linker = linker
         self._directory = tempfile.TemporaryDirectory(prefix="cprune_build_")
         self._num_built = 0
         self._make_pool = functools.partial(
@@ -82,7 +85,7 @@ class ProgramBuilder:
         results = []
         for mod in mods:
             path = pathlib.Path(self._directory.name) / f"{self._num_built}.so"
-            job = self._pool.submit(_build_job, mod, self._target, str(path))
+            job = self._pool.submit(_build_job, mod, self._target, str(path), self._linker)
             results.append(self._to_result(job, path))
             self._num_built += 1
         return results
@@ -139,23 +142,26 @@ class ProgramBuilder:
         self.close()
 
 
-def _build_job(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> int:
+def _build_job(mod: tvm.IRModule, target: tvm.target.Target, path: str, linker_command: str) -> int:
     """Builds in a worker; returns the most memory that the worker ever had, in bytes."""
-    build_program(mod, target, path)
+    build_program(mod, target, path, linker_command)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
 
 
-def build_program(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> None:
+def build_program(
+    mod: tvm.IRModule, target: tvm.target.Target, path: str, linker_command: str = ""
+) -> None:
     """Compiles and links one scheduled module.
 
     Args:
         mod: Module with function "main"; rewritten weight layouts become its parameters' own.
         target: What is built for.
         path: The shared library to write.
+        linker_command: See devices.Device.linker.
     """
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
     built = tvm.tirx.build(
         RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target
     )
-    built.export_library(path, fcompile=linker.linker_for(target))
+    built.export_library(path, fcompile=linker.linker_for(target, linker_command))

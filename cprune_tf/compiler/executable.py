@@ -32,7 +32,7 @@ class UntunedTaskError(RuntimeError):
 
 
 def build_library(
-    lowered: LoweredModel, database: ProgramDatabase, path: pathlib.Path | str
+    lowered: LoweredModel, database: ProgramDatabase, path: pathlib.Path | str, linker: str = ""
 ) -> None:
     """Compiles a lowered model with the fastest known programs.
 
@@ -40,6 +40,7 @@ def build_library(
         lowered: The model.
         database: Holds at least one measured program for every task.
         path: The library to write, atomically.
+        linker: See devices.Device.linker.
 
     Raises:
         UntunedTaskError: If a task has no measured program.
@@ -64,7 +65,7 @@ def build_library(
         built = relax.build(mod, lowered.target, exec_mode="compiled")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    built.export_library(str(partial), fcompile=linker_for(lowered.target))
+    built.export_library(str(partial), fcompile=linker_for(lowered.target, linker))
     os.replace(partial, path)
 
 

@@ -236,7 +236,7 @@ class ProgramTimer:
             schedule = Schedule(workload.mod)
             program.trace.apply_to_schedule(schedule, remove_postproc=False)
             path = pathlib.Path(self._folder.name) / f"{len(self._built)}.so"
-            build_program(schedule.mod, self._target, str(path))
+            build_program(schedule.mod, self._target, str(path), self._device.linker)
             infos = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
             self._built[key] = (path, _shapes(infos))
         return self._built[key]

@@ -104,7 +104,8 @@ def measure_roofline(device: Device, num_threads: int = 1) -> Roofline:
         library = pathlib.Path(folder) / "kernel.so"
 
         def best_ms(kernel: Any, *shapes: tuple[int, ...]) -> float:
-            build_program(tvm.IRModule({"main": kernel}), target, str(library))
+            mod = tvm.IRModule({"main": kernel})
+            build_program(mod, target, str(library), device.linker)
             samples = device.time_kernel(
                 library,
                 "main",

@@ -17,6 +17,7 @@ from cprune_tf.compiler.builder import ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import build_library
 from cprune_tf.compiler.importer import import_through
+from cprune_tf.compiler.linker import check_linker
 from cprune_tf.compiler.measuring import ProgramMeasurer
 from cprune_tf.compiler.register_tiles import vector_unit
 from cprune_tf.compiler.structure import ProgramStructure, program_structure
@@ -60,6 +61,9 @@ class CompilerSession:
         num_threads: Threads that models are tuned for.
         seed: Of the search.
         frontend: How models are imported: "keras" or "tflite".
+
+    Raises:
+        LinkError: The device names a linker that does not link for it.
     """
 
     def __init__(
@@ -75,11 +79,15 @@ class CompilerSession:
         self._frontend = frontend
         self.target = tvm.target.Target(device.target(num_threads))
         warm_start = open_warm_start(config.warm_start, self.target)
+        self._linker = device.linker
+        if self._linker:
+            check_linker(self.target, self._linker)
         self.database = ProgramDatabase(tuning_dir)
         self._builder = ProgramBuilder(
             self.target,
             num_workers=config.num_build_workers,
             timeout_sec=config.build_timeout_sec,
+            linker=self._linker,
         )
         measurer = ProgramMeasurer(
             device,
@@ -132,7 +140,7 @@ class CompilerSession:
 
     def build(self, lowered: LoweredModel, path: pathlib.Path | str) -> None:
         """Compiles a model with the fastest programs known."""
-        build_library(lowered, self.database, path)
+        build_library(lowered, self.database, path, self._linker)
 
     def task_table(self, lowered: LoweredModel) -> tuple[TaskRow, ...]:
         """The tasks of a tuned model, costliest first."""

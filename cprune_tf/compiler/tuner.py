@@ -197,7 +197,8 @@ class Tuner:
             if source is None:
                 continue
             schedules = self._transferred(source, task, max(1, limit - len(seeds)))
-            if schedules and _any_succeeded(self._measure(task, [*schedules, *seeds])):
+            # A price teaches the cost model nothing: training it would take longer than the price.
+            if schedules and _any_succeeded(self._measure(task, [*schedules, *seeds], learn=False)):
                 return
         self._first_round(task, (), limit)
 
@@ -326,13 +327,16 @@ class Tuner:
     def _distinct(self, task: Task) -> tuple[Program, ...]:
         return distinct_programs(self._database.programs(task.mod), self._config.programs_per_task)
 
-    def _measure(self, task: Task, schedules: Sequence[Schedule]) -> list[Measured]:
+    def _measure(
+        self, task: Task, schedules: Sequence[Schedule], *, learn: bool = True
+    ) -> list[Measured]:
         if not schedules:
             return []
         results = self._measurer.measure(task.mod, schedules)
         self._num_trials += len(results)
         self._num_failed += sum(result.latency_ms is None for result in results)
-        self._learn(task, schedules, results)
+        if learn:
+            self._learn(task, schedules, results)
         return results
 
     def _learn(

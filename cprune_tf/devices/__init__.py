@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
     from cprune_tf.devices.errors import (
         DeviceCrashError,
         DeviceError,
+        DeviceNameError,
         DeviceTimeoutError,
         DeviceUnreachableError,
     )
@@ -24,6 +25,7 @@ _EXPORTS = {
     "DeviceCrashError": "errors",
     "DeviceError": "errors",
     "DeviceInfo": "base",
+    "DeviceNameError": "errors",
     "DeviceTimeoutError": "errors",
     "DeviceUnreachableError": "errors",
     "Latency": "latency",
@@ -37,6 +39,7 @@ __all__ = [
     "DeviceCrashError",
     "DeviceError",
     "DeviceInfo",
+    "DeviceNameError",
     "DeviceTimeoutError",
     "DeviceUnreachableError",
     "Latency",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
+from typing import IO
 
 from cprune_tf.devices import bundle
 from cprune_tf.devices.connection import Address
@@ -146,6 +149,7 @@ class Phone:
         self._process_id = 0
         self._port_there = 0
         self._port = 0
+        self._lock: IO[str] | None = None
 
     @property
     def address(self) -> Address:
@@ -164,13 +168,20 @@ class Phone:
             DeviceUnreachableError: Something of that failed; says what and what to do.
         """
         self._adb.selected()
-        if not self._process_id or not self._is_alive():
-            folder = self._install()
-            self._port_there = self._launch(folder, self._send_agent())
-        # Again even if the server lives: adb forgets a forwarding when the phone is unplugged.
-        local = f"tcp:{self._port}" if self._port else "tcp:0"
-        printed = self._adb("forward", local, f"tcp:{self._port_there}").strip()
-        self._port = self._port or int(printed)
+        was_reserved = self._lock is not None
+        self._reserve()
+        try:
+            if not self._process_id or not self._is_alive():
+                folder = self._install()
+                self._port_there = self._launch(folder, self._send_agent())
+            # Again even if the server lives: adb forgets a forwarding when the phone is unplugged.
+            local = f"tcp:{self._port}" if self._port else "tcp:0"
+            printed = self._adb("forward", local, f"tcp:{self._port_there}").strip()
+            self._port = self._port or int(printed)
+        except BaseException:
+            if not was_reserved:
+                self._release()
+            raise
 
     def stop(self) -> None:
         """Ends the server and the forwarding; what was pushed stays for the next time."""
@@ -184,13 +195,44 @@ class Phone:
             except DeviceUnreachableError:
                 pass  # it was unplugged: the server there ends itself when nobody comes
         self._process_id = 0
+        self._release()
 
     def clean_up(self) -> None:
-        """Ends the server and removes everything from the phone."""
-        self.stop()
-        self._adb.shell(
-            f"[ -f {ROOT}/server.pid ] && kill $(cat {ROOT}/server.pid) 2>/dev/null; rm -rf {ROOT}"
-        )
+        """Ends the server and removes everything from the phone.
+
+        Raises:
+            DeviceUnreachableError: The phone cannot be reached, or another process uses it.
+        """
+        self._reserve()
+        try:
+            self._adb.shell(
+                f"[ -f {ROOT}/server.pid ] && kill $(cat {ROOT}/server.pid) 2>/dev/null; "
+                f"rm -rf {ROOT}"
+            )
+        finally:
+            self.stop()
+
+    def _reserve(self) -> None:
+        """Keeps other processes of this machine away: each would end the other's server."""
+        if self._lock is not None:
+            return
+        name = re.sub(r"\W", "_", f"cprune_tf_{os.getuid()}_{self.serial}")
+        lock = open(pathlib.Path(tempfile.gettempdir(), f"{name}.lock"), "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process at the latest
+        except BlockingIOError:
+            lock.close()
+            raise DeviceUnreachableError(
+                f"The phone {self.serial} is in use by another run or tool on this machine; end "
+                "that, or wait until it has ended. A run that was stopped by this goes on with "
+                "--resume."
+            ) from None
+        self._lock = lock
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
 
     def _install(self) -> str:
         """Pushes and unpacks the bundle, where it is not there yet; gives its folder."""
@@ -308,6 +350,7 @@ class AdbDevice(RpcDevice):
         reconnect_sec: How long a phone that is gone is waited for.
         bundle_dir: See Phone.
         program: See Adb.
+        linker: See base.Device.
     """
 
     def __init__(
@@ -319,6 +362,7 @@ class AdbDevice(RpcDevice):
         reconnect_sec: float = 30.0,
         bundle_dir: pathlib.Path | None = None,
         program: str = "",
+        linker: str = "",
     ) -> None:
         self._phone = Phone(Adb(serial, program), bundle_dir)
         self._phone.start()
@@ -330,6 +374,7 @@ class AdbDevice(RpcDevice):
             reconnect_sec=reconnect_sec,
             kind="adb",
             revive=self._phone.start,
+            linker=linker,
         )
 
     def close(self) -> None:

@@ -162,12 +162,22 @@ class Device(abc.ABC):
     Args:
         cores: What to run on: "": all cores; "little", "middle" or "big": the device's slowest,
             second fastest or fastest kind; or numbers, e.g. "4-6,7".
+        linker: See the property.
     """
 
     _info: DeviceInfo | None = None
 
-    def __init__(self, cores: str = "") -> None:
+    def __init__(self, cores: str = "", linker: str = "") -> None:
         self._cores = cores
+        self._linker = linker
+
+    @property
+    def linker(self) -> str:
+        """The user's own command that links libraries for it, as a shell would read it; "": none.
+
+        `-shared -nostdlib -o OUTPUT OBJECTS...` is added to it.
+        """
+        return self._linker
 
     @property
     @abc.abstractmethod

@@ -2,7 +2,7 @@
 
 TVM's client blocks in native code and aborts on some broken connections; in a child that costs one
 call. Functions here return ("ok", value), ("failed", reason) or, where the connection is at fault,
-("lost", reason).
+("lost", reason); ("busy", reason) where the board serves another session.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def connect(address: Address) -> Answer:
         if session is None:
             _SESSIONS[address] = _Session(_open(address), time.monotonic())
     except Exception as error:  # TVM raises whatever its native side says
+        # The words of TVM's client for the server's IN_USE.
+        if "server already have key" in str(error):
+            return "busy", "its server has one session at a time, and another one is under way"
         return "lost", _reason(error)
     return invoke(address, "hello", _SHORT_CALL_SEC, {})
 

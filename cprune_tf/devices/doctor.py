@@ -159,7 +159,7 @@ def _one_operator(device: Device) -> str:
         path = pathlib.Path(directory, "operator.so")
         with target:
             built = tvm.compile(builder.get(), target=target)
-        built.export_library(str(path), fcompile=linker_for(target))
+        built.export_library(str(path), fcompile=linker_for(target, device.linker))
         outputs = device.run_model(ModelFile("operator", "tvm", str(path)), inputs)[0]
     return _agrees(outputs, inputs @ weights)
 

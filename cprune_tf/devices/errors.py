@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class DeviceNameError(ValueError):
+    """A device's name, or an option in it, is none that can be used; says what is expected."""
+
+
 class DeviceError(RuntimeError):
     """Something asked of a device failed there; the message says what and why."""
 

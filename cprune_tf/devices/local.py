@@ -22,13 +22,14 @@ _VERIFIED_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw
 class LocalDevice(Device):
     """This machine's CPU. A crashing or hanging kernel ends the child process, never this one."""
 
-    def __init__(self, cores: str = "") -> None:
+    def __init__(self, cores: str = "", linker: str = "") -> None:
         """Prepares the device; its process starts with the first call.
 
         Args:
             cores: See Device.
+            linker: See Device.
         """
-        super().__init__(cores)
+        super().__init__(cores, linker)
         self._worker = WorkerProcess(process_environment(available_cores()))
 
     @property

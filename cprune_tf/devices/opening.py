@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import urllib.parse
 
 from cprune_tf.devices.base import Device
+from cprune_tf.devices.errors import DeviceNameError
 
 _EXPECTED = (
     "expected 'local', 'rpc://HOST:PORT?key=KEY', 'tracker://HOST:PORT?key=KEY' or 'adb:SERIAL'"
 )
 _OPTIONS = {
-    "rpc": ("key", "cpu", "reconnect_sec"),
-    "tracker": ("key", "cpu", "reconnect_sec"),
-    "adb": ("cpu", "reconnect_sec"),
+    "local": ("linker",),
+    "rpc": ("key", "cpu", "linker", "reconnect_sec"),
+    "tracker": ("key", "cpu", "linker", "reconnect_sec"),
+    "adb": ("cpu", "linker", "reconnect_sec"),
 }
 DEFAULT_PORTS = {"rpc": 9090, "tracker": 9190}
 
@@ -25,25 +30,34 @@ def open_device(name: str, cores: str = "") -> Device:
             `cprune_tf.devices.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's RPC
             tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All but the first
             take `?cpu=NAME` (LLVM's name of the processor) and `?reconnect_sec=N` (how long a
-            device that is gone is waited for).
+            device that is gone is waited for); all take `?linker=COMMAND` (see Device.linker).
         cores: What to run on; see base.Device.
 
     Returns:
         The device; use it as a context manager, or close it.
 
     Raises:
-        ValueError: For anything else; says what there is.
+        DeviceNameError: For anything else, and for a linker that is not there; says what is
+            expected.
         DeviceUnreachableError: A phone cannot be used; says what to do.
     """
-    if name == "local":
-        from cprune_tf.devices.local import LocalDevice
-
-        return LocalDevice(cores)
+    if name == "local" or name.startswith("local?"):
+        return _open_local(name, cores)
     if name.startswith(("rpc:", "tracker:")):
         return _open_rpc(name, cores)
     if name.startswith("adb:"):
         return _open_adb(name, cores)
-    raise ValueError(f"Unknown device {name!r}; {_EXPECTED}.")
+    raise DeviceNameError(f"Unknown device {name!r}; {_EXPECTED}.")
+
+
+def _open_local(name: str, cores: str) -> Device:
+    from cprune_tf.devices.local import LocalDevice
+
+    try:
+        options = _options("local", name.partition("?")[2])
+    except ValueError as error:
+        raise DeviceNameError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
+    return LocalDevice(cores, options.get("linker", ""))
 
 
 def _open_adb(name: str, cores: str) -> Device:
@@ -54,9 +68,14 @@ def _open_adb(name: str, cores: str) -> Device:
         options = _options("adb", query)
         reconnect_sec = float(options.get("reconnect_sec", "30"))
     except ValueError as error:
-        raise ValueError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
-    cpu = options.get("cpu", "")
-    return AdbDevice(serial, cpu=cpu, cores=cores, reconnect_sec=reconnect_sec)
+        raise DeviceNameError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
+    return AdbDevice(
+        serial,
+        cpu=options.get("cpu", ""),
+        cores=cores,
+        reconnect_sec=reconnect_sec,
+        linker=options.get("linker", ""),
+    )
 
 
 def _open_rpc(name: str, cores: str) -> Device:
@@ -69,11 +88,11 @@ def _open_rpc(name: str, cores: str) -> Device:
         options = _options(url.scheme, url.query)
         reconnect_sec = float(options.get("reconnect_sec", "30"))
     except ValueError as error:
-        raise ValueError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
+        raise DeviceNameError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
     if not host or url.path not in ("", "/"):
-        raise ValueError(f"Device {name!r} names no host; {_EXPECTED}.")
+        raise DeviceNameError(f"Device {name!r} names no host; {_EXPECTED}.")
     if url.scheme == "tracker" and not options.get("key"):
-        raise ValueError(
+        raise DeviceNameError(
             f"Device {name!r} names no key: a tracker finds boards by it; {_EXPECTED}."
         )
     return RpcDevice(
@@ -82,12 +101,32 @@ def _open_rpc(name: str, cores: str) -> Device:
         cpu=options.get("cpu", ""),
         cores=cores,
         reconnect_sec=reconnect_sec,
+        linker=options.get("linker", ""),
     )
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:
-    options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
-    for option in options:
+    options = {}
+    for pair in query.split("&") if query else ():
+        option, equals, value = pair.partition("=")
         if option not in _OPTIONS[scheme]:
             raise ValueError(f"unknown option {option!r}, not one of {', '.join(_OPTIONS[scheme])}")
+        if not equals:
+            raise ValueError(f"option {option!r} has no value, expected {option}=VALUE")
+        options[option] = urllib.parse.unquote(value)  # a "+" stays: clang++
+    if options.get("linker"):
+        options["linker"] = _found(options["linker"])
     return options
+
+
+def _found(command: str) -> str:
+    """A linker's command with its program's path, so that it is the same from any folder."""
+    words = shlex.split(command)
+    program = shutil.which(os.path.expanduser(words[0])) if words else None
+    if program is None:
+        raise ValueError(
+            f"there is no program {words[0] if words else command!r} for linker={command!r}; "
+            "give a compiler or linker for the device that is in PATH, or its path, e.g. "
+            "linker=aarch64-linux-gnu-gcc"
+        )
+    return shlex.join([os.path.abspath(program), *words[1:]])

@@ -34,6 +34,8 @@ _CONNECTION = "cprune_tf.devices.connection"
 _GRACE_SEC = 15.0
 _CONNECT_TIMEOUT_SEC = 30.0
 _RETRY_SEC = 1.0
+# A board in use is waited for so long: a run that was stopped just now may still be leaving it.
+_BUSY_SEC = 10.0
 _SLOWEST_BYTES_PER_SEC = 100e3
 
 
@@ -60,6 +62,7 @@ class Link:
         self._reconnect_sec = reconnect_sec
         self._revive = revive
         self._worker = WorkerProcess(process_environment(1))
+        self._was_connected = False
 
     def call(self, function: str, timeout_sec: float, arguments: dict[str, Any]) -> Any:
         """Calls a function on the board, after sending the files that it mentions.
@@ -110,14 +113,23 @@ class Link:
         self._worker.close()
 
     def _connect(self) -> dict[str, Any]:
-        deadline = time.monotonic() + self._reconnect_sec
+        start = time.monotonic()
+        deadline = start + self._reconnect_sec
+        # Where there was a session before, the one under way may be what is left of it.
+        busy_sec = max(_BUSY_SEC, self._reconnect_sec) if self._was_connected else _BUSY_SEC
         revived = False
         while True:
             status, value = self._ask("connect", _CONNECT_TIMEOUT_SEC - _GRACE_SEC)
             if status == "ok":
                 self._check_versions(value)
+                self._was_connected = True
                 return dict(value)
             reason = str(value)
+            if status == "busy":
+                if time.monotonic() > start + busy_sec:
+                    raise self._in_use(reason, busy_sec)
+                time.sleep(_RETRY_SEC)
+                continue
             if self._revive is not None:
                 try:
                     self._revive()
@@ -171,11 +183,20 @@ class Link:
     def _unreachable(self, reason: str) -> DeviceUnreachableError:
         address = self._address
         what = "tracker" if address.scheme == "tracker" else "server"
+        where = f" the {what} at host {address.host}, port {address.port}, key {address.key!r}"
+        if self._revive is not None:
+            where = ""  # that address is no business of the user's
         return DeviceUnreachableError(
-            f"{self._name} cannot be reached: {reason}. Tried the {what} at host {address.host}, "
-            f"port {address.port}, key {address.key!r} for {self._reconnect_sec:g} s. Is it "
-            f"running? `python tools/doctor.py --device='{self._name}'` checks step by step. A run "
-            "that was stopped by this goes on with --resume."
+            f"{self._name} cannot be reached: {reason.rstrip('.')}. Tried{where} for "
+            f"{self._reconnect_sec:g} s. `python tools/doctor.py --device='{self._name}'` checks "
+            "step by step. A run that was stopped by this goes on with --resume."
+        )
+
+    def _in_use(self, reason: str, waited_sec: float) -> DeviceUnreachableError:
+        return DeviceUnreachableError(
+            f"{self._name} is in use: {reason}. Waited {waited_sec:g} s for it. End what else "
+            "measures there, or wait until it has ended; several boards can be shared with a "
+            "tracker (docs/devices.md). A run that was stopped by this goes on with --resume."
         )
 
 
@@ -190,6 +211,7 @@ class RpcDevice(Device):
         reconnect_sec: How long a board that is gone is waited for.
         kind: "rpc", or what the link is made of, e.g. "adb".
         revive: See Link.
+        linker: See base.Device.
     """
 
     def __init__(
@@ -202,8 +224,9 @@ class RpcDevice(Device):
         reconnect_sec: float = 30.0,
         kind: str = "rpc",
         revive: Callable[[], None] | None = None,
+        linker: str = "",
     ) -> None:
-        super().__init__(cores)
+        super().__init__(cores, linker)
         self._kind = kind
         self._cpu = cpu
         self._make_link = lambda: Link(address, name, reconnect_sec, revive)

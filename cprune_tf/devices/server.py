@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from cprune_tf.devices.tracking import TrackerLink
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# TVM's handshake: the client sends [magic, length, "client:KEY options..."].
-MAGIC, MISMATCH = 0xFF271, 0xFF273
+# TVM's handshake: the client sends [magic, length, "client:KEY options..."]; IN_USE is what TVM's
+# own proxy says of a key that is taken already.
+MAGIC, IN_USE, MISMATCH = 0xFF271, 0xFF272, 0xFF273
 _WORD = struct.Struct("<i")
 _HANDSHAKE_TIMEOUT_SEC = 10.0
 _WAKE_SEC = 5.0
@@ -76,7 +77,7 @@ class Server:
             connection = self._accept(expected)
             if connection is not None:
                 with connection:
-                    self._session(connection)
+                    self._session(connection, expected)
 
     def _accept(self, expected: str) -> socket.socket | None:
         """The next connection with the right key; None: the board has to be offered again."""
@@ -85,40 +86,58 @@ class Server:
             # Without a tracker to ask, waking up now and then costs nothing.
             wait_sec = _WAKE_SEC if self._tracker is None else self._tracker.PERIOD_SEC
             if select.select([self._listener], [], [], wait_sec)[0]:
-                connection, address = self._listener.accept()
-                try:
-                    self._shake_hands(connection, expected)
+                connection = self._greet(expected)
+                if connection is not None:
                     return connection
-                except OSError as error:
-                    print(f"refused {address[0]}: {error}", flush=True)
-                    connection.close()
             elif self._tracker is not None and not self._tracker.is_offered():
                 return None
             elif 0 < self._options.exit_after_sec < time.monotonic() - start:
                 sys.exit(0)
 
-    def _shake_hands(self, connection: socket.socket, expected: str) -> None:
+    def _greet(self, expected: str, *, in_use: bool = False) -> socket.socket | None:
+        """Takes the next connection; None: it was refused, and told why."""
+        connection, address = self._listener.accept()
+        try:
+            self._shake_hands(connection, expected, in_use)
+        except OSError as error:
+            print(f"refused {address[0]}: {error}", flush=True)
+            connection.close()
+            return None
+        return connection
+
+    def _shake_hands(self, connection: socket.socket, expected: str, in_use: bool) -> None:
         connection.settimeout(_HANDSHAKE_TIMEOUT_SEC)
         received = _read_key(connection)
         if not hmac.compare_digest(received.encode(), f"client:{expected}".encode()):
             connection.sendall(_WORD.pack(MISMATCH))
             raise OSError("the key differs")
+        if in_use:
+            connection.sendall(_WORD.pack(IN_USE))
+            raise OSError("a session is under way")
         own = f"server:{self._options.key}".encode()
         connection.sendall(_WORD.pack(MAGIC) + _WORD.pack(len(own)) + own)
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def _session(self, connection: socket.socket) -> None:
+    def _session(self, connection: socket.socket, expected: str) -> None:
         from cprune_tf.devices.process import describe_exit
 
         self._num_sessions += 1
         log = self._work_dir / "session.log"
         start = time.monotonic()
         sys.stdout.flush()
+        # Its end tells of the child's end: the child alone has the other side open.
+        ending, held_by_child = os.pipe()
         child = os.fork()
         if child == 0:
             self._serve_in_child(connection, log)
         connection.close()
+        os.close(held_by_child)
+        # Others are told at once that they come too late, instead of waiting in the queue.
+        waited_for: list[int] = [ending, self._listener.fileno()]
+        while ending not in select.select(waited_for, [], [])[0]:
+            self._greet(expected, in_use=True)
+        os.close(ending)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         ended = ""

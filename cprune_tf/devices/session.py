@@ -11,6 +11,7 @@ import gc
 import importlib
 import os
 import pathlib
+import socket
 import threading
 import time
 import traceback
@@ -99,7 +100,9 @@ class Session:
         register = importlib.import_module("tvm_ffi").register_global_func
         register(CALL, self.answer, override=True)
         self._confine_stock_functions(register)
-        threading.Thread(target=self._watch, daemon=True, name="session-limits").start()
+        threading.Thread(
+            target=self._watch, args=(descriptor,), daemon=True, name="session-limits"
+        ).start()
         importlib.import_module("tvm_ffi").get_global_func("rpc.ServerLoop")(descriptor)
 
     def answer(self, request: bytes) -> bytearray:
@@ -170,12 +173,27 @@ class Session:
         for name, function in functions.items():
             register(f"tvm.rpc.server.{name}", function, override=True)
 
-    def _watch(self) -> None:
+    def _watch(self, descriptor: int) -> None:
+        connection = socket.socket(fileno=os.dup(descriptor))
         while True:
             time.sleep(_WATCH_PERIOD_SEC)
+            if self._busy and _is_gone(connection):
+                # TVM's loop would look only after the call, and keep the next host out until then.
+                print("session ended: its host is gone", flush=True)
+                os._exit(0)
             now = time.monotonic()
             too_old = now - self._start > self._limits.max_session_sec
             too_idle = now - self._last_call > self._limits.max_idle_sec
             if not self._busy and (too_old or too_idle):
                 print(f"session ended: {'too old' if too_old else 'idle'}", flush=True)
                 os._exit(0)
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Whether the other side has closed the connection; a host sends nothing during a call."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

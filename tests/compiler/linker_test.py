@@ -6,10 +6,15 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tvm
 
 from cprune_tf.compiler import linker
+from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.devices import ModelFile, open_device
+
+from . import workloads
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the objects are linked and loaded on x86-64"
@@ -108,10 +113,65 @@ def test_a_targets_triple_decides_the_machine(attributes, machine, tmp_path):
         linker.linker_for(target)(str(tmp_path / "x.so"), [str(tmp_path / "missing.o")])
 
 
+# --- a linker of the user's own
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """A linker that keeps a list of what it linked."""
+    compiler = shutil.which("cc") or f"{sys.executable} -m ziglang cc"
+    program, log = tmp_path / "my-cc", tmp_path / "log"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {compiler} "$@"\n')
+    program.chmod(0o755)
+    return program, log
+
+
+def test_everything_is_linked_by_a_users_own_linker(recording, tmp_path):
+    """Programs that are measured and the library; both run."""
+    program, log = recording
+    with (
+        open_device(f"local?linker={program} -s") as device,
+        CompilerSession(
+            device, tmp_path / "tuning", workloads.FEW_TRIALS, num_threads=1, seed=0
+        ) as session,
+    ):
+        lowered = session.lower(workloads.conv_model())
+        assert session.tune(lowered, 2).num_failed == 0
+        num_kernels = log.read_text().count("\n") - 1  # the first was the check
+        assert num_kernels >= 2
+        session.build(lowered, tmp_path / "model.so")
+        file = ModelFile("model", "tvm", tmp_path / "model.so")
+        device.run_model(file, np.zeros((1, 8, 8, 8), np.float32))
+    links = log.read_text().splitlines()
+    assert len(links) == 1 + num_kernels + 1
+    assert all(link.startswith("-s -shared -nostdlib -o ") for link in links)
+
+
+def test_a_linker_for_another_machine_is_refused_before_anything_is_tuned(tmp_path):
+    pytest.importorskip("ziglang")
+    linker_of_arm = f"{sys.executable} -m ziglang cc -target aarch64-linux-gnu"
+    with (
+        open_device(f"local?linker={linker_of_arm}") as wrong,
+        pytest.raises(linker.LinkError, match=r"does not link libraries for x86_64.*(?s:lib0\.o)"),
+    ):
+        CompilerSession(wrong, tmp_path / "t", workloads.FEW_TRIALS, num_threads=1, seed=0)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_linker_that_writes_nothing_is_refused():
+    target = tvm.target.Target({"kind": "llvm"})
+    with pytest.raises(linker.LinkError, match=r"'true' wrote no library for x86_64"):
+        linker.check_linker(target, "true")
+
+
+def test_a_cross_compiler_links_for_aarch64():
+    pytest.importorskip("ziglang")
+    target = tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu"})
+    linker.check_linker(target, f"{sys.executable} -m ziglang cc -target aarch64-linux-gnu")
+
+
 def test_links_kernels_for_aarch64(tmp_path):
     pytest.importorskip("ziglang")
-    from . import workloads
-
     target = tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu"})
     built = tvm.compile(workloads.dense_workload(8), target=target)
     path = tmp_path / "arm.so"

@@ -5,6 +5,8 @@ Its latencies mean nothing: only that they are called emulated, and never compar
 
 from __future__ import annotations
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from cprune_tf import litert
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
-from cprune_tf.devices import DeviceError, open_device
+from cprune_tf.devices import DeviceError, ModelFile, open_device
 from cprune_tf.devices.targets import cpu_features, cpu_name
 
 from . import servers
@@ -90,6 +92,21 @@ def test_emulated_latencies_are_never_compared(board, deployment):
     assert checked.speedups == ()
     assert any("emulated" in problem for problem in checked.problems)
     assert not any("slower" in problem or "unsteady" in problem for problem in checked.problems)
+
+
+def test_a_cross_compiler_links_what_runs_there(board, deployment, tmp_path):
+    """Another library of the same programs: nothing is tuned again."""
+    command = f"{sys.executable} -m ziglang cc -target aarch64-linux-gnu"
+    name = f"{board._links[0]._name}&linker={command}"
+    board.close()  # one session at a time
+    tuning = deployment.tvm_library.parent / "tuning"
+    library = tmp_path / "linked.so"
+    with open_device(name) as device:
+        with CompilerSession(device, tuning, FEW, num_threads=1, seed=0) as session:
+            session.build(session.lower(deployment.keras_model), library)
+        x = np.random.default_rng(0).random((4, 8, 8, 3), dtype=np.float32)
+        outputs = device.run_model(ModelFile("linked", "tvm", library), x)[0]
+    np.testing.assert_allclose(outputs, deployment.keras_model(x).numpy(), atol=1e-4)
 
 
 def test_cores_can_be_chosen_there(board, deployment):

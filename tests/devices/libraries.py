@@ -52,6 +52,18 @@ def build_native(directory):
     return library
 
 
+def build_native_for_aarch64(directory):
+    """The same for another machine; without its C library, which takes a minute to make."""
+    from cprune_tf.compiler.linker import link_shared
+
+    source, compiled = directory / "native.c", directory / "native.o"
+    source.write_text(_NATIVE_SOURCE, encoding="utf-8")
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-gnu"]
+    subprocess.run([*command, "-c", "-fPIC", "-o", compiled, source], check=True)
+    link_shared(str(directory / "native.so"), [str(compiled)], "aarch64")
+    return directory / "native.so"
+
+
 def export(module, path):
     """Compiles a Relax or TIR module for this machine."""
     import tvm

@@ -11,6 +11,7 @@ from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import (
     DeviceCrashError,
     DeviceError,
+    DeviceNameError,
     DeviceTimeoutError,
     ModelFile,
     open_device,
@@ -109,11 +110,22 @@ def test_impossible_numbers_of_threads_are_refused_at_once(device, native_librar
         ("rpc://board:9090?kye=secret", "unknown option 'kye'"),
         ("rpc://board:9090?reconnect_sec=soon", "could not convert string to float: 'soon'"),
         ("tracker://desk:9190", "names no key"),
+        ("local?cpu=znver4", "unknown option 'cpu', not one of linker"),
+        ("local?linker", "no value, expected linker=VALUE"),
+        ("local?linker=no-such-cc%20-s", "no program 'no-such-cc' for .*aarch64-linux-gnu-gcc"),
+        ("rpc://board:9090?linker=no-such-c++", r"no program 'no-such-c\+\+' for"),
+        ("adb:?linker=/no/such/clang", "no program '/no/such/clang' for"),
     ],
 )
 def test_other_devices_are_refused_clearly(name, reason):
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(DeviceNameError, match=reason):
         open_device(name)
+
+
+@pytest.mark.parametrize("query", ["sh -e", "sh%20-e"])
+def test_a_linker_is_found_in_path_and_keeps_its_arguments(query):
+    with open_device(f"local?linker={query}") as opened:
+        assert opened.linker == f"{shutil.which('sh')} -e"
 
 
 def test_cores_are_chosen_by_number_and_refused_by_name():

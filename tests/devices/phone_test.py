@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import stat
-import subprocess
-import sys
 
 import pytest
 
 from cprune_tf.devices import DeviceUnreachableError, adb
+from tests.rig import phone
 
-CHECKS = pathlib.Path(__file__).parents[1] / "rig" / "phone_checks.py"
-ROOT = CHECKS.parents[2]
+RIG = pathlib.Path(__file__).parents[1] / "rig"
 
 
-def test_the_emulated_phone(rig):
-    # A process namespace too: whatever is left in it ends with it.
-    private = ["unshare", "-Urn", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if subprocess.run([*private, "true"], check=False, capture_output=True).returncode != 0:
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "checks", ["phone_checks.py", pytest.param("phone_faults.py", marks=pytest.mark.slow)]
+)
+def test_the_emulated_phone(rig, checks):
+    if not phone.namespaces_are_allowed():
         pytest.skip("this system does not let users make namespaces (unshare -Urn --pid)")
-    # The shell stays: as that namespace's first process, it takes leave of orphans that ended.
-    script = 'ip link set lo up; "$@"; exit $?'
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*private, "sh", "-c", script, "sh", *pytest_command, "--durations=5", str(CHECKS)],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "CPRUNE_TF_RIG": str(rig.root),
-            "CPRUNE_TF_PRIVATE_NETWORK": "1",
-            "ANDROID_ADB_SERVER_PORT": "5099",
-        },
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
+    pytest_command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=5"]
+    done = phone.in_private_network(rig, [*pytest_command, str(RIG / checks)], timeout_sec=1700)
     print(done.stdout[-6000:], done.stderr[-2000:])
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from cprune_tf.devices import (
     DeviceUnreachableError,
     ModelFile,
     open_device,
+    rpc,
 )
 
 from . import servers
@@ -202,6 +205,43 @@ def test_stock_clients_cannot_leave_the_servers_folder(tmp_path):
                 session.download(name or "../plain.bin")
         del session
     assert not target.exists()
+
+
+# --- a board that is in use
+
+
+def test_a_board_in_use_is_named_in_time_and_serves_on(native_library, monkeypatch):
+    monkeypatch.setattr(rpc, "_BUSY_SEC", 2.0)
+    with servers.running("--key=k") as other, opened(other, "key=k") as first:
+        nothing(first, native_library)
+        start = time.monotonic()
+        with (
+            opened(other, "key=k&reconnect_sec=100") as second,
+            pytest.raises(DeviceUnreachableError, match=r"(?s)in use: .*Waited 2 s.*tracker"),
+        ):
+            second.info()
+        assert time.monotonic() - start < 60  # not reconnect_sec: it is there, just not free
+        with (
+            opened(other, "key=wrong&reconnect_sec=0") as third,
+            pytest.raises(DeviceUnreachableError, match="another key"),
+        ):
+            third.info()
+        assert len(nothing(first, native_library)) == 3
+        first.close()
+        with opened(other, "key=k") as second:
+            assert len(nothing(second, native_library)) == 3
+
+
+def test_a_host_that_goes_in_the_middle_of_a_call_leaves_the_board_free(native_library):
+    with servers.running() as other, opened(other) as first:
+        nothing(first, native_library)
+        worker = first._links[0]._worker
+        killer = threading.Timer(1.0, lambda: os.kill(worker.pid, signal.SIGKILL))
+        killer.start()
+        # Its own call is repeated in a session that can only begin once the first one has ended.
+        with pytest.raises(DeviceTimeoutError, match="time_kernel did not end"):
+            first.time_kernel(native_library, "hang", [], timeout_sec=8, min_repeat_ms=0)
+        assert len(nothing(first, native_library)) == 3
 
 
 # --- what breaks meanwhile

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _START_SEC = 400
 
@@ -24,9 +26,17 @@ class Server:
     port: int
 
     def kill(self):
-        """As the power cut or the out-of-memory killer would."""
+        """As the out-of-memory killer would; its session notices within two seconds."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
+
+    def cut_power(self):
+        """Its session ends in the same moment, in the middle of whatever it does."""
+        sessions = psutil.Process(self.process.pid).children()
+        self.process.send_signal(signal.SIGSTOP)  # it shall not see its session end
+        for session in sessions:
+            session.kill()
+        self.kill()
 
 
 def native_environment(**more):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 
 import pytest
 
+from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.config import TuningConfig
 from cprune_tf.devices import DeviceUnreachableError, open_device
+from tests.compiler import workloads
 
 from . import servers
 
@@ -70,6 +74,33 @@ def test_when_one_of_two_boards_dies_nothing_is_lost(tracker_port, native_librar
         assert len(results) == NUM_JOBS
         assert all(len(samples) == 2 and min(samples) >= 100 for samples in results)
         assert len(doze(device, native_library)) == 2
+
+
+def test_a_board_that_dies_in_a_tuning_round_costs_no_program(
+    tracker_port, native_library, tmp_path, monkeypatch
+):
+    few = TuningConfig(trials_per_task=8, trials_per_round=8, population_size=8)
+    with (
+        board(tracker_port) as first,
+        board(tracker_port),
+        opened(tracker_port, reconnect_sec=2) as device,
+    ):
+        servers.wait_for(lambda: num_boards(device) == 2)
+        list(device.map(lambda _: doze(device, native_library), range(4)))  # connects
+        calls, time_kernel = itertools.count(), device.time_kernel
+
+        def timed(*arguments, **options):
+            if next(calls) == 5:  # the other board measures at this moment
+                first.cut_power()
+            return time_kernel(*arguments, **options)
+
+        monkeypatch.setattr(device, "time_kernel", timed)
+        with CompilerSession(device, tmp_path, few, num_threads=1, seed=0) as session:
+            lowered = session.lower(workloads.conv_model())
+            summary = session.tune(lowered, few.trials_per_task)
+            assert summary.num_failed == 0
+            assert len(session.database) == summary.num_trials >= few.trials_per_task
+        assert len(device._links) == 1
 
 
 def test_boards_come_back_to_a_tracker_that_was_restarted(native_library):
