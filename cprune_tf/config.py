@@ -205,7 +205,7 @@ class TuningConfig:
     stop_within: float = 0.0
     max_rounds_without_gain: int = 2
     warm_start: str = "shipped"
-    programs_per_task: int = 8
+    programs_per_task: int = 5
     build_timeout_sec: float = 30.0
     run_timeout_sec: float = 30.0
     num_build_workers: int = 0

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import tvm
 from tvm.support.popen_pool import PopenPoolExecutor
 
-from cprune_tf.compiler import linker
+from cprune_tf.compiler import linker, tvm_internals
 
 # Workers that grew beyond this are replaced: LLVM never gives all its memory back.
 _MAX_WORKER_BYTES = 2**30
@@ -161,7 +161,7 @@ def build_program(
     """
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    built = tvm.tirx.build(
-        RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target
-    )
+    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
+    with tvm_internals.build_context():
+        built = tvm.tirx.build(mod, target=target)
     built.export_library(path, fcompile=linker.linker_for(target, linker_command))

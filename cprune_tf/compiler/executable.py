@@ -20,7 +20,7 @@ import tvm
 from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
-from cprune_tf.compiler import lowering
+from cprune_tf.compiler import lowering, tvm_internals
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.linker import linker_for
 from cprune_tf.compiler.tasks import LoweredModel
@@ -60,7 +60,7 @@ def build_library(
         mod = lowering.lower(lowered.imported.mod, lowered.target, wanted.__contains__)
     path = pathlib.Path(path)
     mod = apply_programs(mod, lowered.params, lowered.target, database.native)
-    with lowered.target, database.native, tvm.transform.PassContext(opt_level=3):
+    with lowered.target, database.native, tvm_internals.build_context():
         # Compiled, not interpreted: the calls of a small model take a twelfth of its time.
         built = relax.build(mod, lowered.target, exec_mode="compiled")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def apply_programs(
     values = {
         name: tvm.runtime.tensor(np.ascontiguousarray(value)) for name, value in params.items()
     }
-    with target, database, tvm.transform.PassContext(opt_level=3):
+    with target, database, tvm_internals.build_context():
         # Binding before folding lets the weights' layout transforms run here, not at inference.
         passes = [
             relax.transform.MetaScheduleApplyDatabase(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import tvm
@@ -22,7 +23,6 @@ _NUM_PASSES = 3
 _MIN_SAMPLE_MS = 10
 
 _Timed = tuple[list[ms.arg_info.ArgInfo], list[float]]
-_Job = tuple[Schedule, concurrent.futures.Future[BuildResult]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,28 @@ class Measured:
 
     latency_ms: float | None
     error: str | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """One schedule on its way.
+
+    Attributes:
+        mod: Its workload.
+        schedule: After postprocessing.
+        build: Its library, or why there is none, to come.
+    """
+
+    mod: tvm.IRModule
+    schedule: Schedule
+    build: concurrent.futures.Future[BuildResult]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pending:
+    """Schedules of one workload that are being built."""
+
+    jobs: tuple[Job, ...]
 
 
 class ProgramMeasurer:
@@ -67,8 +89,48 @@ class ProgramMeasurer:
         self._num_threads = num_threads
         self._timeout_sec = timeout_sec
 
+    def begin(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> Pending:
+        """Starts to build schedules of one workload.
+
+        Args:
+            mod: The workload, normalised.
+            schedules: Its schedules, after postprocessing.
+
+        Returns:
+            What `finish` takes.
+        """
+        builds = self._builder.submit([schedule.mod for schedule in schedules])
+        jobs = [Job(mod, *pair) for pair in zip(schedules, builds, strict=True)]
+        return Pending(tuple(jobs))
+
+    def finish(self, pending: Sequence[Pending]) -> list[list[Measured]]:
+        """Times what was begun, once it is built; elsewhere, both go on at the same time.
+
+        Args:
+            pending: From `begin`; all of it is timed in turn.
+
+        Returns:
+            For each, one result for each schedule, in order.
+        """
+        jobs = [job for one in pending for job in one.jobs]
+        builds = [job.build for job in jobs]
+        if self._device.shares_host:
+            # Building and timing at once would disturb the timing.
+            concurrent.futures.wait(builds)
+        outcomes: list[_Timed | str] = []
+        try:
+            # Nothing of a program that fails once is timed again.
+            for outcome in self._device.map(self._time, jobs):
+                outcomes.append(outcome)
+            for _ in range(_NUM_PASSES - 1):
+                self._time_again(jobs, outcomes)
+        finally:
+            self._builder.discard([build.result() for build in builds])
+            measured = iter([self._keep(*pair) for pair in zip(jobs, outcomes, strict=False)])
+        return [list(itertools.islice(measured, len(one.jobs))) for one in pending]
+
     def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[Measured]:
-        """Builds and times schedules of one workload; elsewhere, both go on at the same time.
+        """Builds and times schedules of one workload.
 
         Args:
             mod: The workload, normalised.
@@ -77,30 +139,12 @@ class ProgramMeasurer:
         Returns:
             One result for each schedule, in order.
         """
-        builds = self._builder.submit([schedule.mod for schedule in schedules])
-        if self._device.shares_host:
-            # Building and timing at once would disturb the timing.
-            concurrent.futures.wait(builds)
-        jobs = list(zip(schedules, builds, strict=True))
-        outcomes: list[_Timed | str] = []
-        try:
-            # Nothing of a program that fails once is timed again.
-            for outcome in self._device.map(lambda job: self._time(*job), jobs):
-                outcomes.append(outcome)
-            for _ in range(_NUM_PASSES - 1):
-                self._time_again(jobs, outcomes)
-        finally:
-            self._builder.discard([build.result() for build in builds])
-            measured = [
-                self._keep(mod, schedule, outcome)
-                for schedule, outcome in zip(schedules, outcomes, strict=False)
-            ]
-        return measured
+        return self.finish([self.begin(mod, schedules)])[0]
 
-    def _time_again(self, jobs: Sequence[_Job], outcomes: list[_Timed | str]) -> None:
+    def _time_again(self, jobs: Sequence[Job], outcomes: list[_Timed | str]) -> None:
         """Adds a sample to what ran before."""
         running = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
-        again = self._device.map(lambda index: self._time(*jobs[index]), running)
+        again = self._device.map(lambda index: self._time(jobs[index]), running)
         for index, outcome in zip(running, again, strict=True):
             before = outcomes[index]
             if isinstance(outcome, str) or isinstance(before, str):
@@ -108,22 +152,20 @@ class ProgramMeasurer:
             else:
                 before[1].extend(outcome[1])
 
-    def _keep(self, mod: tvm.IRModule, schedule: Schedule, outcome: _Timed | str) -> Measured:
+    def _keep(self, job: Job, outcome: _Timed | str) -> Measured:
         """Writes one program's samples to the database."""
         if isinstance(outcome, str):
             return Measured(None, outcome)
         arguments, samples_ms = outcome
-        self.database.add(mod, schedule.trace, min(samples_ms), self.target, arguments)
+        self.database.add(job.mod, job.schedule.trace, min(samples_ms), self.target, arguments)
         return Measured(min(samples_ms), None)
 
-    def _time(
-        self, schedule: Schedule, pending: concurrent.futures.Future[BuildResult]
-    ) -> _Timed | str:
+    def _time(self, job: Job) -> _Timed | str:
         """One program's arguments and a sample in ms, or why there is none."""
-        build = pending.result()
+        build = job.build.result()
         if build.library is None:
             return f"build: {build.error}"
-        arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
+        arguments = ms.arg_info.ArgInfo.from_entry_func(job.schedule.mod, remove_preproc=True)
         shapes = [
             (str(info.dtype), tuple(int(extent) for extent in info.shape)) for info in arguments
         ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tvm
@@ -130,12 +130,16 @@ class CompilerSession:
         Returns:
             Milliseconds; comparable with `current.latency_ms(database)`.
         """
-        for task in candidate.tasks:
-            if all(self.database.programs(lowered.mod, 1) for lowered in task.lowerings):
-                continue
-            if on_task is not None:
-                on_task(task)
-            self._tuner.price(task, _sources(task, current))
+
+        def requests() -> Iterator[tuple[Task, list[Task]]]:
+            for task in candidate.tasks:
+                if task.best_latency_ms(self.database) is not None:
+                    continue
+                if on_task is not None:
+                    on_task(task)
+                yield task, _sources(task, current)
+
+        self._tuner.price_all(requests())
         return candidate.latency_ms(self.database)
 
     def build(self, lowered: LoweredModel, path: pathlib.Path | str) -> None:

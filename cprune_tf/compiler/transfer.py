@@ -14,6 +14,7 @@ pruned shape is not known before it is measured.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -142,7 +143,8 @@ class Transfer:
         postprocs = list(context.space_generator.postprocs)
         sketches: list[Any] | None = None
         results: dict[Any, TransferredProgram] = {}
-        for program in programs:
+        # The second way to refit a program seldom beats the first where both fit: it comes last.
+        for refit, program in itertools.product((keep_inner, reduce_largest), programs):
             own = program.trace.simplified(remove_postproc=True)
             skeletons = [own]
             if not _same_blocks(own, mod):
@@ -150,14 +152,13 @@ class Transfer:
                     sketches = [schedule.trace for schedule in context.generate_design_space()]
                 kinds = _sampled_kinds(own)
                 skeletons = [trace for trace in sketches if _sampled_kinds(trace) == kinds]
-            for refit in (keep_inner, reduce_largest):
-                for number, skeleton in enumerate(skeletons):
-                    if len(results) == limit:
-                        return tuple(results.values())
-                    decide = _refitted(_decisions(own), refit)
-                    moved = replay(skeleton, mod, decide, postprocs)
-                    if moved is not None:
-                        results.setdefault((number, moved.signature), moved)
+            for number, skeleton in enumerate(skeletons):
+                if len(results) == limit:
+                    return tuple(results.values())
+                decide = _refitted(_decisions(own), refit)
+                moved = replay(skeleton, mod, decide, postprocs)
+                if moved is not None:
+                    results.setdefault((number, moved.signature), moved)
         return tuple(results.values())
 
 

@@ -21,7 +21,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
-from cprune_tf.compiler.measuring import Measured, ProgramMeasurer
+from cprune_tf.compiler.measuring import Measured, Pending, ProgramMeasurer
 from cprune_tf.compiler.search_space import tune_context
 from cprune_tf.compiler.seeding import seed_schedules
 from cprune_tf.compiler.tasks import Task
@@ -39,6 +39,8 @@ _MIN_FIRST_ROUND = 4
 _WORTHWHILE_GAIN = 0.01
 # What a task's next round is expected to gain before one has shown it.
 _EXPECTED_GAIN = 0.1
+# A lowering that was so much slower than another is not tried at similar shapes.
+_HOPELESS = 1.5
 # Of the programs that price a task, how many come from seeds rather than from transfer.
 _PRICING_SEEDS = 2
 
@@ -170,37 +172,73 @@ class Tuner:
         Raises:
             TuningError: If nothing transferred and the fallback's trials all failed.
         """
-        sources = list(sources)
-        for lowered, limit in self._pricing_shares(task, sources):
-            if not self._database.programs(lowered.mod, 1):
-                self._price(lowered, [_same_lowering(source, lowered) for source in sources], limit)
+        self.price_all([(task, sources)])
         best = task.best_latency_ms(self._database)
-        assert best is not None  # _first_round raises where everything failed
+        assert best is not None  # price_all raises where everything failed
         return best
 
+    def price_all(self, requests: Iterable[tuple[Task, Iterable[Task]]]) -> None:
+        """Measures programs transferred to several tasks; all are built before one is timed.
+
+        Args:
+            requests: Tasks and their sources; see `price`. While they are iterated over, what was
+                transferred before is being built.
+
+        Raises:
+            TuningError: If nothing transferred to a task and the fallback's trials all failed.
+        """
+        begun: list[tuple[Task, int, Pending]] = []
+        for task, sources in requests:
+            known = list(sources)
+            for lowered, limit in self._pricing_shares(task, known):
+                if not self._database.programs(lowered.mod, 1):
+                    own = [_same_lowering(source, lowered) for source in known]
+                    schedules = self._pricing_schedules(lowered, own, limit)
+                    begun.append((lowered, limit, self._measurer.begin(lowered.mod, schedules)))
+        # Prices teach the cost model nothing: training it would take longer than they do.
+        measured = self._measurer.finish([pending for *_, pending in begun])
+        for (lowered, limit, _), results in zip(begun, measured, strict=True):
+            self._count(results)
+            if not _any_succeeded(results):
+                self._first_round(lowered, (), limit)
+
     def _pricing_shares(self, task: Task, sources: Sequence[Task]) -> list[tuple[Task, int]]:
-        """How many programs price each lowering: most for the one that won at a source's shape."""
+        """How many programs price each lowering: most for the one that won at a source's shape.
+
+        One that lost there by far is not tried: channel counts change little between lowerings.
+        """
         limit = self._config.programs_per_task
         if not task.alternatives:
             return [(task, limit)]
+        best = next((found for s in sources if (found := self._best_by_lowering(s))), {})
+        won = min(best, key=lambda name: best[name], default="direct")
         others = max(2, limit // 4)
-        won = next((f[0].lowering for s in sources if (f := s.fastest(self._database))), "direct")
-        rest = max(2, limit - others * len(task.alternatives))
-        return [
-            (lowered, rest if lowered.lowering == won else others) for lowered in task.lowerings
-        ]
+        shares = []
+        for lowered in task.lowerings:
+            if lowered.lowering == won:
+                shares.append((lowered, max(2, limit - others // 2)))
+            elif best.get(lowered.lowering, 0.0) <= _HOPELESS * best.get(won, 1.0):
+                shares.append((lowered, others))
+        return shares
 
-    def _price(self, task: Task, sources: Sequence[Task | None], limit: int) -> None:
-        num_seeds = max(1, min(_PRICING_SEEDS, limit // 3))
-        seeds = self._known_good(task, num_seeds, self._seed)
+    def _best_by_lowering(self, task: Task) -> dict[str, float]:
+        """The latency in ms of each lowering that was measured."""
+        return {
+            lowered.lowering: programs[0].latency_ms
+            for lowered in task.lowerings
+            if (programs := self._database.programs(lowered.mod, 1))
+        }
+
+    def _pricing_schedules(
+        self, task: Task, sources: Sequence[Task | None], limit: int
+    ) -> list[Schedule]:
+        """Transferred programs of the first source that has any, and a few seeds."""
+        seeds = self._known_good(task, max(1, min(_PRICING_SEEDS, limit // 3)), self._seed)
         for source in sources:
-            if source is None:
-                continue
-            schedules = self._transferred(source, task, max(1, limit - len(seeds)))
-            # A price teaches the cost model nothing: training it would take longer than the price.
-            if schedules and _any_succeeded(self._measure(task, [*schedules, *seeds], learn=False)):
-                return
-        self._first_round(task, (), limit)
+            room = max(1, limit - len(seeds))
+            if source is not None and (moved := self._transferred(source, task, room)):
+                return [*moved, *seeds]
+        return []
 
     def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
         """The first round of each lowering that has no program yet; the trials it took."""
@@ -327,17 +365,17 @@ class Tuner:
     def _distinct(self, task: Task) -> tuple[Program, ...]:
         return distinct_programs(self._database.programs(task.mod), self._config.programs_per_task)
 
-    def _measure(
-        self, task: Task, schedules: Sequence[Schedule], *, learn: bool = True
-    ) -> list[Measured]:
+    def _measure(self, task: Task, schedules: Sequence[Schedule]) -> list[Measured]:
         if not schedules:
             return []
         results = self._measurer.measure(task.mod, schedules)
+        self._count(results)
+        self._learn(task, schedules, results)
+        return results
+
+    def _count(self, results: Sequence[Measured]) -> None:
         self._num_trials += len(results)
         self._num_failed += sum(result.latency_ms is None for result in results)
-        if learn:
-            self._learn(task, schedules, results)
-        return results
 
     def _learn(
         self, task: Task, schedules: Sequence[Schedule], results: Sequence[Measured]

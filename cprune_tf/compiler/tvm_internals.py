@@ -109,6 +109,15 @@ def block_names(schedule: Schedule) -> list[str]:
     return [str(schedule.get(block).name_hint) for block in blocks]
 
 
+def build_context() -> tvm.transform.PassContext:
+    """How programs and models are built.
+
+    Without TIR's elimination of common subexpressions: on unrolled programs it is its slowest pass,
+    and LLVM does the same.
+    """
+    return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True})
+
+
 def num_cores(target: tvm.target.Target) -> int:
     """The threads that schedules are made for."""
     return int(target.attrs.get("num-cores", 1))

@@ -11,7 +11,7 @@ from cprune_tf.devices.describe import cpu_features
 from cprune_tf.devices.environment import available_cores, process_environment
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.process import WorkerProcess
-from cprune_tf.devices.targets import generic_x86_cpu
+from cprune_tf.devices.targets import COMMON, generic_x86_cpu
 
 _ON_DEVICE = "cprune_tf.devices.on_device"
 
@@ -45,7 +45,7 @@ class LocalDevice(Device):
     def target(self, num_threads: int = 1) -> dict[str, Any]:
         """See Device; the CPU is the one that TVM's LLVM detects."""
         self._check_threads(num_threads)
-        return {"kind": "llvm", "mcpu": host_cpu(), "num-cores": num_threads}
+        return {**COMMON, "mcpu": host_cpu(), "num-cores": num_threads}
 
     def close(self) -> None:
         """See Device."""

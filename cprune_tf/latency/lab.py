@@ -98,13 +98,15 @@ class LatencyLab:
         lowered = self.lower(keep)
         units = self.full(keep)
         tasks = tasks_by_site(lowered)
-        for site in self.sites:
+        wanted = [s for s in self.sites if self.store.get(s.family, s.counts(units)) is None]
+        chosen = {tasks[site.key].key: tasks[site.key] for site in wanted}
+        self.session.price(dataclasses.replace(lowered, tasks=tuple(chosen.values())), self.lowered)
+        for site in wanted:
             counts = site.counts(units)
             if self.store.get(site.family, counts) is None:
                 task = tasks[site.key]
                 if on_task is not None:
                     on_task(task)
-                self._price(lowered, task)
                 self.store.add(_point(site.family, counts, self._timer.samples_ms(task)))
         return number
 
@@ -154,10 +156,6 @@ class LatencyLab:
         latencies = time_libraries(device, self.model, paths, measure)
         for units, latency in zip(wanted, latencies, strict=True):
             self.store.add_whole(WholePoint(units, self.tasks_ms(units), latency.median_ms))
-
-    def _price(self, lowered: LoweredModel, task: Task) -> None:
-        """Measures one task of an assignment by transfer from the tuned model."""
-        self.session.price(dataclasses.replace(lowered, tasks=(task,)), self.lowered)
 
 
 def resized(model: Any, channels: graph.ChannelGraph, keep: Units) -> Any:

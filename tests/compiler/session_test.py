@@ -72,12 +72,32 @@ def _image_tiles(tuned, task):
 
 
 def test_a_price_comes_from_a_few_transferred_programs(tuned, pruned, priced):
+    directly = 0
     for layer in ("stem", "first", "third"):
+        task = workloads.conv_task(pruned[1], layer)
+        counts = [len(tuned.session.database.programs(one.mod)) for one in task.lowerings]
+        assert 1 <= sum(counts) <= workloads.FEW_TRIALS.programs_per_task + 1
+        # A lowering that lost by far at the unpruned shape is not tried.
+        directly += counts[0] > 0
         sources = _image_tiles(tuned, workloads.conv_task(tuned.lowered, layer))
-        found = _image_tiles(tuned, workloads.conv_task(pruned[1], layer))
-        assert 1 <= len(found) <= workloads.FEW_TRIALS.programs_per_task
+        found = _image_tiles(tuned, task)
         # All but a seed or two come from the tuned model, its tiles refitted.
-        assert set(found) & set(sources) and len(set(found) - set(sources)) <= 2
+        assert not found or set(found) & set(sources)
+        assert len(set(found) - set(sources)) <= 2
+    assert directly
+
+
+def test_a_hopeless_lowering_is_not_priced(tuned):
+    """Its share is no programs at all; one that is close to the fastest gets a few."""
+    task = workloads.conv_task(tuned.lowered, "first")
+    tuner = tuned.session._tuner
+    for factor, expected in ((1.2, 2), (3.0, 1)):
+        tuner._best_by_lowering = lambda _, factor=factor: {"winograd": 1.0, "direct": factor}
+        try:
+            shares = {one.lowering: limit for one, limit in tuner._pricing_shares(task, [task])}
+        finally:
+            del tuner._best_by_lowering
+        assert len(shares) == expected and shares["winograd"] >= 3
 
 
 def test_a_second_price_measures_nothing(tuned, pruned, priced):

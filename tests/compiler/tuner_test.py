@@ -8,7 +8,7 @@ from tvm.s_tir import Schedule
 from cprune_tf.compiler import linker
 from cprune_tf.compiler.builder import ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
-from cprune_tf.compiler.measuring import ProgramMeasurer
+from cprune_tf.compiler.measuring import Job, ProgramMeasurer
 from cprune_tf.compiler.tuner import Tuner, TuningError
 from cprune_tf.devices.errors import DeviceUnreachableError
 from cprune_tf.devices.local import LocalDevice
@@ -224,7 +224,7 @@ def test_elsewhere_programs_are_timed_while_others_are_built(conv, make_bench, d
 
         def map(self, function, jobs):
             jobs = list(jobs)
-            unbuilt.append(sum(not job[1].done() for job in jobs if isinstance(job, tuple)))
+            unbuilt.append(sum(not job.build.done() for job in jobs if isinstance(job, Job)))
             return super().map(function, jobs)
 
         def time_kernel(self, *args, **kwargs):
