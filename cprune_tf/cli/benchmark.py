@@ -3,22 +3,24 @@
     python tools/benchmark.py --device=adb: --cores=big --models=final.so,final.tflite,model.keras
 
 A .so is a TVM library as `tools/prune.py` writes it; a .keras file is converted and timed with
-LiteRT. The ratio is to the first model; an emulated device gives none.
+LiteRT. The ratio is to the first model; an emulated device gives none. With --benchmark_model,
+TensorFlow Lite's own tool (built for the device) times what LiteRT runs once more, afterwards.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 from cprune_tf import config as configs
 from cprune_tf.cli import command_line
-from cprune_tf.devices import Latency, ModelFile
+from cprune_tf.devices import Latency, ModelFile, ToolLatency
 
 _DEVICE = flags.DEFINE_string("device", "local", "Where; see tools/doctor.py.")
 _MODELS = flags.DEFINE_list("models", None, "Files: .so, .tflite or .keras.")
@@ -26,6 +28,9 @@ _THREADS = flags.DEFINE_integer("threads", 1, "Threads of each.", lower_bound=1)
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 _MAX_TIME_SEC = flags.DEFINE_float("max_time_sec", 2.0, "Running time of each at most.")
 _MAX_TEMPERATURE = flags.DEFINE_float("max_temperature", 0.0, "Cool down above it (0: never), °C.")
+_BENCHMARK_MODEL = flags.DEFINE_string(
+    "benchmark_model", None, "TensorFlow Lite's tool, built for the device: a second timing."
+)
 _JSON = flags.DEFINE_string("json", None, "Write the result here too.")
 
 
@@ -48,18 +53,28 @@ def main(argv: Sequence[str]) -> None:
         max_temperature_celsius=_MAX_TEMPERATURE.value,
     )
     measure.validate()
+    tool = _BENCHMARK_MODEL.value
+    if tool and not os.path.isfile(tool):
+        raise ValueError(f"--benchmark_model: there is no file {tool!r}.")
     with tempfile.TemporaryDirectory() as directory:
         files = [_model_file(path, pathlib.Path(directory)) for path in _MODELS.value]
         with open_device(_DEVICE.value, measure.cores) as device:
             info = device.info()
             print(info)
             latencies = device.time_models(files, _THREADS.value, measure)
+            tool_latencies = {
+                file.name: device.run_benchmark_model(tool, file.path, _THREADS.value, measure)
+                for file in files
+                if tool and file.runtime == "litert"
+            }
     for file, latency in zip(files, latencies, strict=True):
         ratio = latency.median_ms / latencies[0].median_ms
         compared = "" if info.emulated else f"  {ratio:.3f} x the first"
         print(f"{file.name} [{file.runtime}]: {latency}{compared}")
+        if file.name in tool_latencies:
+            print(f"{file.name} [benchmark_model]: {tool_latencies[file.name]}")
     if _JSON.value:
-        _write_json(files, latencies, info.to_json())
+        _write_json(files, latencies, tool_latencies, info.to_json())
 
 
 def _model_file(path: str, directory: pathlib.Path) -> ModelFile:
@@ -79,13 +94,21 @@ def _model_file(path: str, directory: pathlib.Path) -> ModelFile:
 
 
 def _write_json(
-    files: Sequence[ModelFile], latencies: Sequence[Latency], device: dict[str, object]
+    files: Sequence[ModelFile],
+    latencies: Sequence[Latency],
+    tool_latencies: Mapping[str, ToolLatency],
+    device: dict[str, object],
 ) -> None:
     results = [
         {"model": file.name, "runtime": file.runtime, **latency.to_json()}
         for file, latency in zip(files, latencies, strict=True)
     ]
-    text = json.dumps({"device": device, "results": results}, indent=2)
+    content: dict[str, object] = {"device": device, "results": results}
+    if tool_latencies:
+        content["benchmark_model"] = {
+            name: dataclasses.asdict(one) for name, one in tool_latencies.items()
+        }
+    text = json.dumps(content, indent=2)
     pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from cprune_tf.devices.base import Device, DeviceInfo, ModelFile, OperatorTime
+    from cprune_tf.devices.benchmark_model import ToolLatency
     from cprune_tf.devices.errors import (
         DeviceCrashError,
         DeviceError,
@@ -31,6 +32,7 @@ _EXPORTS = {
     "Latency": "latency",
     "ModelFile": "base",
     "OperatorTime": "base",
+    "ToolLatency": "benchmark_model",
     "open_device": "opening",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "Latency",
     "ModelFile",
     "OperatorTime",
+    "ToolLatency",
     "open_device",
 ]
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cprune_tf.devices.benchmark_model import ToolLatency
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.latency import Conditions, Latency
 from cprune_tf.devices.runtimes import RUNTIMES
@@ -393,6 +394,38 @@ class Device(abc.ABC):
             cores=self.core_ids(),
         )
         return tuple(OperatorTime(*one) for one in timed)
+
+    def run_benchmark_model(
+        self,
+        program: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        num_threads: int,
+        measure: MeasureConfig,
+    ) -> ToolLatency:
+        """Times a `.tflite` file with TensorFlow Lite's `benchmark_model`, built for the device.
+
+        Args:
+            program: The tool, on this machine.
+            path: The `.tflite` file, on this machine.
+            num_threads: Threads (measure.num_threads is not looked at).
+            measure: Time.
+
+        Returns:
+            What the tool says.
+        """
+        self._check_threads(num_threads)
+        timeout_sec = _LOAD_TIMEOUT_SEC + 20 * measure.max_time_sec
+        values = self._call(
+            "run_benchmark_model",
+            timeout_sec + _LOAD_TIMEOUT_SEC,
+            program=self._upload(os.fspath(program)),
+            path=self._upload(os.fspath(path)),
+            num_threads=num_threads,
+            max_time_sec=measure.max_time_sec,
+            run_timeout_sec=timeout_sec,
+            cores=self.core_ids(),
+        )
+        return ToolLatency(**values)
 
     def __enter__(self) -> Device:
         return self

@@ -16,6 +16,7 @@ import numpy as np
 
 from cprune_tf.devices import describe as _describe
 from cprune_tf.devices.arrays import ArgumentBuffers, random_array
+from cprune_tf.devices.benchmark_model import run_tool
 from cprune_tf.devices.climate import Climate, pin
 from cprune_tf.devices.interleave import interleave
 from cprune_tf.devices.litert_profiler import ProfiledModel, mean_times
@@ -175,6 +176,31 @@ def profile_litert(
         runs = []
         _run_for(max_time_sec, lambda: runs.extend(model.profile(_PROFILED_BATCH)))
     return mean_times(runs)
+
+
+def run_benchmark_model(
+    program: str,
+    path: str,
+    num_threads: int,
+    max_time_sec: float,
+    run_timeout_sec: float,
+    cores: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Times a `.tflite` file with a `benchmark_model` of the user's.
+
+    Args:
+        program: The tool on this device.
+        path: The `.tflite` file on this device.
+        num_threads: Threads.
+        max_time_sec: Running time of the timed runs at most.
+        run_timeout_sec: For all of it.
+        cores: Cores to run on; none: all.
+
+    Returns:
+        The fields of a benchmark_model.ToolLatency.
+    """
+    pin(cores)
+    return run_tool(program, path, num_threads, max_time_sec, run_timeout_sec)
 
 
 def describe() -> dict[str, Any]:

@@ -32,6 +32,7 @@ _WATCH_PERIOD_SEC = 1.0
 _ON_DEVICE = (
     "describe",
     "profile_litert",
+    "run_benchmark_model",
     "run_litert",
     "run_tvm",
     "time_kernel",
