@@ -5,8 +5,9 @@ import textwrap
 import pytest
 
 from cprune_tf.config import MeasureConfig
-from cprune_tf.devices import DeviceError, LocalDevice, open_device
+from cprune_tf.devices import DeviceError, open_device
 from cprune_tf.devices.benchmark_model import parse_output
+from cprune_tf.devices.local import LocalDevice
 
 from . import servers
 
@@ -30,9 +31,10 @@ Timings (microseconds): count=459 first=2143 curr=2101 min=2056 max=2656 avg=299
 
 def test_the_timed_runs_are_read_not_the_warm_up():
     new, old = parse_output(NEW), parse_output(OLD)
-    assert (new.num_runs, new.median_ms, new.mean_ms) == (1000, 51.891, 63.7432)
+    assert (new.num_runs, new.median_ms) == (1000, 51.891)
+    assert new.mean_ms == pytest.approx(63.7432)
     assert (new.min_ms, new.max_ms, new.std_ms) == (49.088, 686.105, 60.716)
-    assert (old.num_runs, old.median_ms, old.mean_ms) == (459, None, 2.1771)
+    assert (old.num_runs, old.median_ms) == (459, None) and old.mean_ms == pytest.approx(2.1771)
     assert "median 51.89 ms" in str(new) and "median" not in str(old)
 
 
