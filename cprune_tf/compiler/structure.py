@@ -49,8 +49,11 @@ class ProgramStructure:
 
     @property
     def inner(self) -> int:
-        """What a filter count must be a multiple of to keep all factors but the outermost."""
-        return math.lcm(math.prod(self.compute[1:]), math.prod(self.epilogue[1:]))
+        """What a filter count must be a multiple of to keep the inner tiles.
+
+        Those are all factors inside the outermost loop that repeats: a factor of 1 is no loop.
+        """
+        return math.lcm(*(math.prod(inner_factors(f)) for f in (self.compute, self.epilogue)))
 
     def __str__(self) -> str:
         text = f"{_factors(self.compute)} | epilogue {_factors(self.epilogue)}"
@@ -59,10 +62,16 @@ class ProgramStructure:
         return text
 
 
+def inner_factors(factors: Sequence[int]) -> tuple[int, ...]:
+    """The tile factors inside the outermost one that is larger than 1."""
+    outermost = next((i for i, factor in enumerate(factors) if factor > 1), len(factors))
+    return tuple(factors[outermost + 1 :])
+
+
 def counts_keeping_structure(structures: Sequence[ProgramStructure], limit: int) -> tuple[int, ...]:
     """All filter counts at which at least one program keeps its inner tiles.
 
-    A program's inner tiles are all its factors of the filter axis but the outermost, in the compute
+    A program's inner tiles are its factors inside the outermost loop over filters, in the compute
     stage and in the epilogue: they are its vector code and what it holds in registers. The
     outermost factor is how often they run.
 
