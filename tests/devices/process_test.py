@@ -118,7 +118,15 @@ def test_what_the_child_prints_stays_off_the_terminal_and_blocks_nothing(worker,
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_an_interrupted_call_leaves_no_answer_for_the_next_one(worker):
+@pytest.fixture
+def interruptible():
+    """Interrupts end what runs, also where a shell in the background started the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next_one(worker, interruptible):
     call(worker, "pid")
     threading.Timer(0.3, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
