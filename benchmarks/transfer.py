@@ -12,7 +12,6 @@ measured again; `--budget_sec` stops early and a later run goes on. Writes resul
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import record
 from absl import app, flags
+from workloads import convolution, direct_only
 
 from cprune_tf.compiler import tuner
 from cprune_tf.compiler.session import CompilerSession
@@ -64,23 +64,6 @@ _BASES: dict[str, tuple[tuple[int, int, int, int, int], list[tuple[int, int]]]] 
         [(64, 112), (64, 96), (48, 96), (48, 128), (56, 80), (32, 64), (64, 64)],
     ),
 }
-
-
-def convolution(kernel: int, stride: int, size: int, inputs: int, filters: int) -> Any:
-    """A model of one convolution with bias and ReLU."""
-    import keras
-
-    image = keras.Input((size, size, inputs), name="x")
-    y = keras.layers.Conv2D(
-        filters, kernel, strides=stride, padding="same", activation="relu", name="conv"
-    )(image)
-    return keras.Model(image, y)
-
-
-def direct_only(lowered: LoweredModel) -> LoweredModel:
-    """The same model without alternatives."""
-    tasks = tuple(dataclasses.replace(task, alternatives=()) for task in lowered.tasks)
-    return dataclasses.replace(lowered, tasks=tasks)
 
 
 class Bench:

@@ -11,7 +11,6 @@ Writes results/tuning_throughput.json.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import statistics
@@ -23,11 +22,11 @@ from typing import Any
 
 import record
 from absl import app, flags
+from workloads import direct_only
 
 from cprune_tf.compiler.executable import apply_programs
 from cprune_tf.compiler.linker import linker_for
 from cprune_tf.compiler.session import CompilerSession
-from cprune_tf.compiler.tasks import LoweredModel
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import ModelFile, open_device
 
@@ -42,12 +41,6 @@ _ROUND = flags.DEFINE_integer("round", 16, "Trials in a round.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
 _STOCK = flags.DEFINE_bool("stock", False, "Run the stock tuner here (used internally).")
-
-
-def direct_only(lowered: LoweredModel) -> LoweredModel:
-    """The same model without alternatives."""
-    tasks = tuple(dataclasses.replace(task, alternatives=()) for task in lowered.tasks)
-    return dataclasses.replace(lowered, tasks=tasks)
 
 
 def tune_ours(

@@ -20,6 +20,7 @@ from typing import Any
 
 import record
 from absl import app, flags
+from workloads import convolution
 
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.structure import counts_keeping_structure
@@ -50,23 +51,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the database lies.", requ
 _PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only draw the committed results.")
 
 
-def convolution(layer: tuple[int, int, int, int, int], filters: int) -> Any:
-    """A model of one layer with bias and ReLU."""
-    import keras
-
-    kernel, stride, size, inputs, _ = layer
-    image = keras.Input((size, size, inputs), name="x")
-    y = keras.layers.Conv2D(
-        filters, kernel, strides=stride, padding="same", activation="relu", name="conv"
-    )(image)
-    return keras.Model(image, y)
-
-
 def measure(name: str, session: CompilerSession, device: Device, folder: str) -> dict[str, Any]:
     """One layer: its latency, and that of every count."""
     layer = _LAYERS[name]
     filters = layer[4]
-    base = session.lower(convolution(layer, filters))
+    base = session.lower(convolution(*layer))
     session.tune(base, _TRIALS.value)
     (row,) = session.task_table(base)
     keeping = counts_keeping_structure([row.structure], filters)
@@ -74,7 +63,7 @@ def measure(name: str, session: CompilerSession, device: Device, folder: str) ->
 
     def add(count: int) -> None:
         if count not in files:
-            pruned = session.lower(convolution(layer, count))
+            pruned = session.lower(convolution(*layer[:4], count))
             session.price(pruned, base)
             files[count] = _build(session, pruned, folder, name, count)
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import ml_collections
+import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
 from cprune_tf import native_output
 
 _EXIT_CODE = 2
+_PLAIN_WIDTH = 150
 
 
 def fail(message: object) -> NoReturn:
@@ -103,3 +105,9 @@ def _describe_in_help(module_name: str) -> None:
     for flag in values.get_key_flags_for_module(module_name):
         values.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = sys.modules[module_name].__doc__
+
+
+def make_console() -> rich.console.Console:
+    """Where a command prints; wide enough for its tables where nobody's terminal says how wide."""
+    console = rich.console.Console()
+    return console if console.is_terminal else rich.console.Console(width=_PLAIN_WIDTH)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import rich.console
 from absl import flags
 
 from cprune_tf import config as configs
@@ -41,8 +40,6 @@ _TRIALS = flags.DEFINE_integer(
     "trials", 64, "With --layers: measured programs for each task that matters.", lower_bound=1
 )
 _JSON = flags.DEFINE_string("json", None, "With --layers: write the result here too.")
-
-_PLAIN_WIDTH = 150
 
 
 def run() -> None:
@@ -85,9 +82,7 @@ def _compare_layers(model: Any, num_threads: int) -> None:
     from cprune_tf.report import latency_tables
 
     try:
-        tuning = configs.TuningConfig(
-            trials_per_task=_TRIALS.value, trials_per_round=min(_TRIALS.value, 32)
-        )
+        tuning = configs.TuningConfig(trials_per_task=_TRIALS.value)
         with open_model(
             model,
             _DEVICE.value,
@@ -103,10 +98,7 @@ def _compare_layers(model: Any, num_threads: int) -> None:
             compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
     except (DatabaseError, MissingTfliteError, TuningError, UnsupportedOperationError) as error:
         command_line.fail(error)
-    console = rich.console.Console()
-    if not console.is_terminal:
-        console = rich.console.Console(width=_PLAIN_WIDTH)
-    console.print(latency_tables.side_by_side_table(compared))
+    command_line.make_console().print(latency_tables.side_by_side_table(compared))
     if _JSON.value:
         text = json.dumps(compared.to_json(), indent=2)
         pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")

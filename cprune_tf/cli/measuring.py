@@ -8,7 +8,6 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import rich.console
 from absl import flags
 
 from cprune_tf.cli import command_line
@@ -16,8 +15,6 @@ from cprune_tf.config import TuningConfig
 
 if typing.TYPE_CHECKING:
     from cprune_tf.latency.opened import OpenedModel
-
-_PLAIN_WIDTH = 150
 
 MODEL = flags.DEFINE_string(
     "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
@@ -54,7 +51,7 @@ def run_measuring(measure: Callable[[], None]) -> None:
 
 def tuning_config() -> TuningConfig:
     """The tuning budget of the flags."""
-    return TuningConfig(trials_per_task=TRIALS.value, trials_per_round=min(TRIALS.value, 32))
+    return TuningConfig(trials_per_task=TRIALS.value)
 
 
 def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
@@ -70,12 +67,6 @@ def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
         protect=PROTECT.value,
         seed=SEED.value,
     )
-
-
-def make_console() -> rich.console.Console:
-    """Where a command prints; wide enough for its tables where nobody's terminal says how wide."""
-    console = rich.console.Console()
-    return console if console.is_terminal else rich.console.Console(width=_PLAIN_WIDTH)
 
 
 def workdir() -> pathlib.Path:

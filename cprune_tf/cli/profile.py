@@ -7,7 +7,7 @@ Tunes what the workdir does not know yet. Writes profile.json and profile.png th
 
 from __future__ import annotations
 
-from cprune_tf.cli import measuring
+from cprune_tf.cli import command_line, measuring
 
 
 def run() -> None:
@@ -27,7 +27,7 @@ def profile() -> None:
 
     model, workdir = load(measuring.MODEL.value), measuring.workdir()
     num_threads = measuring.THREADS.value
-    console = measuring.make_console()
+    console = command_line.make_console()
     stages = ("tune", "measure the device's limits", "time tasks and whole model")
     with (
         Progress(console, workdir / "profile.log", stages) as progress,

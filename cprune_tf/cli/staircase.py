@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from cprune_tf.cli import measuring
+from cprune_tf.cli import command_line, measuring
 
 if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGraph, ChannelGroup
@@ -73,7 +73,7 @@ def staircases() -> None:
         smallest=_SMALLEST.value,
     )
     chosen = choose_groups(graph.analyze(model, measuring.PROTECT.value), _LAYERS.value)
-    console = measuring.make_console()
+    console = command_line.make_console()
     stages = ("tune", *(f"staircase of {group.name}" for group in chosen))
     staircases = []
     with (

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tvm
@@ -105,8 +105,7 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
     program.trace.apply_to_schedule(schedule, remove_postproc=True)
     blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
     shape = ms.arg_info.ArgInfo.from_prim_func(mod["main"])[-1].shape
-    reductions = [block for block in blocks if _has_reduction(schedule, block)]
-    anchor = max(reductions, key=lambda b: _iterations(schedule, b), default=None)
+    anchor = _anchor(schedule, blocks)
     output = blocks[-1]
     # Counted from the front: where a reduction is split in two stages (rfactor), the first writes
     # its partial sums along a new last axis.
@@ -136,17 +135,21 @@ def anchor_extents(mod: tvm.IRModule) -> tuple[str, tuple[int, ...]] | None:
         The block's name and its loops' extents; None where nothing is reduced.
     """
     schedule = Schedule(mod)
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    reductions = [block for block in blocks if _has_reduction(schedule, block)]
-    if not reductions:
+    anchor = _anchor(schedule, schedule.get_child_blocks(schedule.get_sblock("root")))
+    if anchor is None:
         return None
-    anchor = max(reductions, key=lambda block: _iterations(schedule, block))
     loops = [int(schedule.get(loop).extent) for loop in schedule.get_loops(anchor)]
     return str(schedule.get(anchor).name_hint), tuple(loops)
 
 
 def _product_without_largest(factors: tuple[int, ...]) -> int:
     return math.prod(factors) // max(factors) if factors else 1
+
+
+def _anchor(schedule: Schedule, blocks: Iterable[Any]) -> Any | None:
+    """The block that reduces most; None where nothing is reduced."""
+    reductions = [block for block in blocks if _has_reduction(schedule, block)]
+    return max(reductions, key=lambda block: _iterations(schedule, block), default=None)
 
 
 def _has_reduction(schedule: Schedule, block: Any) -> bool:
