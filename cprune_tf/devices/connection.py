@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cprune_tf.devices import wire
+from cprune_tf.devices.keepalive import keep_own_connections_alive
 from cprune_tf.devices.session import CALL
 
 Answer = tuple[str, Any]
@@ -168,6 +169,7 @@ def _open(address: Address) -> Any:
         session = tracker.request(address.key, max_retry=1)
     else:
         session = tvm.rpc.connect(address.host, address.port, address.key)
+    keep_own_connections_alive()
     try:
         return session.get_function(CALL)
     except AttributeError as error:

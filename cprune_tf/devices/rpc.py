@@ -147,6 +147,8 @@ class Link:
         if status == "lost":  # what arrived is kept there, and the rest follows
             self._connect()
             status, value = self._ask("send", timeout_sec, file.name, file.path)
+        if status == "lost":
+            raise self._unreachable(f"the connection was lost twice sending {file.path}: {value}")
         if status != "ok":
             raise DeviceError(f"{file.path} could not be sent to {self._name}: {value}")
 

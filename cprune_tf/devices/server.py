@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from cprune_tf.devices.environment import available_cores, process_environment
+from cprune_tf.devices.keepalive import keep_alive
 
 if TYPE_CHECKING:
     from cprune_tf.devices.tracking import TrackerLink
@@ -117,7 +118,7 @@ class Server:
         own = f"server:{self._options.key}".encode()
         connection.sendall(_WORD.pack(MAGIC) + _WORD.pack(len(own)) + own)
         connection.settimeout(None)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(connection)
 
     def _session(self, connection: socket.socket, expected: str) -> None:
         from cprune_tf.devices.process import describe_exit

@@ -10,6 +10,8 @@ import pytest
 from cprune_tf.devices import DeviceUnreachableError, adb
 from tests.rig import phone
 
+from . import private_network
+
 RIG = pathlib.Path(__file__).parents[1] / "rig"
 
 
@@ -18,7 +20,7 @@ RIG = pathlib.Path(__file__).parents[1] / "rig"
     "checks", ["phone_checks.py", pytest.param("phone_faults.py", marks=pytest.mark.slow)]
 )
 def test_the_emulated_phone(rig, checks):
-    if not phone.namespaces_are_allowed():
+    if not private_network.is_allowed():
         pytest.skip("this system does not let users make namespaces (unshare -Urn --pid)")
     pytest_command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=5"]
     done = phone.in_private_network(rig, [*pytest_command, str(RIG / checks)], timeout_sec=1700)

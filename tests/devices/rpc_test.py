@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from cprune_tf.devices import (
     rpc,
 )
 
-from . import servers
+from . import private_network, servers
 
 QUICK = MeasureConfig(warmup_ms=5.0, min_samples=10, max_time_sec=0.3, stable_fraction=0.2)
 
@@ -299,3 +300,13 @@ def test_the_servers_limit_of_a_call_holds_whatever_the_host_allows(native_libra
         with pytest.raises(DeviceCrashError, match="exit status 1"):
             device.time_kernel(native_library, "hang", [], timeout_sec=100)
         assert len(nothing(device, native_library)) == 3
+
+
+def test_a_board_that_vanishes_without_closing_its_connection():
+    if not private_network.is_allowed():
+        pytest.skip("this system does not let users make namespaces (unshare -Urn --pid)")
+    checks = pathlib.Path(__file__).with_name("cut_off_checks.py")
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)]
+    done = private_network.run_python(command, {}, timeout_sec=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "1 passed" in done.stdout

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from cprune_tf.devices import DeviceUnreachableError
-from tests.devices import servers
+from tests.devices import private_network, servers
 from tests.pipeline import device_run
 from tests.rig import phone
 
@@ -29,7 +29,7 @@ def test_a_model_is_pruned_for_the_emulated_board(rig, tiny_model_path, tmp_path
 def test_a_model_is_pruned_for_the_emulated_phone_which_is_unplugged_meanwhile(
     rig, tiny_model_path, tmp_path
 ):
-    if not phone.namespaces_are_allowed():
+    if not private_network.is_allowed():
         pytest.skip("this system does not let users make namespaces (unshare -Urn --pid)")
     workdir = tmp_path / "run"
     command = ["-m", "tests.pipeline.phone_run", str(tiny_model_path), str(workdir)]

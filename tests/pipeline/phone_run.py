@@ -12,6 +12,7 @@ import threading
 import time
 
 from cprune_tf.devices import DeviceUnreachableError
+from tests.devices import private_network
 from tests.devices.servers import wait_for
 from tests.pipeline import device_run
 from tests.rig import emulated
@@ -21,7 +22,7 @@ DEVICE = "adb:?reconnect_sec=2"
 
 
 def main(model_path: str, workdir: pathlib.Path) -> None:
-    assert emulated_phone.is_private(), "adbd is an unauthenticated shell"
+    assert private_network.is_private(), "adbd is an unauthenticated shell"
     rig = emulated.rig()
     os.environ["CPRUNE_TF_BUNDLES"] = str(rig.bundles)
     home = workdir.parent / "home"

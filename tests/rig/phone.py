@@ -15,43 +15,17 @@ import sys
 import numpy as np
 
 from cprune_tf.devices import adb
+from tests.devices import private_network
 from tests.devices.servers import accepts, wait_for
 
 PORT = 5599
 SERIAL = f"127.0.0.1:{PORT}"
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-_PRIVATE = "CPRUNE_TF_PRIVATE_NETWORK"
-# A process namespace too: whatever is left in it ends with it.
-_UNSHARE = ["unshare", "-Urn", "--pid", "--fork", "--kill-child", "--mount-proc"]
-
-
-def is_private():
-    """Whether this process was started by `in_private_network`."""
-    return _PRIVATE in os.environ
-
-
-def namespaces_are_allowed():
-    return subprocess.run([*_UNSHARE, "true"], check=False, capture_output=True).returncode == 0
 
 
 def in_private_network(rig, arguments, timeout_sec):
-    """Runs Python with arguments where nothing but itself can reach it; gives what came of it."""
-    # The shell stays: as that namespace's first process, it takes leave of orphans that ended.
-    script = 'ip link set lo up; "$@"; exit $?'
-    return subprocess.run(
-        [*_UNSHARE, "sh", "-c", script, "sh", sys.executable, *arguments],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "CPRUNE_TF_RIG": str(rig.root),
-            _PRIVATE: "1",
-            "ANDROID_ADB_SERVER_PORT": "5099",
-        },
-        capture_output=True,
-        text=True,
-        timeout=timeout_sec,
-        check=False,
-    )
+    """Runs Python with arguments where a phone may be; gives what came of it."""
+    environment = {"CPRUNE_TF_RIG": str(rig.root), "ANDROID_ADB_SERVER_PORT": "5099"}
+    return private_network.run_python(arguments, environment, timeout_sec)
 
 
 @contextlib.contextmanager

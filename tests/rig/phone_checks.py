@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from cprune_tf.devices import DeviceUnreachableError, ModelFile, adb
+from tests.devices import private_network
 from tests.devices.servers import wait_for
 from tests.rig import phone as emulated_phone
 from tests.rig.phone import SERIAL, computes
 
 pytestmark = [
-    pytest.mark.skipif(not emulated_phone.is_private(), reason="only in a private network"),
+    pytest.mark.skipif(not private_network.is_private(), reason="only in a private network"),
     pytest.mark.usefixtures("adb_server"),
 ]
 

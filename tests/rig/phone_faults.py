@@ -8,13 +8,12 @@ import time
 import pytest
 
 from cprune_tf.devices import DeviceUnreachableError, adb
-from tests.devices import libraries
-from tests.rig import phone as emulated_phone
+from tests.devices import libraries, private_network
 from tests.rig.conftest import RECONNECT_SEC
 from tests.rig.phone import SERIAL, computes
 
 pytestmark = [
-    pytest.mark.skipif(not emulated_phone.is_private(), reason="only in a private network"),
+    pytest.mark.skipif(not private_network.is_private(), reason="only in a private network"),
     pytest.mark.usefixtures("adb_server"),
 ]
 

@@ -1,0 +1,147 @@
+r"""Makes the programs that come with the package, and measures what starting from them gains.
+
+    python benchmarks/shipped_programs.py --level=x86-64-v3 --workdir=runs/programs
+
+Networks are tuned from nothing for a generic processor level, on this machine; the fastest programs
+go to cprune_tf/compiler/programs/LEVEL. Then models that are not among them are tuned with few
+trials a task, with these programs as starting points and without, and both are timed interleaved.
+A tuning that was stopped goes on where it was. Writes the level's entry in
+results/shipped_programs.json.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import record
+from absl import app, flags
+
+from cprune_tf import models
+from cprune_tf.compiler import warm_start
+from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.config import MeasureConfig, TuningConfig
+from cprune_tf.devices import ModelFile
+from cprune_tf.devices.local import LocalDevice
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_MODELS = ROOT.parent / "shared" / "data" / "models"
+# The pretrained models that lie beside a checkout.
+SOURCES = (
+    "resnet8_cifar10_mlperf_tiny.h5",
+    "resnet20_cifar10.h5",
+    "mobilenet_v1_025_vww96_mlperf_tiny.h5",
+    "mobilenet_v1_224_imagenet1001.keras",
+)
+_LEVEL = flags.DEFINE_enum("level", None, ("x86-64-v3", "x86-64-v4"), "What is compiled for.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
+_TRIALS = flags.DEFINE_integer("trials", 64, "Trials of each task of the networks.")
+_TEST_TRIALS = flags.DEFINE_list("test_trials", ["8", "16"], "Trials of each task of the tests.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
+
+
+class LevelDevice(LocalDevice):
+    """This machine, compiled for as if it were any processor of the level."""
+
+    def target(self, num_threads: int = 1) -> dict[str, Any]:
+        """See Device."""
+        return {**super().target(num_threads), "mcpu": _LEVEL.value}
+
+
+def held_out() -> dict[str, Any]:
+    """Models whose shapes are not among those of the networks."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    applications = keras.applications
+    return {
+        "MobileNetV2-0.5 (128)": applications.MobileNetV2(
+            input_shape=(128, 128, 3), alpha=0.5, weights=None, classes=100
+        ),
+        "ResNet-8 for Fashion-MNIST": models.load_model("resnet8_fashion"),
+    }
+
+
+def tune_networks(device: LocalDevice, root: pathlib.Path) -> list[pathlib.Path]:
+    """Tunes every network in a database of its own."""
+    folders = []
+    for name in SOURCES:
+        folder = root / "networks" / pathlib.Path(name).stem
+        config = TuningConfig(warm_start="")
+        with CompilerSession(device, folder, config, num_threads=1, seed=0) as session:
+            start = time.monotonic()
+            summary = session.tune(
+                session.lower(models.load_model(str(_MODELS / name))), _TRIALS.value
+            )
+        print(f"{name}: {summary}, {time.monotonic() - start:.0f} s", flush=True)
+        folders.append(folder)
+    return folders
+
+
+def compare(
+    device: LocalDevice, model: Any, programs: pathlib.Path, folder: pathlib.Path, trials: int
+) -> dict[str, Any]:
+    """Tunes one model with the programs and without, and times both."""
+    inputs = (("float32", (1, *model.input_shape[1:])),)
+    files, measured = [], {}
+    for name, start_from in (("with", str(programs)), ("without", "")):
+        config = TuningConfig(trials_per_round=trials, warm_start=start_from)
+        start = time.monotonic()
+        with CompilerSession(device, folder / name, config, num_threads=1, seed=0) as session:
+            lowered = session.lower(model)
+            summary = session.tune(lowered, trials)
+            seconds = time.monotonic() - start
+            session.build(lowered, folder / f"{name}.so")
+        measured[name] = {"num_trials": summary.num_trials, "seconds": seconds}
+        files.append(ModelFile(name, "tvm", str(folder / f"{name}.so"), inputs))
+    runs = [device.time_models(files, 1, MeasureConfig()) for _ in range(_ROUNDS.value)]
+    ratios = [first.median_ms / second.median_ms for first, second in runs]
+    for number, name in enumerate(measured):
+        measured[name]["latency_ms"] = statistics.median(run[number].median_ms for run in runs)
+    return {
+        "trials_per_task": trials,
+        **measured,
+        "with_over_without": [min(ratios), statistics.median(ratios), max(ratios)],
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """Tunes, exports, compares, writes."""
+    del argv
+    root = pathlib.Path(_WORKDIR.value) / _LEVEL.value
+    output = pathlib.Path(warm_start.__file__).parent / "programs" / _LEVEL.value
+    with LevelDevice() as device:
+        folders = tune_networks(device, root)
+        about = {
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "cpu": device.info().cpu_name,
+            "networks": [pathlib.Path(name).stem for name in SOURCES],
+        }
+        count = warm_start.export_programs(folders, output, about, min_measured=4)
+        print(f"{count} workloads in {output}", flush=True)
+        tests: dict[str, list[dict[str, Any]]] = {}
+        for name, model in held_out().items():
+            for trials in map(int, _TEST_TRIALS.value):
+                folder = root / "tests" / f"{model.name}_{trials}_{time.monotonic_ns()}"
+                one = compare(device, model, output, folder, trials)
+                tests.setdefault(name, []).append(one)
+                print(name, one, flush=True)
+    before = record.RESULTS / "shipped_programs.json"
+    levels = json.loads(before.read_text())["levels"] if before.exists() else {}
+    levels[_LEVEL.value] = {
+        "workloads": count,
+        "bytes": sum(path.stat().st_size for path in output.iterdir()),
+        "trials_per_task": _TRIALS.value,
+        "tests": tests,
+    }
+    print(record.write("shipped_programs", {"num_threads": 1, "levels": levels}))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("level")
+    app.run(main)
