@@ -56,6 +56,15 @@ class _Source:
     records: tuple[Any, ...]
     num_measured: int
 
+    @functools.cached_property
+    def programs(self) -> tuple[Program, ...]:
+        """Those of its records, in order."""
+        found = []
+        for values in self.records:
+            record = ms.database.TuningRecord.from_json(values, self.workload)
+            found.append(Program(record.trace, float(record.run_secs[0]) * 1e3, record))
+        return tuple(found)
+
 
 class WarmStart:
     """The programs of one folder, by how near their shapes are.
@@ -102,7 +111,7 @@ class WarmStart:
         alike = [s for s in self._sources if s.block == block and len(s.extents) == len(extents)]
         found: list[Program] = []
         for source in heapq.nsmallest(3, alike, key=distance):
-            found += distinct_programs(_programs(source), limit - len(found))
+            found += distinct_programs(source.programs, limit - len(found))
             if len(found) >= limit:
                 break
         return tuple(found)
@@ -164,7 +173,7 @@ def export_programs(
         for source in WarmStart(folder)._sources:
             if source.num_measured < min_measured:
                 continue
-            chosen = distinct_programs(_programs(source), programs)
+            chosen = distinct_programs(source.programs, programs)
             key = int(source.written[0])
             if key not in best or chosen[0].latency_ms < best[key][1][0].latency_ms:
                 best[key] = (source, chosen)
@@ -172,12 +181,10 @@ def export_programs(
     workloads, records = [], []
     for number, (source, chosen) in enumerate(best.values()):
         workloads.append(json.dumps(source.written))
-        programs_of = zip(_programs(source), source.records, strict=True)
-        traces = {str(program.trace) for program in chosen}
         records += [
             json.dumps([number, values])
-            for program, values in programs_of
-            if str(program.trace) in traces
+            for program, values in zip(source.programs, source.records, strict=True)
+            if any(program is one for one in chosen)
         ]
     for name, lines in ((WORKLOADS, workloads), (RECORDS, records)):
         # No time in the header: the same programs make the same file.
@@ -226,11 +233,3 @@ def _read(folder: pathlib.Path) -> Iterator[_Source]:
         anchor = anchor_extents(workload.mod)
         if anchor is not None:
             yield _Source(workload, values, *anchor, tuple(fastest), len(own))
-
-
-def _programs(source: _Source) -> list[Program]:
-    found = []
-    for values in source.records:
-        record = ms.database.TuningRecord.from_json(values, source.workload)
-        found.append(Program(record.trace, float(record.run_secs[0]) * 1e3, record))
-    return found
