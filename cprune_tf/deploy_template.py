@@ -19,8 +19,10 @@ def run_tvm(array: np.ndarray) -> np.ndarray:
     import tvm
     from tvm import relax
 
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(HERE / "model.so")), tvm.cpu())
-    return machine["main"](tvm.runtime.tensor(array)).numpy()
+    kind = json.loads((HERE / "metadata.json").read_text())["target"]["kind"]
+    device = tvm.cpu() if kind == "llvm" else tvm.device(kind)
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(HERE / "model.so")), device)
+    return machine["main"](tvm.runtime.tensor(array, device=device)).numpy()
 
 
 def run_litert(array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import abc
 import dataclasses
 import json
 import os
-import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,7 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cprune_tf.devices.accelerators import Accelerator
 from cprune_tf.devices.benchmark_model import ToolLatency
+from cprune_tf.devices.cores import select_cores
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.latency import Conditions, Latency
 from cprune_tf.devices.runtimes import RUNTIMES
@@ -76,6 +77,7 @@ class DeviceInfo:
         runtimes: Version of "tvm" and of "litert" there; None: not installed.
         emulated: Its latencies mean nothing.
         clusters: Its cores by kind, slowest first.
+        accelerators: The first GPU of each kind that TVM's runtime there can use.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class DeviceInfo:
     runtimes: Mapping[str, str | None]
     emulated: bool
     clusters: tuple[Cluster, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same fields as JSON types."""
@@ -100,16 +103,21 @@ class DeviceInfo:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DeviceInfo:
         """The reverse of to_json."""
-        clusters = tuple(Cluster.from_json(cluster) for cluster in values.get("clusters", ()))
-        return cls(
-            **{**values, "features": tuple(values["features"]), "clusters": clusters},
-        )
+        parts = {
+            "features": tuple(values["features"]),
+            "clusters": tuple(Cluster.from_json(one) for one in values.get("clusters", ())),
+            "accelerators": tuple(Accelerator(**one) for one in values.get("accelerators", ())),
+        }
+        return cls(**{**values, **parts})
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"
         emulated = ", emulated" if self.emulated else ""
         cores = f"{self.num_cores} core{'' if self.num_cores == 1 else 's'}"
-        return f"{self.kind}: {self.cpu_name} ({self.abi}), {cores}{memory}, {self.os}{emulated}"
+        gpus = "".join(f", {accelerator}" for accelerator in self.accelerators)
+        return (
+            f"{self.kind}: {self.cpu_name} ({self.abi}), {cores}{memory}{gpus}, {self.os}{emulated}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,13 +172,16 @@ class Device(abc.ABC):
         cores: What to run on: "": all cores; "little", "middle" or "big": the device's slowest,
             second fastest or fastest kind; or numbers, e.g. "4-6,7".
         linker: See the property.
+        gpu: The kind of GPU that TVM compiles for and runs on (see accelerators.KINDS); "": the
+            CPU does. LiteRT runs on the CPU in any case.
     """
 
     _info: DeviceInfo | None = None
 
-    def __init__(self, cores: str = "", linker: str = "") -> None:
+    def __init__(self, cores: str = "", linker: str = "", gpu: str = "") -> None:
         self._cores = cores
         self._linker = linker
+        self._gpu = gpu
 
     @property
     def linker(self) -> str:
@@ -190,9 +201,8 @@ class Device(abc.ABC):
         """Whether it computes on this machine's cores, so that work here disturbs its timings."""
         return False
 
-    @abc.abstractmethod
     def target(self, num_threads: int = 1) -> dict[str, Any]:
-        """What to compile for.
+        """What to compile for: the processor, or the GPU with the processor as its host.
 
         Args:
             num_threads: Threads the code will run on; decides whether schedules are parallel.
@@ -200,6 +210,13 @@ class Device(abc.ABC):
         Returns:
             A dict for `tvm.target.Target`.
         """
+        self._check_threads(num_threads)
+        host, accelerator = self._cpu_target(num_threads), self.accelerator()
+        return host if accelerator is None else accelerator.target(host)
+
+    @abc.abstractmethod
+    def _cpu_target(self, num_threads: int) -> dict[str, Any]:
+        """What to compile for its processor; see target."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -239,11 +256,23 @@ class Device(abc.ABC):
         return select_cores(self.info(), self._cores)
 
     def info(self) -> DeviceInfo:
-        """What the device is and has (asked once)."""
+        """What the device is and has (asked once).
+
+        Raises:
+            DeviceError: It has not the GPU that it was opened with.
+        """
         if self._info is None:
             values = self._call("describe", _DESCRIBE_TIMEOUT_SEC)
-            self._info = DeviceInfo.from_json({"kind": self.kind, **values})
+            info = DeviceInfo.from_json({"kind": self.kind, **values})
+            if self._gpu and not any(one.kind == self._gpu for one in info.accelerators):
+                reason = self._call("why_no_accelerator", _DESCRIBE_TIMEOUT_SEC, kind=self._gpu)
+                raise DeviceError(f"gpu={self._gpu} cannot be used on the device {info}: {reason}")
+            self._info = info
         return self._info
+
+    def accelerator(self) -> Accelerator | None:
+        """The GPU that TVM compiles for and runs on; None: the CPU does."""
+        return next((one for one in self.info().accelerators if one.kind == self._gpu), None)
 
     def num_cores(self) -> int:
         """The cores that it may run on: as many threads at most can be measured."""
@@ -290,6 +319,7 @@ class Device(abc.ABC):
             repeat=repeat,
             min_repeat_ms=min_repeat_ms,
             cores=self.core_ids(),
+            accelerator=self._gpu,
         )
         return tuple(samples)
 
@@ -324,6 +354,7 @@ class Device(abc.ABC):
                     library_path=path,
                     inputs=arrays,
                     num_threads=num_threads,
+                    accelerator=self._gpu,
                 ),
             )
         return typing.cast(
@@ -362,13 +393,24 @@ class Device(abc.ABC):
             stable_fraction=measure.stable_fraction,
             cores=self.core_ids(),
             max_temperature_celsius=measure.max_temperature_celsius or None,
+            accelerator=self._gpu,
         )
-        conditions = Conditions.from_json(
-            {**measured["conditions"], "emulated": self.info().emulated}
-        )
+        known = {**measured["conditions"], "emulated": self.info().emulated}
         return tuple(
-            Latency.from_samples(taken, num_threads, conditions) for taken in measured["samples"]
+            Latency.from_samples(
+                taken,
+                num_threads,
+                Conditions.from_json({**known, "processor": self._processor(model.runtime)}),
+            )
+            for model, taken in zip(models, measured["samples"], strict=True)
         )
+
+    def _processor(self, runtime: str) -> str:
+        """See Conditions.processor."""
+        accelerator = self.accelerator()
+        if accelerator is None:
+            return ""
+        return f"{accelerator.name} ({accelerator.kind})" if runtime == "tvm" else "CPU"
 
     def profile_litert(
         self, path: str | os.PathLike[str], num_threads: int, measure: MeasureConfig
@@ -441,44 +483,3 @@ class Device(abc.ABC):
                 f"cores{' of that kind' if self._cores else ''}, so 1 to {cores} threads can be "
                 "measured."
             )
-
-
-def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
-    """The cores that a name or list of numbers means on a device.
-
-    Args:
-        info: Of the device.
-        cores: See Device.
-
-    Returns:
-        Their numbers; empty: all.
-
-    Raises:
-        DeviceError: The device has no such cores; says which it has.
-    """
-    if not cores:
-        return ()
-    named: dict[str, tuple[int, ...]] = {}
-    if info.clusters:
-        named["big"] = info.clusters[-1].cores
-    if len(info.clusters) > 1:
-        named["little"] = info.clusters[0].cores
-    if len(info.clusters) > 2:
-        named["middle"] = info.clusters[-2].cores
-    if cores in named:
-        return named[cores]
-    known = {core for cluster in info.clusters for core in cluster.cores}
-    chosen: list[int] = []
-    for part in cores.split(","):
-        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if numbers is None:
-            break
-        chosen += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
-    else:
-        if chosen and known.issuperset(chosen):
-            return tuple(sorted(set(chosen)))
-    kinds = ", ".join(f"{name} ({','.join(map(str, ids))})" for name, ids in named.items())
-    raise DeviceError(
-        f"cores is {cores!r}; this device has {kinds or 'no cores that it tells of'}. Expected one "
-        "of these names, or numbers like '0-3' or '4,5'."
-    )

@@ -19,6 +19,8 @@ class Conditions:
         cooled_sec: How long the device was waited for to cool down.
         throttled: The system lowered the cores' highest frequency meanwhile.
         emulated: The device is emulated: the latency means nothing.
+        processor: What computed on a device whose GPU is used: the GPU, or "CPU" for what does not
+            run on it (LiteRT); "": there is only the CPU.
     """
 
     cores: tuple[int, ...] = ()
@@ -26,6 +28,7 @@ class Conditions:
     cooled_sec: float = 0.0
     throttled: bool = False
     emulated: bool = False
+    processor: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Conditions:
@@ -33,7 +36,8 @@ class Conditions:
         return cls(**{**values, "cores": tuple(values["cores"])})
 
     def __str__(self) -> str:
-        said = [f"cores {','.join(map(str, self.cores))}"] if self.cores else []
+        said = [f"on {self.processor}"] if self.processor else []
+        said += [f"cores {','.join(map(str, self.cores))}"] if self.cores else []
         if self.temperature_celsius is not None:
             said.append(f"{self.temperature_celsius:.0f} °C")
         said += ["throttled"] * self.throttled + ["emulated"] * self.emulated

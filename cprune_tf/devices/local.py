@@ -20,16 +20,17 @@ _VERIFIED_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw
 
 
 class LocalDevice(Device):
-    """This machine's CPU. A crashing or hanging kernel ends the child process, never this one."""
+    """This machine. A crashing or hanging kernel ends the child process, never this one."""
 
-    def __init__(self, cores: str = "", linker: str = "") -> None:
+    def __init__(self, cores: str = "", linker: str = "", gpu: str = "") -> None:
         """Prepares the device; its process starts with the first call.
 
         Args:
             cores: See Device.
             linker: See Device.
+            gpu: See Device.
         """
-        super().__init__(cores, linker)
+        super().__init__(cores, linker, gpu)
         self._worker = WorkerProcess(process_environment(available_cores()))
 
     @property
@@ -42,9 +43,8 @@ class LocalDevice(Device):
         """See Device."""
         return True
 
-    def target(self, num_threads: int = 1) -> dict[str, Any]:
+    def _cpu_target(self, num_threads: int) -> dict[str, Any]:
         """See Device; the CPU is the one that TVM's LLVM detects."""
-        self._check_threads(num_threads)
         return {**COMMON, "mcpu": host_cpu(), "num-cores": num_threads}
 
     def close(self) -> None:

@@ -7,13 +7,16 @@ first used.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from cprune_tf.devices import accelerators
 from cprune_tf.devices import describe as _describe
 from cprune_tf.devices.arrays import ArgumentBuffers, random_array
 from cprune_tf.devices.benchmark_model import run_tool
@@ -33,8 +36,8 @@ from cprune_tf.devices.runtimes import (
 TensorSpecs = Sequence[tuple[str, Sequence[int]]]
 
 # Allocating and filling arguments costs as much as timing a small kernel, and the tuner times
-# thousands of kernels with the same arguments in one process.
-_ARGUMENT_BUFFERS = ArgumentBuffers()
+# thousands of kernels with the same arguments in one process. By accelerator.
+_ARGUMENT_BUFFERS: dict[str, ArgumentBuffers] = collections.defaultdict(ArgumentBuffers)
 _PROFILED_BATCH = 20
 
 
@@ -47,6 +50,7 @@ def time_kernel(
     repeat: int,
     min_repeat_ms: int,
     cores: Sequence[int] = (),
+    accelerator: str = "",
 ) -> list[float]:
     """Times one function of a TVM library on random arguments.
 
@@ -61,6 +65,7 @@ def time_kernel(
         repeat: Samples.
         min_repeat_ms: `number` grows until a sample takes that long.
         cores: Cores to run on; none: all.
+        accelerator: The kind of GPU that the library is for; "": none.
 
     Returns:
         `repeat` samples: the mean duration of one call, in ms.
@@ -68,26 +73,33 @@ def time_kernel(
     pin(cores)
     tvm = load_tvm()
     set_tvm_threads(num_threads)
+    device = accelerators.runtime_device(accelerator)  # first: it can load what the library needs
     library = load_library(library_path)
-    buffers = _ARGUMENT_BUFFERS.get(arguments, tvm.runtime.tensor)
-    evaluator = library.time_evaluator(
-        function_name, tvm.cpu(0), number=number, repeat=repeat, min_repeat_ms=min_repeat_ms
-    )
-    return [seconds * 1000 for seconds in evaluator(*buffers).results]
+    with accelerators.ending_when_lost(device):
+        tensor = functools.partial(tvm.runtime.tensor, device=device)
+        buffers = _ARGUMENT_BUFFERS[accelerator].get(arguments, tensor)
+        evaluator = library.time_evaluator(
+            function_name, device, number=number, repeat=repeat, min_repeat_ms=min_repeat_ms
+        )
+        return [seconds * 1000 for seconds in evaluator(*buffers).results]
 
 
-def run_tvm(library_path: str, inputs: Sequence[Array], num_threads: int) -> list[Array]:
+def run_tvm(
+    library_path: str, inputs: Sequence[Array], num_threads: int, accelerator: str = ""
+) -> list[Array]:
     """Runs a TVM model of batch size 1 on many samples, one after the other.
 
     Args:
         library_path: Exported from a Relax VM executable; "main" takes the data inputs.
         inputs: One array for each input of the model, [num_samples, ...].
         num_threads: Threads its parallel loops run on.
+        accelerator: The kind of GPU that the library is for; "": none.
 
     Returns:
         One array for each output of the model, [num_samples, ...].
     """
-    return _run(load_model("tvm", library_path, num_threads), inputs)
+    with _gpu(accelerator) as gpu:
+        return _run(load_model("tvm", library_path, num_threads, gpu), inputs)
 
 
 def run_litert(path: str, inputs: Sequence[Array], num_threads: int) -> list[Array]:
@@ -113,6 +125,7 @@ def time_models(
     stable_fraction: float,
     cores: Sequence[int] = (),
     max_temperature_celsius: float | None = None,
+    accelerator: str = "",
 ) -> dict[str, Any]:
     """Times whole models against each other, interleaved, on random inputs.
 
@@ -126,13 +139,13 @@ def time_models(
         stable_fraction: See interleave.
         cores: Cores to run on; none: all.
         max_temperature_celsius: Above it, the device is left to cool down between blocks.
+        accelerator: The kind of GPU that the TVM libraries are for; "": none.
 
     Returns:
         "samples": for each model, the duration of every timed inference in ms; "conditions": see
         base.Conditions.
     """
     pin(cores)
-    models = [_ready_model(*entry, num_threads) for entry in entries]
     climate = Climate(cores, max_temperature_celsius)
 
     def before_block() -> None:
@@ -140,14 +153,16 @@ def time_models(
         if num_threads > 1:  # with one thread nothing is left spinning by the model before
             wait_until_idle()
 
-    samples = interleave(
-        [model.invoke for model in models],
-        warmup_ms=warmup_ms,
-        min_samples=min_samples,
-        max_time_sec=max_time_sec,
-        stable_fraction=stable_fraction,
-        before_block=before_block,
-    )
+    with _gpu(accelerator) as gpu:
+        models = [_ready_model(*entry, num_threads, gpu) for entry in entries]
+        samples = interleave(
+            [model.invoke for model in models],
+            warmup_ms=warmup_ms,
+            min_samples=min_samples,
+            max_time_sec=max_time_sec,
+            stable_fraction=stable_fraction,
+            before_block=before_block,
+        )
     return {"samples": samples, "conditions": climate.conditions()}
 
 
@@ -205,7 +220,23 @@ def run_benchmark_model(
 
 def describe() -> dict[str, Any]:
     """What this device is and has; see DeviceInfo for the keys."""
-    return _describe.describe()
+    return {**_describe.describe(), "accelerators": accelerators.present()}
+
+
+def why_no_accelerator(kind: str) -> str:
+    """Why there is no GPU of a kind here that TVM can use; "": there is one."""
+    return accelerators.why_missing(kind)
+
+
+@contextlib.contextmanager
+def _gpu(accelerator: str) -> Iterator[Any]:
+    """What TVM runs a model on; None: the CPU, which needs no TVM here."""
+    if not accelerator:
+        yield None
+        return
+    device = accelerators.runtime_device(accelerator)
+    with accelerators.ending_when_lost(device):
+        yield device
 
 
 def _run_for(seconds: float, function: Callable[[], Any]) -> None:
@@ -217,8 +248,8 @@ def _run_for(seconds: float, function: Callable[[], Any]) -> None:
             return
 
 
-def _ready_model(runtime: str, path: str, specs: TensorSpecs, num_threads: int) -> Model:
-    model = load_model(runtime, path, num_threads)
+def _ready_model(runtime: str, path: str, specs: TensorSpecs, num_threads: int, gpu: Any) -> Model:
+    model = load_model(runtime, path, num_threads, gpu)
     arrays = [random_array(dtype, shape, seed=i) for i, (dtype, shape) in enumerate(specs)]
     model.set_inputs(arrays or model.random_inputs())
     return model

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import urllib.parse
 
+from cprune_tf.devices.accelerators import KINDS
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceNameError
 
@@ -14,9 +15,9 @@ _EXPECTED = (
     "expected 'local', 'rpc://HOST:PORT?key=KEY', 'tracker://HOST:PORT?key=KEY' or 'adb:SERIAL'"
 )
 _OPTIONS = {
-    "local": ("linker",),
-    "rpc": ("key", "cpu", "linker", "reconnect_sec"),
-    "tracker": ("key", "cpu", "linker", "reconnect_sec"),
+    "local": ("gpu", "linker"),
+    "rpc": ("key", "cpu", "gpu", "linker", "reconnect_sec"),
+    "tracker": ("key", "cpu", "gpu", "linker", "reconnect_sec"),
     "adb": ("cpu", "linker", "reconnect_sec"),
 }
 DEFAULT_PORTS = {"rpc": 9090, "tracker": 9190}
@@ -30,7 +31,9 @@ def open_device(name: str, cores: str = "") -> Device:
             `cprune_tf.devices.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's RPC
             tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All but the first
             take `?cpu=NAME` (LLVM's name of the processor) and `?reconnect_sec=N` (how long a
-            device that is gone is waited for); all take `?linker=COMMAND` (see Device.linker).
+            device that is gone is waited for); all take `?linker=COMMAND` (see Device.linker), and
+            all but phones `?gpu=KIND`: "cuda", or "opencl" or "vulkan" where TVM's runtime on the
+            device was built with it.
         cores: What to run on; see base.Device.
 
     Returns:
@@ -57,7 +60,7 @@ def _open_local(name: str, cores: str) -> Device:
         options = _options("local", name.partition("?")[2])
     except ValueError as error:
         raise DeviceNameError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
-    return LocalDevice(cores, options.get("linker", ""))
+    return LocalDevice(cores, options.get("linker", ""), options.get("gpu", ""))
 
 
 def _open_adb(name: str, cores: str) -> Device:
@@ -102,6 +105,7 @@ def _open_rpc(name: str, cores: str) -> Device:
         cores=cores,
         reconnect_sec=reconnect_sec,
         linker=options.get("linker", ""),
+        gpu=options.get("gpu", ""),
     )
 
 
@@ -109,11 +113,18 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     options = {}
     for pair in query.split("&") if query else ():
         option, equals, value = pair.partition("=")
+        if (option, scheme) == ("gpu", "adb"):
+            raise ValueError(
+                "phones are measured on their CPU: OpenCL and Vulkan need a TVM runtime that is "
+                "built for the phone, which the bundle is not (docs/devices.md); leave gpu out"
+            )
         if option not in _OPTIONS[scheme]:
             raise ValueError(f"unknown option {option!r}, not one of {', '.join(_OPTIONS[scheme])}")
         if not equals:
             raise ValueError(f"option {option!r} has no value, expected {option}=VALUE")
         options[option] = urllib.parse.unquote(value)  # a "+" stays: clang++
+    if options.get("gpu", KINDS[0]) not in KINDS:
+        raise ValueError(f"gpu is {options['gpu']!r}, not one of {', '.join(KINDS)}")
     if options.get("linker"):
         options["linker"] = _found(options["linker"])
     return options

@@ -214,6 +214,7 @@ class RpcDevice(Device):
         kind: "rpc", or what the link is made of, e.g. "adb".
         revive: See Link.
         linker: See base.Device.
+        gpu: See base.Device.
     """
 
     def __init__(
@@ -227,8 +228,9 @@ class RpcDevice(Device):
         kind: str = "rpc",
         revive: Callable[[], None] | None = None,
         linker: str = "",
+        gpu: str = "",
     ) -> None:
-        super().__init__(cores, linker)
+        super().__init__(cores, linker, gpu)
         self._kind = kind
         self._cpu = cpu
         self._make_link = lambda: Link(address, name, reconnect_sec, revive)
@@ -244,9 +246,8 @@ class RpcDevice(Device):
         """See Device."""
         return self._kind
 
-    def target(self, num_threads: int = 1) -> dict[str, Any]:
+    def _cpu_target(self, num_threads: int) -> dict[str, Any]:
         """See Device."""
-        self._check_threads(num_threads)
         return target_for(self.info(), num_threads, cpu=self._cpu, cores=self.core_ids())
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

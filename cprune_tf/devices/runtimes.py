@@ -64,12 +64,25 @@ def load_tvm() -> Any:
     """
     tvm: Any = importlib.import_module("tvm")
     if tvm.get_global_func("tvm.contrib.random.random_fill", allow_missing=True) is None:
-        directory = pathlib.Path(tvm.__file__).parent / "lib"
-        if any(directory.glob("libtvm_runtime_extra.*")):
-            importlib.import_module("tvm_ffi.libinfo").load_lib_ctypes(
-                "tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=[directory]
-            )
+        load_runtime_part(tvm, "extra")
     return tvm
+
+
+def load_runtime_part(tvm: Any, name: str) -> None:
+    """Loads a part of TVM's runtime that is a library of its own; nothing where there is none.
+
+    Args:
+        tvm: The `tvm` module.
+        name: The part, e.g. "extra" or "cuda".
+
+    Raises:
+        OSError: The library is there, but something that it needs is not.
+    """
+    directory = pathlib.Path(tvm.__file__).parent / "lib"
+    if any(directory.glob(f"libtvm_runtime_{name}.*")):
+        importlib.import_module("tvm_ffi.libinfo").load_lib_ctypes(
+            "tvm", f"tvm_runtime_{name}", "RTLD_LOCAL", extra_lib_paths=[directory]
+        )
 
 
 def set_tvm_threads(num_threads: int) -> None:
@@ -150,13 +163,14 @@ def package_version(package: str) -> str:
 class TvmModel:
     """A library exported from a Relax VM executable, whose "main" takes the data inputs only."""
 
-    def __init__(self, path: str, num_threads: int) -> None:
+    def __init__(self, path: str, num_threads: int, gpu: Any = None) -> None:
         """Loads the library.
 
         Args:
             path: The shared library on this device.
             num_threads: Threads its parallel loops run on. The pool is the process's: the model
                 loaded last, or set_tvm_threads, decides.
+            gpu: What it runs on, from accelerators.runtime_device; None: the CPU.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -168,7 +182,8 @@ class TvmModel:
         set_tvm_threads(num_threads)
         self._path = path
         self._tensor = tvm.runtime.tensor
-        self._device = tvm.cpu(0)
+        self._gpu = gpu
+        self._device = tvm.cpu(0) if gpu is None else gpu
         virtual_machine = importlib.import_module("tvm.runtime.vm").VirtualMachine
         try:
             self._vm = virtual_machine(self._library, self._device)
@@ -188,6 +203,8 @@ class TvmModel:
     def invoke(self) -> None:
         """See Model."""
         self._invoke("main")
+        if self._gpu is not None:  # which was only told what to do so far
+            self._gpu.sync()
 
     def outputs(self) -> list[Array]:
         """See Model."""
@@ -264,13 +281,14 @@ class LitertModel:
         ]
 
 
-def load_model(runtime: str, path: str, num_threads: int) -> Model:
+def load_model(runtime: str, path: str, num_threads: int, gpu: Any = None) -> Model:
     """Loads a model of either runtime.
 
     Args:
         runtime: "tvm" or "litert".
         path: The file on this device.
         num_threads: See TvmModel and LitertModel.
+        gpu: See TvmModel; LiteRT runs on the CPU whatever it is.
 
     Returns:
         The loaded model.
@@ -279,7 +297,7 @@ def load_model(runtime: str, path: str, num_threads: int) -> Model:
         ValueError: For another runtime, or a file that is no such model.
     """
     if runtime == "tvm":
-        return TvmModel(path, num_threads)
+        return TvmModel(path, num_threads, gpu)
     if runtime == "litert":
         return LitertModel(path, num_threads)
     raise ValueError(f"Unknown runtime {runtime!r}; expected one of {', '.join(RUNTIMES)}.")

@@ -37,6 +37,7 @@ _ON_DEVICE = (
     "run_tvm",
     "time_kernel",
     "time_models",
+    "why_no_accelerator",
 )
 
 

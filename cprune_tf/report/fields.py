@@ -73,4 +73,5 @@ def latency(record: Mapping[str, Any], name: str) -> types.Latency | None:
         min_ms=number(value, "min_ms"),
         count=integer(value, "count"),
         num_threads=integer(value, "num_threads"),
+        processor=text(mapping(value, "conditions"), "processor") or "",
     )

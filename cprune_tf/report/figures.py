@@ -248,7 +248,8 @@ def _draw_latencies(report: types.Report, palette: theme.Palette) -> Figure:
 
 
 def _bar_name(row: types.LatencyComparison) -> str:
-    name = f"{formats.runtime(row.runtime)}\n{formats.threads(row.num_threads)}"
+    runtime = formats.runtime(row.runtime, row.processor)
+    name = f"{runtime}\n{formats.threads(row.num_threads)}"
     return f"{name}\n{formats.factor(row.speedup)}" if row.speedup is not None else name
 
 

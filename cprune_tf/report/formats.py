@@ -144,9 +144,10 @@ def size(name: str, value: float) -> str:
     return macs(value) if name == "MACs" else file_bytes(value)
 
 
-def runtime(name: str) -> str:
-    """A runtime's name for people."""
-    return RUNTIME_NAMES.get(name, name)
+def runtime(name: str, processor: str = "") -> str:
+    """A runtime's name for people, with what it ran on where that is not the only processor."""
+    known = RUNTIME_NAMES.get(name, name)
+    return f"{known} on {processor}" if processor else known
 
 
 def decision(name: str) -> str:

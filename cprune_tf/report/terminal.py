@@ -69,7 +69,8 @@ def _summary(report: types.Report) -> rich.table.Table:
     table = _table("Before and after", "", "original", after, "change", numbers=3)
     emulated = ", emulated" if report.device.emulated else ""
     for row in report.latencies:
-        name = f"latency, {formats.runtime(row.runtime)}, {formats.threads(row.num_threads)}"
+        runtime = formats.runtime(row.runtime, row.processor)
+        name = f"latency, {runtime}, {formats.threads(row.num_threads)}"
         speed = "" if row.speedup is None else f"{formats.factor(row.speedup)} speed"
         if row.is_clear is False:
             speed += ", not clear"

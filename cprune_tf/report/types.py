@@ -21,6 +21,7 @@ class Latency:
         min_ms: The fastest.
         count: How many.
         num_threads: Threads of the call.
+        processor: What computed on a device whose GPU is used; "": there is only the CPU.
     """
 
     median_ms: float
@@ -29,6 +30,7 @@ class Latency:
     min_ms: float | None = None
     count: int | None = None
     num_threads: int | None = None
+    processor: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,12 @@ class LatencyComparison:
     speedup: float | None
     is_clear: bool | None
     interleaved: bool
+
+    @property
+    def processor(self) -> str:
+        """What computed both; see Latency."""
+        measured = self.original or self.pruned
+        return measured.processor if measured else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,7 +81,8 @@ def _speed(latencies: Sequence[types.LatencyComparison], emulated: bool) -> str:
 
 
 def _one_speed(row: types.LatencyComparison) -> str:
-    told = f"{formats.factor(row.speedup or 1.0)} as fast with {formats.runtime(row.runtime)}"
+    runtime = formats.runtime(row.runtime, row.processor)
+    told = f"{formats.factor(row.speedup or 1.0)} as fast with {runtime}"
     if row.is_clear is False:
         return f"{told} (no clear difference)"
     return told if row.speedup is None or row.speedup >= 1 else f"{told} (slower)"

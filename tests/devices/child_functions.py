@@ -95,3 +95,15 @@ def share_of_a_core_used_after_a_parallel_loop(library):
     wall, cpu = time.monotonic(), time.process_time()
     time.sleep(0.2)
     return (time.process_time() - cpu) / (time.monotonic() - wall)
+
+
+def fail_on_a_gpu(lost):
+    from cprune_tf.devices.accelerators import ending_when_lost
+
+    class Gpu:
+        def sync(self):
+            if lost:
+                raise RuntimeError("an illegal memory access was encountered")
+
+    with ending_when_lost(Gpu()):
+        raise ValueError("a kernel's own error")

@@ -110,7 +110,7 @@ def test_impossible_numbers_of_threads_are_refused_at_once(device, native_librar
         ("rpc://board:9090?kye=secret", "unknown option 'kye'"),
         ("rpc://board:9090?reconnect_sec=soon", "could not convert string to float: 'soon'"),
         ("tracker://desk:9190", "names no key"),
-        ("local?cpu=znver4", "unknown option 'cpu', not one of linker"),
+        ("local?cpu=znver4", "unknown option 'cpu', not one of gpu, linker"),
         ("local?linker", "no value, expected linker=VALUE"),
         ("local?linker=no-such-cc%20-s", "no program 'no-such-cc' for .*aarch64-linux-gnu-gcc"),
         ("rpc://board:9090?linker=no-such-c++", r"no program 'no-such-c\+\+' for"),
