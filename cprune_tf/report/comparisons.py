@@ -76,8 +76,10 @@ def _compare(
     if original and pruned and not emulated and pruned.median_ms > 0:
         speedup = original.median_ms / pruned.median_ms
         is_clear = _apart(original, pruned)
+    measured = original or pruned
+    processor = measured.processor if measured else ""
     return types.LatencyComparison(
-        runtime, threads, original, pruned, speedup, is_clear, interleaved
+        runtime, threads, original, pruned, speedup, is_clear, interleaved, processor
     )
 
 

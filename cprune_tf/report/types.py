@@ -46,6 +46,7 @@ class LatencyComparison:
         is_clear: Whether the quartile ranges are apart; None where that is not known.
         interleaved: Whether both were timed turn by turn in one session (the cross-check); else
             each was timed when its model was made.
+        processor: What computed both; see Latency.
     """
 
     runtime: str
@@ -55,12 +56,7 @@ class LatencyComparison:
     speedup: float | None
     is_clear: bool | None
     interleaved: bool
-
-    @property
-    def processor(self) -> str:
-        """What computed both; see Latency."""
-        measured = self.original or self.pruned
-        return measured.processor if measured else ""
+    processor: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
