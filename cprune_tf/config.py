@@ -276,8 +276,8 @@ class PruneConfig:
 
     Attributes:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
-        device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or "adb:SERIAL";
-            see docs/devices.md.
+        device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or "adb:SERIAL",
+            with options, e.g. "local?gpu=cuda"; see docs/devices.md.
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
         protect: Layer-name patterns (fnmatch) whose filters are never removed.

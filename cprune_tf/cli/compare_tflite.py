@@ -75,6 +75,7 @@ def main(argv: Sequence[str]) -> None:
 def _compare_layers(model: Any, num_threads: int) -> None:
     """Prints one line for each set of layers that both runtimes compute apart from others."""
     from cprune_tf.compiler.database import DatabaseError
+    from cprune_tf.compiler.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
     from cprune_tf.compiler.tuner import TuningError
     from cprune_tf.latency.opened import open_model
@@ -93,10 +94,18 @@ def _compare_layers(model: Any, num_threads: int) -> None:
             cores=_CORES.value,
         ) as opened:
             print(opened.device.info())
+            if (accelerator := opened.device.accelerator()) is not None:
+                print(f"TVM computes on {accelerator}, LiteRT on the CPU.")
             print("Tuning what the workdir does not know, then three rounds of timing.", flush=True)
             opened.tune(_TRIALS.value)
             compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
-    except (DatabaseError, MissingTfliteError, TuningError, UnsupportedOperationError) as error:
+    except (
+        DatabaseError,
+        MissingTfliteError,
+        ToolchainError,
+        TuningError,
+        UnsupportedOperationError,
+    ) as error:
         command_line.fail(error)
     command_line.make_console().print(latency_tables.side_by_side_table(compared))
     if _JSON.value:

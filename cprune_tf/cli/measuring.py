@@ -78,6 +78,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     """What a measuring command can meet and its user can mend."""
     from cprune_tf import graph, models
     from cprune_tf.compiler.database import DatabaseError
+    from cprune_tf.compiler.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.importer import UnsupportedOperationError
     from cprune_tf.compiler.linker import LinkError
     from cprune_tf.compiler.tuner import TuningError
@@ -94,6 +95,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         LockedError,
         PointStoreError,
         StorageError,
+        ToolchainError,
         TuningError,
         UnsupportedOperationError,
         graph.GraphError,

@@ -18,7 +18,7 @@ def run() -> None:
 def profile() -> None:
     """Tunes, measures, prints."""
     from cprune_tf.cli.loading import load
-    from cprune_tf.compiler.roofline import measure_roofline
+    from cprune_tf.compiler.roofline import measure_roofline, require_cpu
     from cprune_tf.config import MeasureConfig
     from cprune_tf.latency.profile import profile_model
     from cprune_tf.report import latency_figures, latency_tables
@@ -33,6 +33,7 @@ def profile() -> None:
         Progress(console, workdir / "profile.log", stages) as progress,
         measuring.open_model(model) as opened,
     ):
+        require_cpu(opened.device)
         with progress.stage(stages[0]) as tuning:
             opened.tune(measuring.TRIALS.value, stage_progress(tuning))
         with progress.stage(stages[1]):

@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     from cprune_tf import api, data, graph, litert, models, training
     from cprune_tf.compiler.database import DatabaseError
+    from cprune_tf.compiler.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
     from cprune_tf.compiler.linker import LinkError
     from cprune_tf.compiler.tuner import TuningError
@@ -78,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
         MissingTfliteError,
         RunDirectoryError,
         StorageError,
+        ToolchainError,
         TuningError,
         UnsupportedOperationError,
         data.DataError,

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import tvm
 from tvm.support.popen_pool import PopenPoolExecutor
 
-from cprune_tf.compiler import linker, tvm_internals
+from cprune_tf.compiler import gpu_toolchain, linker, tvm_internals
 
 # Workers that grew beyond this are replaced: LLVM never gives all its memory back.
 _MAX_WORKER_BYTES = 2**30
@@ -162,6 +162,6 @@ def build_program(
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
     mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
-    with tvm_internals.build_context():
+    with target, gpu_toolchain.toolchain(target), tvm_internals.build_context():
         built = tvm.tirx.build(mod, target=target)
     built.export_library(path, fcompile=linker.linker_for(target, linker_command))

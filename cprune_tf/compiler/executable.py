@@ -20,7 +20,7 @@ import tvm
 from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
-from cprune_tf.compiler import lowering, tvm_internals
+from cprune_tf.compiler import gpu_toolchain, lowering, tvm_internals
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.linker import linker_for
 from cprune_tf.compiler.tasks import LoweredModel
@@ -60,9 +60,13 @@ def build_library(
         mod = lowering.lower(lowered.imported.mod, lowered.target, wanted.__contains__)
     path = pathlib.Path(path)
     mod = apply_programs(mod, lowered.params, lowered.target, database.native)
-    with lowered.target, database.native, tvm_internals.build_context():
-        # Compiled, not interpreted: the calls of a small model take a twelfth of its time.
-        built = relax.build(mod, lowered.target, exec_mode="compiled")
+    target = lowered.target
+    with target, database.native, gpu_toolchain.toolchain(target), tvm_internals.build_context():
+        # Compiled, not interpreted: the calls of a small model take a twelfth of its time. The
+        # pipeline is named: the one that TVM takes for GPUs would fuse and schedule once more.
+        built = relax.build(
+            mod, target, relax_pipeline=relax.get_pipeline("default_build"), exec_mode="compiled"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     built.export_library(str(partial), fcompile=linker_for(lowered.target, linker))

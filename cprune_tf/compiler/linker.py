@@ -88,7 +88,7 @@ def linker_for(target: Any, command: str = "") -> Callable[..., None]:
     """What TVM's `export_library(path, fcompile=...)` wants, for a target.
 
     Args:
-        target: A tvm.target.Target of kind llvm; without a triple it is this machine's.
+        target: A tvm.target.Target; its host counts, without a triple it is this machine's.
         command: See devices.Device.linker.
     """
     machine = _machine(target)
@@ -103,7 +103,7 @@ def check_linker(target: Any, command: str) -> None:
     """Links an empty function with a user's own linker, before anything depends on it.
 
     Args:
-        target: A tvm.target.Target of kind llvm.
+        target: A tvm.target.Target; its host counts.
         command: See devices.Device.linker.
 
     Raises:
@@ -112,6 +112,7 @@ def check_linker(target: Any, command: str) -> None:
     import tvm
     from tvm import tirx
 
+    target = _host(target)
     empty = tirx.PrimFunc([], tirx.Evaluate(0)).with_attr("global_symbol", "main")
     machine = _machine(target)
     with tempfile.TemporaryDirectory() as directory:
@@ -133,8 +134,13 @@ def check_linker(target: Any, command: str) -> None:
         )
 
 
+def _host(target: Any) -> Any:
+    """The processor that a target's libraries are loaded by."""
+    return target if target.host is None else target.host
+
+
 def _machine(target: Any) -> str:
-    triple = str(target.attrs.get("mtriple", "") or "")
+    triple = str(_host(target).attrs.get("mtriple", "") or "")
     return triple.split("-")[0] if triple else platform.machine()
 
 

@@ -6,13 +6,14 @@ key always matches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from cprune_tf.compiler import winograd
+from cprune_tf.compiler import tvm_internals, winograd
 
 # relax's OpPatternKind kOutEWiseFusable: a reduction whose output elementwise operators join.
 _OUT_ELEMENTWISE_FUSABLE = 4
@@ -47,8 +48,11 @@ def lower(
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
-        relax.transform.AttachAttrLayoutFreeBuffers(),
     ]
+    if tvm_internals.is_gpu(target):
+        passes.append(_names_are_identifiers)
+    else:  # MetaSchedule's rules for GPUs rewrite no layouts
+        passes.append(relax.transform.AttachAttrLayoutFreeBuffers())
     with target:
         return tvm.transform.Sequential(passes)(mod)
 
@@ -60,6 +64,22 @@ def _winograd_takes_epilogues(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         if isinstance(function, tvm.tirx.PrimFunc) and winograd.tile_of_function(function):
             mod[name] = function.with_attr("op_pattern", _OUT_ELEMENTWISE_FUSABLE)
     return mod
+
+
+@tvm.transform.module_pass(opt_level=0, name="NamesAreIdentifiers")
+def _names_are_identifiers(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
+    """Renames buffers like "conv/kernel" in fused functions: GPUs' code is C++ before it compiles.
+
+    Nothing else looks at these names; main's parameters keep theirs.
+    """
+    for name, function in mod.functions.items():
+        if isinstance(function, tvm.tirx.PrimFunc):
+            mod[name] = tvm_internals.rename_variables(function, _identifier)
+    return mod
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII)
 
 
 def subgraph_calls(mod: tvm.IRModule) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from tvm.script import tirx as T  # noqa: N812 (TVMScript knows it by this name)
 
 from cprune_tf.compiler.builder import build_program
 from cprune_tf.devices.base import Device
+from cprune_tf.devices.errors import DeviceError
 
 # Vector widths from NEON to AVX-512; what is wider than the machine's registers becomes several.
 _LANES = (4, 8, 16)
@@ -99,6 +100,7 @@ def measure_roofline(device: Device, num_threads: int = 1) -> Roofline:
     Raises:
         DeviceError: If the device cannot run them.
     """
+    require_cpu(device)
     target = tvm.target.Target(device.target(num_threads))
     with tempfile.TemporaryDirectory(prefix="cprune_roofline_") as folder:
         library = pathlib.Path(folder) / "kernel.so"
@@ -129,6 +131,19 @@ def measure_roofline(device: Device, num_threads: int = 1) -> Roofline:
                 peak = max(peak, flops / taken / 1e6)
         bandwidths = tuple(_bandwidth(best_ms, size, num_threads) for size in _WORKING_SETS)
     return Roofline(num_threads, peak, bandwidths)
+
+
+def require_cpu(device: Device) -> None:
+    """Refuses a device whose GPU is used: both kernels are for vector registers and caches.
+
+    Raises:
+        DeviceError: Its GPU is used.
+    """
+    if device.accelerator() is not None:
+        raise DeviceError(
+            f"The device computes on {device.accelerator()}; a roofline is known for CPUs only. "
+            "Leave gpu=... out of the device's name; tools/staircase.py works with it."
+        )
 
 
 def _bandwidth(best_ms: Any, working_set_bytes: int, num_threads: int) -> Bandwidth:

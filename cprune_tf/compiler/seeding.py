@@ -50,8 +50,10 @@ def seed_schedules(
 
     Returns:
         Distinct schedules after postprocessing, best guesses first; empty for workloads of a kind
-        that nothing is known about.
+        that nothing is known about, and for GPUs.
     """
+    if tvm_internals.is_gpu(target):
+        return []
     context = tune_context(mod, target)
     sketches = [schedule.trace for schedule in context.generate_design_space()]
     postprocs = list(context.space_generator.postprocs)

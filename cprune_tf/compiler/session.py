@@ -13,9 +13,11 @@ from typing import Any
 
 import tvm
 
+from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.builder import ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import build_library
+from cprune_tf.compiler.gpu_toolchain import check_toolchain
 from cprune_tf.compiler.importer import import_through
 from cprune_tf.compiler.linker import check_linker
 from cprune_tf.compiler.measuring import ProgramMeasurer
@@ -64,6 +66,7 @@ class CompilerSession:
 
     Raises:
         LinkError: The device names a linker that does not link for it.
+        ToolchainError: This machine cannot compile for the device's GPU.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class CompilerSession:
     ) -> None:
         self._frontend = frontend
         self.target = tvm.target.Target(device.target(num_threads))
+        check_toolchain(self.target)
         warm_start = open_warm_start(config.warm_start, self.target)
         self._linker = device.linker
         if self._linker:
@@ -101,7 +105,9 @@ class CompilerSession:
 
     @property
     def lanes(self) -> int:
-        """Float32 values in one of the target's vector registers."""
+        """Float32 values in one of the target's vector registers; threads of a GPU's warp."""
+        if tvm_internals.is_gpu(self.target):
+            return tvm_internals.warp_size(self.target)
         return vector_unit(self.target).lanes
 
     def lower(self, model: Any) -> LoweredModel:

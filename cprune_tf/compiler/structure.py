@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
@@ -22,6 +23,17 @@ from tvm.tirx.analysis import undefined_vars
 
 from cprune_tf.compiler import winograd
 from cprune_tf.compiler.database import Program
+
+# What loop variables are combined with where loops were split and fused.
+_OPERATIONS = {
+    tvm.tirx.Add: np.add,
+    tvm.tirx.Sub: np.subtract,
+    tvm.tirx.Mul: np.multiply,
+    tvm.tirx.FloorDiv: np.floor_divide,
+    tvm.tirx.FloorMod: np.mod,
+    tvm.tirx.Min: np.minimum,
+    tvm.tirx.Max: np.maximum,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +174,7 @@ def _iterations(schedule: Schedule, block: Any) -> int:
 
 
 def _channel_factors(schedule: Schedule, block: Any, axis: int) -> tuple[int, ...]:
-    """Extents of the loops around a block that one output index is made of, outer to inner."""
+    """The tile factors of the axis that one output index is made of, outer to inner."""
     realize = _realize(schedule, block)
     iter_vars = realize.block.iter_vars
     written = realize.block.writes[0].region
@@ -174,7 +186,7 @@ def _channel_factors(schedule: Schedule, block: Any, axis: int) -> tuple[int, ..
         for iter_var, value in zip(iter_vars, realize.iter_values, strict=True)
         if any(iter_var.var.same_as(used) for used in channel)
     ]
-    return _loop_extents(schedule, block, values)
+    return _axis_factors(schedule, block, values)
 
 
 def _reduction_factors(schedule: Schedule, block: Any) -> tuple[tuple[int, ...], ...]:
@@ -182,19 +194,43 @@ def _reduction_factors(schedule: Schedule, block: Any) -> tuple[tuple[int, ...],
     realize = _realize(schedule, block)
     return tuple(
         # An axis of extent one has no loop where the program was simplified.
-        _loop_extents(schedule, block, [value]) or (int(iter_var.dom.extent),)
+        _axis_factors(schedule, block, [value]) or (int(iter_var.dom.extent),)
         for iter_var, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)
         if iter_var.iter_type == tvm.tirx.IterVar.CommReduce
     )
 
 
-def _loop_extents(schedule: Schedule, block: Any, values: Sequence[Any]) -> tuple[int, ...]:
-    """Extents of the loops around a block that occur in some expressions, outer to inner."""
+def _axis_factors(schedule: Schedule, block: Any, values: Sequence[Any]) -> tuple[int, ...]:
+    """How many values an axis takes along each of the loops that it is made of, outer to inner.
+
+    That is a loop's extent, unless it was fused from several axes' loops: a GPU's threads are.
+    """
     used = [variable for value in values for variable in undefined_vars(value)]
     loops = (schedule.get(loop) for loop in schedule.get_loops(block))
     return tuple(
-        int(loop.extent) for loop in loops if any(loop.loop_var.same_as(var) for var in used)
+        _num_values(values, loop)
+        for loop in loops
+        if any(loop.loop_var.same_as(var) for var in used)
     )
+
+
+def _num_values(values: Sequence[Any], loop: Any) -> int:
+    """How many distinct values some expressions take along a loop, all others standing at 0."""
+    steps = np.arange(int(loop.extent))
+    taken = [np.broadcast_to(_along(value, loop.loop_var, steps), steps.shape) for value in values]
+    return len(np.unique(np.stack(taken), axis=1).T)
+
+
+def _along(value: Any, variable: Any, steps: np.ndarray) -> Any:
+    """An index expression's values for some values of one variable, all others being 0."""
+    if isinstance(value, tvm.tirx.IntImm):
+        return int(value)
+    if isinstance(value, tvm.tirx.Var):
+        return steps if value.same_as(variable) else 0
+    if isinstance(value, tvm.tirx.Cast):
+        return _along(value.value, variable, steps)
+    operation = _OPERATIONS[type(value)]
+    return operation(_along(value.a, variable, steps), _along(value.b, variable, steps))
 
 
 def _realize(schedule: Schedule, block: Any) -> Any:

@@ -186,11 +186,13 @@ def _winograd_alternatives(
     groups: FusionGroups,
     layers: Sequence[tuple[str, ...]],
 ) -> dict[int, tuple[tvm.IRModule, Convolution]]:
-    """The subgraphs that can be computed with Winograd's algorithm, by their number.
+    """The subgraphs that can be computed with Winograd's algorithm on a CPU, by their number.
 
     Operators are fused alike whatever the lowering, so subgraphs correspond by their order; where
     the layers say that they do not, there are no alternatives.
     """
+    if tvm_internals.is_gpu(target):  # its schedules are for vector registers and caches
+        return {}
     mod = lowering.lower(imported.mod, target, lambda _: True)
     convolutions = lowering.winograd_convolutions(mod)
     if not convolutions:

@@ -21,8 +21,9 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
+from cprune_tf.compiler.default_schedule import default_schedule
 from cprune_tf.compiler.measuring import Measured, Pending, ProgramMeasurer
-from cprune_tf.compiler.search_space import tune_context
+from cprune_tf.compiler.search_space import evolution, random_strategy, tune_context
 from cprune_tf.compiler.seeding import seed_schedules
 from cprune_tf.compiler.tasks import Task
 from cprune_tf.compiler.transfer import Transfer, distinct_programs
@@ -274,17 +275,16 @@ class Tuner:
         return len(schedules)
 
     def _known_good(self, task: Task, count: int, seed: int) -> list[Schedule]:
-        """Seeds; for a task of a kind that has none, its loops as they are.
+        """Seeds; for a task of a kind that has none, and on GPUs, what it runs as untuned.
 
-        Compilers without a tuner would run those, so nothing that is chosen here is slower. Seeds
-        are faster than plain loops by far: where there are some, plain loops are not measured.
+        So nothing that is chosen here is slower than without tuning. Seeds are faster than that by
+        far: where there are some, it is not measured.
         """
         seeds = seed_schedules(task.mod, self._measurer.target, count, seed)
         if seeds:
             return seeds
-        plain = Schedule(task.mod)
-        plain.get_sblock("root")  # MetaSchedule takes a trace without instructions for a failure
-        return [plain]
+        default = default_schedule(task.mod, self._measurer.target)
+        return [] if default is None else [default]
 
     def _next_round(self, task: Task, budget: _Budget, round_size: int) -> None:
         """One round of evolution for a task's fastest lowering."""
@@ -304,9 +304,7 @@ class Tuner:
     def _evolve(self, task: Task, num_trials: int) -> int:
         context = self._context(
             task,
-            ms.search_strategy.EvolutionarySearch(
-                population_size=self._config.population_size, genetic_num_iters=_GENERATIONS
-            ),
+            evolution(self._config.population_size, _GENERATIONS, self._measurer.target),
             num_trials,
             self._cost_model,
             _SEARCH_THREADS,
@@ -318,12 +316,10 @@ class Tuner:
         return len(fresh)
 
     def _sample(self, task: Task, count: int) -> list[Schedule]:
-        """Random programs: a population of just the size wanted and no evolution."""
+        """Random programs."""
         if count <= 0:
             return []
-        strategy = ms.search_strategy.EvolutionarySearch(
-            population_size=count, init_min_unmeasured=1, genetic_num_iters=0
-        )
+        strategy = random_strategy(count, self._measurer.target)
         # One thread and a model of its own: which of several threads draws next is chance, and the
         # untrained XGBModel answers from numpy's global state.
         model = ms.cost_model.RandomModel(seed=self._task_seed(task))

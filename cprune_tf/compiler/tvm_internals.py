@@ -5,6 +5,7 @@ Pinned to apache-tvm 0.27; an upgrade is checked here first.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +17,17 @@ from tvm.s_tir.meta_schedule import _ffi_api
 
 _SEARCH_LOGGER = logging.getLogger("cprune_tf.compiler.search")
 
-# TVM marks pooling blocks for rules that it does not have for CPUs, and warns at every use.
+# TVM marks pooling blocks for rules that it does not have, and warns at every use.
 _MISSING_RULES = ("pool_avg", "pool_max", "adaptive_pool_avg", "adaptive_pool_max")
+_RULE_TARGETS = ("cpu", "cuda", "gpu")
 
 
 def _register_missing_rules() -> None:
     """Rules that leave a block as it is, which is what a missing one does."""
     import tvm_ffi
 
-    for rule in _MISSING_RULES:
-        name = f"s_tir.meta_schedule.cpu.meta_schedule.{rule}"
+    for target, rule in itertools.product(_RULE_TARGETS, _MISSING_RULES):
+        name = f"s_tir.meta_schedule.{target}.meta_schedule.{rule}"
         if tvm_ffi.get_global_func(name, allow_missing=True) is None:
             tvm_ffi.register_global_func(name, lambda schedule, _block: [schedule])
 
@@ -43,7 +45,7 @@ class LightTuneContext(ms.TuneContext):
     """A TuneContext without the stock constructor's import of every target's tensor intrinsics.
 
     That import (`tvm.s_tir.tensor_intrin`) parses hundreds of CUDA intrinsics and costs 17 to 26
-    seconds of CPU; float32 CPU schedule rules use none of them.
+    seconds of CPU; the schedule rules for float32 use none of them.
 
     Args:
         mod: The workload.
@@ -64,8 +66,10 @@ class LightTuneContext(ms.TuneContext):
         seed: int,
         schedule_fn: Callable[[Schedule], Schedule] | None = None,
     ) -> None:
-        # Rule kinds are named, not "from-target": with VNNI the latter wants int8 intrinsics.
-        rules = {"sch_rules": "llvm", "postprocs": "llvm", "mutator_probs": "llvm"}
+        # Rule kinds are named, not "from-target": with VNNI or tensor cores the latter wants
+        # intrinsics. All kinds of GPU share the rules for CUDA.
+        kind = "cuda" if is_gpu(target) else "llvm"
+        rules = {"sch_rules": kind, "postprocs": kind, "mutator_probs": kind}
         if schedule_fn is None:
             generator = ms.space_generator.PostOrderApply(**rules)
         else:
@@ -118,9 +122,41 @@ def build_context() -> tvm.transform.PassContext:
     return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True})
 
 
+def is_gpu(target: tvm.target.Target) -> bool:
+    """Whether loops have to be bound to a GPU's threads."""
+    return "gpu" in target.keys
+
+
+def warp_size(target: tvm.target.Target) -> int:
+    """Threads of a GPU that run in step."""
+    return int(target.attrs.get("thread_warp_size", 1))
+
+
 def num_cores(target: tvm.target.Target) -> int:
-    """The threads that schedules are made for."""
+    """The threads of a CPU that schedules are made for."""
     return int(target.attrs.get("num-cores", 1))
+
+
+def rename_variables(
+    function: tvm.tirx.PrimFunc, new_name: Callable[[str], str]
+) -> tvm.tirx.PrimFunc:
+    """A function with other names for its buffers, loops and scalars.
+
+    Args:
+        function: Its structure stays equal: names do not count.
+        new_name: Gives a variable's name for the one it has.
+    """
+    import tvm_ffi
+
+    renamed: dict[Any, Any] = {}
+
+    def rename(variable: Any) -> Any:
+        name = new_name(variable.name)
+        if name == variable.name:
+            return variable
+        return renamed.setdefault(variable, tvm.tirx.Var(name, variable.ty))
+
+    return tvm_ffi.structural_map(function, (tvm.tirx.Var, rename))
 
 
 def estimate_flops(mod: tvm.IRModule) -> float:

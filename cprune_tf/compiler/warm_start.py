@@ -21,6 +21,7 @@ from typing import Any
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
+from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import RECORDS, WORKLOADS, Program
 from cprune_tf.compiler.structure import anchor_extents
 from cprune_tf.compiler.transfer import distinct_programs
@@ -197,6 +198,8 @@ def export_programs(
 
 def _level(target: tvm.target.Target) -> str | None:
     """The kind of processor that programs are shipped for."""
+    if tvm_internals.is_gpu(target):
+        return None
     has = tvm.get_global_func("target.target_has_feature")
     if has("avx512f", target):
         return "x86-64-v4"

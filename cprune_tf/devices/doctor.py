@@ -8,6 +8,7 @@ import socket
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,7 @@ def examine(name: str, cores: str = "") -> Iterator[Finding]:
         ("session", open_it),
         ("runtimes", lambda: _runtimes(opened[0])),
         ("cores", lambda: _cores(opened[0])),
+        ("gpu", lambda: _gpu(opened[0])),
         ("one operator through TVM", lambda: _one_operator(opened[0])),
         ("one model through TFLite", lambda: _one_tflite(opened[0])),
     ]
@@ -131,7 +133,7 @@ def _cores(device: Device) -> str:
     ]
     features = cpu_features(info)
     has = [features.vector] + ["dotprod"] * features.dotprod + ["fp16"] * features.fp16
-    said = [", ".join(kinds), f"compiled for {device.target()['mcpu']}", ", ".join(has)]
+    said = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(has)]
     if info.governor not in (None, "performance"):
         said.append(f"governor {info.governor}: frequencies change while measuring")
     if info.temperature_celsius is not None:
@@ -139,11 +141,26 @@ def _cores(device: Device) -> str:
     return "; ".join(said)
 
 
+def _host(device: Device) -> dict[str, Any]:
+    """The target of its processor."""
+    target = device.target()
+    return dict(target.get("host", target))
+
+
+def _gpu(device: Device) -> str:
+    accelerator = device.accelerator()
+    if accelerator is not None:
+        return f"{accelerator}, for TVM; LiteRT runs on the CPU"
+    unused = [f"{one}: gpu={one.kind} uses it" for one in device.info().accelerators]
+    return f"not used; there is {'; '.join(unused) or 'none that TVM sees'}"
+
+
 def _one_operator(device: Device) -> str:
     """Compiles, links, sends, runs and checks one matrix product."""
     import tvm
     from tvm import relax
 
+    from cprune_tf.compiler.gpu_toolchain import check_toolchain, toolchain
     from cprune_tf.compiler.linker import linker_for
 
     weights = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
@@ -154,10 +171,11 @@ def _one_operator(device: Device) -> str:
             result = builder.emit_output(relax.op.matmul(x, relax.const(weights)))
         builder.emit_func_output(result)
     target = tvm.target.Target(device.target())
+    check_toolchain(target)
     inputs = np.random.default_rng(1).normal(size=(4, 16)).astype(np.float32)
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory, "operator.so")
-        with target:
+        with target, toolchain(target):
             built = tvm.compile(builder.get(), target=target)
         built.export_library(str(path), fcompile=linker_for(target, device.linker))
         outputs = device.run_model(ModelFile("operator", "tvm", str(path)), inputs)[0]

@@ -14,6 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
+from cprune_tf.compiler.search_space import random_strategy
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
 from cprune_tf.config import TuningConfig
@@ -138,9 +139,7 @@ def sampled_programs(
     task: Task, count: int, *, target: tvm.target.Target = LLVM, seed: int = 1
 ) -> list[Program]:
     """Random valid programs of a task, with made-up increasing latencies; nothing is measured."""
-    strategy = ms.search_strategy.EvolutionarySearch(
-        population_size=count, init_min_unmeasured=1, genetic_num_iters=0
-    )
+    strategy = random_strategy(count, target)
     context = tvm_internals.LightTuneContext(task.mod, target, strategy, num_threads=1, seed=seed)
     context.pre_tuning(
         count,

@@ -12,7 +12,7 @@ from cprune_tf.devices import doctor
 
 from . import servers
 
-ALL = ["host", "port", "session", "runtimes", "cores", "one operator through TVM",
+ALL = ["host", "port", "session", "runtimes", "cores", "gpu", "one operator through TVM",
        "one model through TFLite"]  # fmt: skip
 
 
