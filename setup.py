@@ -48,6 +48,13 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=_REQUIRES,
     extras_require={
+        # Of the version that the CUDA runtime in apache-tvm's wheel is built with.
+        "cuda": [
+            "cuda-bindings>=13.0,<14",
+            "nvidia-cuda-cccl>=13.0,<14",
+            "nvidia-cuda-nvrtc>=13.0,<14",
+            "nvidia-cuda-runtime>=13.0,<14",
+        ],
         "tensorboard": ["tensorboard>=2.19"],
         "tflite": ["tflite>=2.18"],
         "tracker": ["tornado>=6.4"],

@@ -67,3 +67,8 @@ def test_numbers_for_people(written, value, expected):
 )
 def test_counts_are_named_shortly(values, limit, expected):
     assert formats.counts(values, limit) == expected
+
+
+def test_a_runtime_says_what_it_ran_on_where_there_is_a_choice():
+    assert formats.runtime("litert") == "LiteRT"
+    assert formats.runtime("tvm", "Tesla T4 (cuda)") == "TVM on Tesla T4 (cuda)"
