@@ -24,7 +24,7 @@ from cprune_tf.devices.runtimes import load_tvm
 from cprune_tf.devices.storage import Storage
 
 # Raised when a host of another version would misunderstand this server, or the reverse.
-PROTOCOL = 2
+PROTOCOL = 3
 CALL = "cprune_tf.call"
 
 _LONGEST_TIMER_SEC = 1e6
