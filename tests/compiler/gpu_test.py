@@ -218,8 +218,11 @@ def test_a_model_is_tuned_priced_and_built_on_a_device_that_only_pretends(toolch
         summary = session.tune(lowered, config.trials_per_task)
         assert summary.num_trials > config.trials_per_round and summary.num_failed == 0
         assert session.price(candidate, lowered) > 0
+        # Whichever program was said to be fastest: of a default schedule, which may compute a
+        # convolution as a product, the epilogue's factors are known only.
         (row,) = session.task_table(lowered)
-        assert math.prod(row.structure.compute) == 32
+        assert row.structure.filters == 32 and row.structure.epilogue
+        assert 1 <= row.structure.step <= 32 and 32 % row.structure.inner == 0
         session.build(lowered, tmp_path / "conv.so")
     assert cubins(tmp_path / "conv.so") == 1
 
