@@ -26,8 +26,7 @@ from cprune_tf import models
 from cprune_tf.compiler import warm_start
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
-from cprune_tf.devices import ModelFile
-from cprune_tf.devices.local import LocalDevice
+from cprune_tf.devices import Device, ModelFile, open_device
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODELS = ROOT.parent / "shared" / "data" / "models"
@@ -45,14 +44,6 @@ _TEST_TRIALS = flags.DEFINE_list("test_trials", ["8", "16"], "Trials of each tas
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
 
 
-class LevelDevice(LocalDevice):
-    """This machine, compiled for as if it were any processor of the level."""
-
-    def target(self, num_threads: int = 1) -> dict[str, Any]:
-        """See Device."""
-        return {**super().target(num_threads), "mcpu": _LEVEL.value}
-
-
 def held_out() -> dict[str, Any]:
     """Models whose shapes are not among those of the networks."""
     import keras
@@ -67,7 +58,7 @@ def held_out() -> dict[str, Any]:
     }
 
 
-def tune_networks(device: LocalDevice, root: pathlib.Path) -> list[pathlib.Path]:
+def tune_networks(device: Device, root: pathlib.Path) -> list[pathlib.Path]:
     """Tunes every network in a database of its own."""
     folders = []
     for name in SOURCES:
@@ -84,7 +75,7 @@ def tune_networks(device: LocalDevice, root: pathlib.Path) -> list[pathlib.Path]
 
 
 def compare(
-    device: LocalDevice, model: Any, programs: pathlib.Path, folder: pathlib.Path, trials: int
+    device: Device, model: Any, programs: pathlib.Path, folder: pathlib.Path, trials: int
 ) -> dict[str, Any]:
     """Tunes one model with the programs and without, and times both."""
     inputs = (("float32", (1, *model.input_shape[1:])),)
@@ -115,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     root = pathlib.Path(_WORKDIR.value) / _LEVEL.value
     output = pathlib.Path(warm_start.__file__).parent / "programs" / _LEVEL.value
-    with LevelDevice() as device:
+    with open_device(f"local?cpu={_LEVEL.value}") as device:
         folders = tune_networks(device, root)
         about = {
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

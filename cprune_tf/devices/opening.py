@@ -15,7 +15,7 @@ _EXPECTED = (
     "expected 'local', 'rpc://HOST:PORT?key=KEY', 'tracker://HOST:PORT?key=KEY' or 'adb:SERIAL'"
 )
 _OPTIONS = {
-    "local": ("gpu", "linker"),
+    "local": ("cpu", "gpu", "linker"),
     "rpc": ("key", "cpu", "gpu", "linker", "reconnect_sec"),
     "tracker": ("key", "cpu", "gpu", "linker", "reconnect_sec"),
     "adb": ("cpu", "linker", "reconnect_sec"),
@@ -29,11 +29,11 @@ def open_device(name: str, cores: str = "") -> Device:
     Args:
         name: "local": this machine; "rpc://HOST:PORT?key=KEY": a board running
             `cprune_tf.devices.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's RPC
-            tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All but the first
-            take `?cpu=NAME` (LLVM's name of the processor) and `?reconnect_sec=N` (how long a
-            device that is gone is waited for); all take `?linker=COMMAND` (see Device.linker), and
-            all but phones `?gpu=KIND`: "cuda", or "opencl" or "vulkan" where TVM's runtime on the
-            device was built with it.
+            tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All take
+            `?cpu=NAME` (LLVM's name of the processor to compile for) and `?linker=COMMAND` (see
+            Device.linker), all but the first `?reconnect_sec=N` (how long a device that is gone is
+            waited for), and all but phones `?gpu=KIND`: "cuda", or "opencl" or "vulkan" where TVM's
+            runtime on the device was built with it.
         cores: What to run on; see base.Device.
 
     Returns:
@@ -60,7 +60,9 @@ def _open_local(name: str, cores: str) -> Device:
         options = _options("local", name.partition("?")[2])
     except ValueError as error:
         raise DeviceNameError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
-    return LocalDevice(cores, options.get("linker", ""), options.get("gpu", ""))
+    return LocalDevice(
+        cores, options.get("linker", ""), options.get("gpu", ""), cpu=options.get("cpu", "")
+    )
 
 
 def _open_adb(name: str, cores: str) -> Device:

@@ -131,7 +131,7 @@ def target_for(
         "num-cores": num_threads,
     }
     if cpu:
-        target["mcpu"] = _checked(cpu, target["mtriple"])
+        target["mcpu"] = known_cpu(cpu, target["mtriple"])
     elif info.abi == "x86_64":
         target["mcpu"] = generic_x86_cpu(frozenset(info.features))
     else:
@@ -163,7 +163,19 @@ def _detected(info: DeviceInfo, cores: Sequence[int]) -> str:
     return next((name for name in reversed(names) if name is not None), "generic")
 
 
-def _checked(cpu: str, triple: str) -> str:
+def known_cpu(cpu: str, triple: str) -> str:
+    """LLVM's name of a processor that somebody named.
+
+    Args:
+        cpu: LLVM's name or a preset's.
+        triple: What it is compiled for, as LLVM writes it.
+
+    Returns:
+        The name.
+
+    Raises:
+        DeviceError: LLVM knows no such processor.
+    """
     import tvm
 
     name = _PRESETS.get(cpu, cpu)

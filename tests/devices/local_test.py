@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import platform
 import shutil
 
 import numpy as np
@@ -14,10 +15,11 @@ from cprune_tf.devices import (
     DeviceNameError,
     DeviceTimeoutError,
     ModelFile,
+    describe,
+    local,
     open_device,
 )
 from cprune_tf.devices.environment import process_environment
-from cprune_tf.devices.local import host_cpu
 from cprune_tf.devices.process import WorkerProcess
 from cprune_tf.devices.targets import generic_x86_cpu
 
@@ -90,7 +92,25 @@ def test_generic_x86_cpu(features, expected):
 
 
 def test_host_cpu_is_detected():
-    assert host_cpu() not in ("", "generic")
+    assert local.host_cpu() not in ("", "generic")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86 processors")
+def test_another_cpu_that_this_machine_can_stand_in_for(monkeypatch):
+    with open_device("local?cpu=x86-64-v2") as level:
+        assert level.target()["mcpu"] == "x86-64-v2"
+    features = describe.cpu_features() - {"avx512f"}
+    monkeypatch.setattr(local, "cpu_features", lambda: features)
+    with (
+        open_device("local?cpu=x86-64-v4") as level,
+        pytest.raises(DeviceError, match=r"'x86-64-v4', whose code needs .*avx512f.*this machine"),
+    ):
+        level.target()
+    with (
+        open_device("local?cpu=cortex-a53") as board,
+        pytest.raises(DeviceError, match="LLVM knows no such processor"),
+    ):
+        board.target()
 
 
 @pytest.mark.parametrize("num_threads", [0, -1, 100_000])
@@ -110,7 +130,7 @@ def test_impossible_numbers_of_threads_are_refused_at_once(device, native_librar
         ("rpc://board:9090?kye=secret", "unknown option 'kye'"),
         ("rpc://board:9090?reconnect_sec=soon", "could not convert string to float: 'soon'"),
         ("tracker://desk:9190", "names no key"),
-        ("local?cpu=znver4", "unknown option 'cpu', not one of gpu, linker"),
+        ("local?key=secret", "unknown option 'key', not one of cpu, gpu, linker"),
         ("local?linker", "no value, expected linker=VALUE"),
         ("local?linker=no-such-cc%20-s", "no program 'no-such-cc' for .*aarch64-linux-gnu-gcc"),
         ("rpc://board:9090?linker=no-such-c++", r"no program 'no-such-c\+\+' for"),
