@@ -20,6 +20,7 @@ from typing import Any
 
 import record
 from absl import app, flags
+from workloads import ds_cnn
 
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
@@ -42,24 +43,6 @@ _TRIALS = flags.DEFINE_integer("trials", 48, "Trials for each task that matters.
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of both.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
-
-
-def ds_cnn() -> Any:
-    """MLPerf Tiny's keyword spotting network: 49 x 10 coefficients, 12 words."""
-    import keras
-    from keras import layers
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((49, 10, 1), name="mfcc")
-    x = layers.Conv2D(64, (10, 4), strides=2, padding="same", use_bias=False)(inputs)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
-    for _ in range(4):
-        x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
-        x = layers.ReLU()(layers.BatchNormalization()(x))
-        x = layers.Conv2D(64, 1, use_bias=False)(x)
-        x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.Flatten()(layers.AveragePooling2D((25, 5))(x))
-    return keras.Model(inputs, layers.Dense(12, activation="softmax")(x))
 
 
 def load(name: str) -> Any:

@@ -19,6 +19,24 @@ def convolution(kernel: int, stride: int, size: int, inputs: int, filters: int) 
     return keras.Model(image, y)
 
 
+def ds_cnn() -> Any:
+    """MLPerf Tiny's keyword spotting network: 49 x 10 coefficients, 12 words."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((49, 10, 1), name="mfcc")
+    x = layers.Conv2D(64, (10, 4), strides=2, padding="same", use_bias=False)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    for _ in range(4):
+        x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Conv2D(64, 1, use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Flatten()(layers.AveragePooling2D((25, 5))(x))
+    return keras.Model(inputs, layers.Dense(12, activation="softmax")(x))
+
+
 def direct_only(lowered: LoweredModel) -> LoweredModel:
     """The same model without alternatives."""
     tasks = tuple(dataclasses.replace(task, alternatives=()) for task in lowered.tasks)
