@@ -2,7 +2,8 @@
 
 TVM's client blocks in native code and aborts on some broken connections; in a child that costs one
 call. Functions here return ("ok", value), ("failed", reason) or, where the connection is at fault,
-("lost", reason); ("busy", reason) where the board serves another session.
+("lost", reason); ("busy", reason) where the board serves another session, ("refused", reason) where
+trying again is no use.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ def connect(address: Address) -> Answer:
         # The words of TVM's client for the server's IN_USE.
         if "server already have key" in str(error):
             return "busy", "its server has one session at a time, and another one is under way"
+        # Its words for MISMATCH. A tracker's board has a new key for each session: trying helps.
+        if "cannot find server that matches key" in str(error) and address.scheme == "rpc":
+            return "refused", "the server was started with another key"
         return "lost", _reason(error)
     return invoke(address, "hello", _SHORT_CALL_SEC, {})
 
@@ -184,8 +188,5 @@ def _boards(summary: Any, key: str) -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    if "cannot find server that matches key" in text:
-        return "the server was started with another key"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

@@ -130,6 +130,8 @@ class Link:
                     raise self._in_use(reason, busy_sec)
                 time.sleep(_RETRY_SEC)
                 continue
+            if self._revive is None and status == "refused":
+                raise self._unreachable(reason, waited=False)
             if self._revive is not None:
                 try:
                     self._revive()
@@ -182,16 +184,18 @@ class Link:
                 f"Install apache-tvm=={own} and this version of cprune_tf on the device."
             )
 
-    def _unreachable(self, reason: str) -> DeviceUnreachableError:
+    def _unreachable(self, reason: str, *, waited: bool = True) -> DeviceUnreachableError:
         address = self._address
         what = "tracker" if address.scheme == "tracker" else "server"
-        where = f" the {what} at host {address.host}, port {address.port}, key {address.key!r}"
+        tried = f"Tried the {what} at host {address.host}, port {address.port}, key {address.key!r}"
         if self._revive is not None:
-            where = ""  # that address is no business of the user's
+            tried = "Tried"  # that address is no business of the user's
+        if waited:
+            tried += f" for {self._reconnect_sec:g} s"
         return DeviceUnreachableError(
-            f"{self._name} cannot be reached: {reason.rstrip('.')}. Tried{where} for "
-            f"{self._reconnect_sec:g} s. `python tools/doctor.py --device='{self._name}'` checks "
-            "step by step. A run that was stopped by this goes on with --resume."
+            f"{self._name} cannot be reached: {reason.rstrip('.')}. {tried}. "
+            f"`python tools/doctor.py --device='{self._name}'` checks step by step. A run that was "
+            "stopped by this goes on with --resume."
         )
 
     def _in_use(self, reason: str, waited_sec: float) -> DeviceUnreachableError:
