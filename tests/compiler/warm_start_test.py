@@ -5,10 +5,12 @@ import gzip
 import json
 
 import pytest
+import tvm
 
 from cprune_tf.compiler import warm_start
 from cprune_tf.compiler.database import RECORDS, WORKLOADS, ProgramDatabase
 from cprune_tf.compiler.measuring import ProgramMeasurer
+from cprune_tf.compiler.transfer import Transfer
 from cprune_tf.compiler.tuner import Tuner
 from cprune_tf.compiler.warm_start import WarmStart, export_programs, open_warm_start
 from cprune_tf.config import ConfigError
@@ -116,3 +118,12 @@ def test_shipped_programs_of_another_tvm_are_not_used(
         assert not open_warm_start("shipped", target).nearest(mod, 1)
     assert "not used" in caplog.text
     assert not open_warm_start("", target).nearest(mod, 1)
+
+
+def test_the_shipped_programs_are_this_tvms_and_fit_other_shapes():
+    level = tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 1})
+    start = open_warm_start("shipped", level)
+    task = _task(level, filters=24)
+    programs = start.nearest(task.mod, 4)
+    assert len(programs) == 4
+    assert Transfer(level).apply(programs, task.mod, 4)
