@@ -15,6 +15,9 @@ from typing import Any
 
 import ml_collections
 
+# What the weights in a TVM library can be stored as.
+WEIGHT_TYPES = ("float32", "float16", "bfloat16")
+
 
 class ConfigError(ValueError):
     """A configuration that cannot work: says the field, what it holds and what it should hold."""
@@ -280,6 +283,8 @@ class PruneConfig:
             with options, e.g. "local?gpu=cuda"; see docs/devices.md.
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
+        weights: What TVM libraries store weights as: "float32", or "float16" or "bfloat16" for half
+            the size. It computes in float32 all the same.
         protect: Layer-name patterns (fnmatch) whose filters are never removed.
         seed: Of every random choice.
         data: See DataConfig.
@@ -292,6 +297,7 @@ class PruneConfig:
     model: str = "resnet8_fashion"
     device: str = "local"
     frontend: str = "keras"
+    weights: str = "float32"
     protect: tuple[str, ...] = ()
     seed: int = 0
     data: DataConfig = DataConfig()
@@ -306,6 +312,12 @@ class PruneConfig:
         _require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
         frontends = ("keras", "tflite")
         _require(self.frontend in frontends, "frontend", self.frontend, "keras or tflite")
+        _require(
+            self.weights in WEIGHT_TYPES,
+            "weights",
+            self.weights,
+            "one of " + ", ".join(WEIGHT_TYPES),
+        )
         for part in (self.data, self.strategy, self.training, self.tuning, self.measure):
             part.validate()
         return self

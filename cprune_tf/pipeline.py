@@ -106,6 +106,7 @@ class Pipeline:
             num_threads=config.measure.num_threads,
             seed=config.seed,
             frontend=config.frontend,
+            weights=config.weights,
         ) as session:
             bench = Workbench(
                 config, self._run, self._device, session, self._given.hooks, self._progress
@@ -311,6 +312,7 @@ class Pipeline:
                 measure=self._config.measure,
                 thread_counts=(1, self._device.num_cores()),
                 metric=self._config.strategy.metric,
+                weights=self._config.weights,
             )
             self._run.journal.append("cross_check", **checked.to_json())
         for problem in checked.problems:

@@ -24,6 +24,7 @@ from cprune_tf.compiler import gpu_toolchain, lowering, tvm_internals
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.linker import linker_for
 from cprune_tf.compiler.tasks import LoweredModel
+from cprune_tf.compiler.weight_storage import store_weights
 from cprune_tf.compiler.winograd import Convolution
 
 
@@ -32,7 +33,12 @@ class UntunedTaskError(RuntimeError):
 
 
 def build_library(
-    lowered: LoweredModel, database: ProgramDatabase, path: pathlib.Path | str, linker: str = ""
+    lowered: LoweredModel,
+    database: ProgramDatabase,
+    path: pathlib.Path | str,
+    linker: str = "",
+    *,
+    weights: str = "float32",
 ) -> None:
     """Compiles a lowered model with the fastest known programs.
 
@@ -41,6 +47,7 @@ def build_library(
         database: Holds at least one measured program for every task.
         path: The library to write, atomically.
         linker: See devices.Device.linker.
+        weights: What weights are stored as; see config.PruneConfig.
 
     Raises:
         UntunedTaskError: If a task has no measured program.
@@ -60,6 +67,7 @@ def build_library(
         mod = lowering.lower(lowered.imported.mod, lowered.target, wanted.__contains__)
     path = pathlib.Path(path)
     mod = apply_programs(mod, lowered.params, lowered.target, database.native)
+    mod = store_weights(mod, weights)
     target = lowered.target
     with target, database.native, gpu_toolchain.toolchain(target), tvm_internals.build_context():
         # Compiled, not interpreted: the calls of a small model take a twelfth of its time. The

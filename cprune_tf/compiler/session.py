@@ -26,6 +26,7 @@ from cprune_tf.compiler.structure import ProgramStructure, program_structure
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
 from cprune_tf.compiler.tuner import Progress, Tuner, TuningSummary
 from cprune_tf.compiler.warm_start import open_warm_start
+from cprune_tf.compiler.weight_storage import check_weight_storage
 from cprune_tf.config import TuningConfig
 from cprune_tf.devices.base import Device
 
@@ -63,9 +64,11 @@ class CompilerSession:
         num_threads: Threads that models are tuned for.
         seed: Of the search.
         frontend: How models are imported: "keras" or "tflite".
+        weights: What libraries store weights as; see config.PruneConfig.
 
     Raises:
         LinkError: The device names a linker that does not link for it.
+        ConfigError: The device's processor cannot read such weights.
         ToolchainError: This machine cannot compile for the device's GPU.
     """
 
@@ -78,10 +81,13 @@ class CompilerSession:
         num_threads: int,
         seed: int,
         frontend: str = "keras",
+        weights: str = "float32",
     ) -> None:
         self._frontend = frontend
+        self._weights = weights
         self.target = tvm.target.Target(device.target(num_threads))
         check_toolchain(self.target)
+        check_weight_storage(self.target, weights)
         warm_start = open_warm_start(config.warm_start, self.target)
         self._linker = device.linker
         if self._linker:
@@ -150,7 +156,7 @@ class CompilerSession:
 
     def build(self, lowered: LoweredModel, path: pathlib.Path | str) -> None:
         """Compiles a model with the fastest programs known."""
-        build_library(lowered, self.database, path, self._linker)
+        build_library(lowered, self.database, path, self._linker, weights=self._weights)
 
     def task_table(self, lowered: LoweredModel) -> tuple[TaskRow, ...]:
         """The tasks of a tuned model, costliest first."""

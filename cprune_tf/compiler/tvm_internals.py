@@ -159,6 +159,37 @@ def rename_variables(
     return tvm_ffi.structural_map(function, (tvm.tirx.Var, rename))
 
 
+def convert_parameter(function: tvm.tirx.PrimFunc, index: int, dtype: str) -> tvm.tirx.PrimFunc:
+    """A function that takes a parameter as another type and converts each value that it loads.
+
+    Args:
+        function: Scheduled or not; only reads the parameter.
+        index: The parameter's, a buffer.
+        dtype: What it is stored as; it computes as before.
+    """
+    import tvm_ffi
+
+    before = function.params[index]
+    after = tvm.tirx.decl_buffer(before.ty.shape, dtype, before.name)
+
+    def load(value: Any) -> Any:
+        if not value.source.same_as(after):
+            return value
+        return tvm.tirx.Cast(str(before.ty.dtype), tvm.tirx.BufferLoad(after, list(value.indices)))
+
+    changed = tvm_ffi.structural_map(
+        function,
+        [
+            (tvm.tirx.Var, lambda variable: after if variable.same_as(before) else variable),
+            (tvm.ir.expr.TensorLoad, load),
+        ],
+    )
+    # Made anew: the function's own type names its parameters' types.
+    return tvm.tirx.PrimFunc(
+        list(changed.params), changed.body, changed.ret_type, attrs=changed.attrs
+    )
+
+
 def estimate_flops(mod: tvm.IRModule) -> float:
     """Floating point operations of one call, counted from the loops; a multiply-add is two."""
     from tvm.s_tir.analysis import estimate_tir_flops
