@@ -158,6 +158,15 @@ def test_a_lost_gpu_costs_one_call_and_an_error_on_a_living_one_no_process():
         assert worker.call("child_functions:pid", timeout_sec=60) != process
 
 
+@pytest.fixture
+def cores_kept():
+    """TVM pins the thread that runs a model, which matters here and not in a device's process."""
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("cores_kept")
 def test_what_runs_on_a_gpu_is_put_there_and_waited_for(
     monkeypatch, dense_library, conv_tflite, dense_weights
 ):
