@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 import tvm
-from tvm import tirx
 
 from cprune_tf.compiler import linker, tvm_internals
 from cprune_tf.devices import accelerators
@@ -139,9 +138,7 @@ def _empty_driver(folder: str) -> str:
         named = ["-soname", "libcuda.so.1", *objects]
         linker.link_shared(output, named, platform.machine())
 
-    empty = tirx.PrimFunc([], tirx.Evaluate(0)).with_attr("global_symbol", "main")
-    built = tirx.build(tvm.IRModule({"main": empty}), target=tvm.target.Target("llvm"))
-    built.export_library(path, fcompile=link)
+    linker.export_empty(path, tvm.target.Target("llvm"), link)
     return path
 
 

@@ -109,17 +109,12 @@ def check_linker(target: Any, command: str) -> None:
     Raises:
         LinkError: It does not link what is compiled for the target.
     """
-    import tvm
-    from tvm import tirx
-
     target = _host(target)
-    empty = tirx.PrimFunc([], tirx.Evaluate(0)).with_attr("global_symbol", "main")
     machine = _machine(target)
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory, "empty.so")
         try:
-            built = tirx.build(tvm.IRModule({"main": empty}), target=target)
-            built.export_library(str(path), fcompile=linker_for(target, command))
+            export_empty(str(path), target, linker_for(target, command))
             found = _elf_machine(path)
         except LinkError as error:
             raise LinkError(
@@ -132,6 +127,22 @@ def check_linker(target: Any, command: str) -> None:
             f"The linker {command!r} wrote no library for {machine}: ELF machine {found}, expected "
             f"{expected}."
         )
+
+
+def export_empty(path: str, target: Any, link: Callable[..., None]) -> None:
+    """Writes a library with an empty function.
+
+    Args:
+        path: The library.
+        target: A tvm.target.Target of kind llvm.
+        link: What links it, as `export_library` calls it.
+    """
+    import tvm
+    from tvm import tirx
+
+    empty = tirx.PrimFunc([], tirx.Evaluate(0)).with_attr("global_symbol", "main")
+    built = tirx.build(tvm.IRModule({"main": empty}), target=target)
+    built.export_library(path, fcompile=link)
 
 
 def _host(target: Any) -> Any:

@@ -65,17 +65,6 @@ def toolchain():
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module")
-def gpu():
-    """This machine with its GPU; skips where there is none."""
-    with open_device("local?gpu=cuda") as opened:
-        try:
-            opened.info()
-        except DeviceError as error:
-            pytest.skip(str(error))
-        yield opened
-
-
 class PretendedGpu(LocalDevice):
     """This machine, said to have a T4 on which every program takes another time."""
 

@@ -66,17 +66,6 @@ class Told(Device):
         }[function]
 
 
-@pytest.fixture(scope="module")
-def gpu():
-    """This machine with its GPU; skips where there is none."""
-    with open_device("local?gpu=cuda") as opened:
-        try:
-            opened.info()
-        except DeviceError as error:
-            pytest.skip(str(error))
-        yield opened
-
-
 def test_a_description_tells_its_gpus_and_older_ones_still_load():
     info = Told("", (T4, MALI)).info()
     assert info.accelerators == (T4, MALI)
