@@ -4,8 +4,10 @@ r"""Tunes dense models and times them against LiteRT: same device, threads and r
     python benchmarks/tuned_vs_litert.py --models=resnet20 --workdir=runs/tuned_vs_litert
 
 Pretrained models come from --pretrained; DS-CNN is rebuilt with random weights (its latency does
-not depend on them). A run that was stopped goes on where it was; results/tuned_vs_litert.json is
-brought up to date model by model.
+not depend on them). The peak is what multiply-adds in registers reach on the core; a share of it
+counts a direct convolution's operations, though Winograd needs fewer. What the runtime adds is the
+latency of the same library with every kernel emptied. A run that was stopped goes on where it was;
+results/tuned_vs_litert.json is brought up to date model by model.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import record
+import tvm
 from absl import app, flags
 from workloads import ds_cnn
 
+from cprune_tf.compiler.executable import schedule_model, write_library
+from cprune_tf.compiler.roofline import measure_roofline
 from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.compiler.tasks import LoweredModel
 from cprune_tf.config import MeasureConfig, TuningConfig
-from cprune_tf.devices import ModelFile, open_device
+from cprune_tf.devices import Device, ModelFile, open_device
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FILES = {
@@ -54,25 +60,39 @@ def load(name: str) -> Any:
     return models.load_model(str(pathlib.Path(_PRETRAINED.value) / _FILES[name]))
 
 
-def compare(device: Any, files: list[ModelFile], threads: int, rounds: int) -> dict[str, Any]:
-    """Times files against each other several times; ratios to the last one."""
-    measure = MeasureConfig(num_threads=threads)
-    runs = [device.time_models(files, threads, measure) for _ in range(rounds)]
-    ratios = [[a.median_ms / run[-1].median_ms for a in run] for run in runs]
+def compare(device: Device, files: Sequence[ModelFile]) -> dict[str, Any]:
+    """Times files against each other several times; ratios to the one named "litert"."""
+    wanted = MeasureConfig(num_threads=_THREADS.value)
+    litert = [file.name for file in files].index("litert")
+    runs = [
+        [one.median_ms for one in device.time_models(list(files), _THREADS.value, wanted)]
+        for _ in range(_ROUNDS.value)
+    ]
     return {
         file.name: {
-            "latency_ms": _summary([run[i].median_ms for run in runs]),
-            "ratio": _summary([row[i] for row in ratios]),
+            "latency_ms": _summary([run[i] for run in runs]),
+            "ratio": _summary([run[i] / run[litert] for run in runs]),
         }
         for i, file in enumerate(files)
     }
+
+
+def emptied(mod: tvm.IRModule) -> tvm.IRModule:
+    """A scheduled model whose kernels do nothing: what is left is the runtime."""
+    functions = {
+        name: function.with_body(tvm.tirx.Evaluate(0))
+        if isinstance(function, tvm.tirx.PrimFunc)
+        else function
+        for name, function in mod.functions.items()
+    }
+    return tvm.IRModule(functions, attrs=mod.attrs)
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def measure(name: str, device: Any, folder: pathlib.Path) -> dict[str, Any]:
+def measure(name: str, device: Device, folder: pathlib.Path) -> dict[str, Any]:
     """Tunes, builds and compares one model."""
     from cprune_tf import litert
 
@@ -86,37 +106,50 @@ def measure(name: str, device: Any, folder: pathlib.Path) -> dict[str, Any]:
         num_before = len(session.database)
         session.tune(lowered, _TRIALS.value, _say(name))
         tuning_sec = time.monotonic() - start
-        session.build(lowered, folder / "model.so")
+        scheduled = schedule_model(lowered, session.database)
+        write_library(scheduled, session.target, folder / "model.so")
+        write_library(emptied(scheduled), session.target, folder / "runtime.so")
         (folder / "model.tflite").write_bytes(litert.convert(model))
         inputs = (("float32", (1, *model.input_shape[1:])),)
         files = [
             ModelFile("tvm", "tvm", str(folder / "model.so"), inputs),
+            ModelFile("runtime", "tvm", str(folder / "runtime.so"), inputs),
             ModelFile("litert", "litert", str(folder / "model.tflite"), inputs),
         ]
-        compared = compare(device, files, _THREADS.value, _ROUNDS.value)
-        tasks = [
-            {
-                "layers": list(row.task.layers),
-                "weight": row.task.weight,
-                "lowering": row.lowering,
-                "latency_us": row.latency_ms * 1e3,
-                "gflops": row.gflops,
-                "share": row.share,
-                "program": str(row.structure),
-            }
-            for row in session.task_table(lowered)
-        ]
+        peak_gflops = measure_roofline(device, _THREADS.value).peak_gflops
+        compared = compare(device, files)
+        latency_ms = {key: values["latency_ms"]["median"] for key, values in compared.items()}
         flops = sum(task.flops * task.weight for task in lowered.tasks)
+        gflops = {key: flops / latency_ms[key] / 1e6 for key in ("tvm", "litert")}
         return {
             "model": name,
+            "target": str(session.target),
             "num_programs": len(session.database),
             "num_new_programs": len(session.database) - num_before,
             "tuning_sec": tuning_sec,
+            "peak_gflops": peak_gflops,
+            "gflops": gflops,
+            "share_of_peak": {key: value / peak_gflops for key, value in gflops.items()},
+            "runtime_share": latency_ms["runtime"] / latency_ms["tvm"],
             "sum_of_tasks_ms": lowered.latency_ms(session.database),
-            "gflops": flops / compared["tvm"]["latency_ms"]["median"] / 1e6,
             "compared": compared,
-            "tasks": tasks,
+            "tasks": _tasks(session, lowered),
         }
+
+
+def _tasks(session: CompilerSession, lowered: LoweredModel) -> list[dict[str, Any]]:
+    return [
+        {
+            "layers": list(row.task.layers),
+            "weight": row.task.weight,
+            "lowering": row.lowering,
+            "latency_us": row.latency_ms * 1e3,
+            "gflops": row.gflops,
+            "share": row.share,
+            "program": str(row.structure),
+        }
+        for row in session.task_table(lowered)
+    ]
 
 
 def _say(name: str) -> Callable[[int, int, str], None]:

@@ -85,16 +85,14 @@ class _Storing(relax.PyExprMutator):
         callee, arguments = call.args[0], list(call.args[1])
         stored = []
         for index, argument in enumerate(arguments):
-            constant = self._constant(argument)
-            if constant is not None:
-                # Also where it stays: the tuple that holds both would keep what is replaced.
-                arguments[index] = constant
-                values = constant.value.numpy()
-                if _worth_it(values):
-                    stored.append(index)
-                    arguments[index] = relax.const(
-                        tvm.runtime.tensor(_converted(values, self._dtype)), self._dtype
-                    )
+            if not isinstance(argument, tvm.ir.GenericConst):
+                continue
+            values = argument.value.numpy()
+            if _worth_it(values):
+                stored.append(index)
+                arguments[index] = relax.const(
+                    tvm.runtime.tensor(_converted(values, self._dtype)), self._dtype
+                )
         if not stored:
             return call
         function = self._reading(callee, tuple(stored))
@@ -110,19 +108,6 @@ class _Storing(relax.PyExprMutator):
             name = f"{callee.name_hint}_{self._dtype}"
             self._functions[key] = self.builder_.add_func(function, name)
         return self._functions[key]
-
-    def _constant(self, value: Any) -> tvm.ir.GenericConst | None:
-        """The constant behind a variable, also one that it takes from a tuple."""
-        if isinstance(value, relax.Var):
-            bound = self.lookup_binding(value)
-            return None if bound is None else self._constant(bound)
-        if isinstance(value, relax.TupleGetItem):
-            parts = value.tuple_value
-            if isinstance(parts, relax.Var):
-                parts = self.lookup_binding(parts)
-            is_tuple = isinstance(parts, relax.Tuple)
-            return self._constant(parts.fields[value.index]) if is_tuple else None
-        return value if isinstance(value, tvm.ir.GenericConst) else None
 
 
 def _worth_it(values: npt.NDArray[Any]) -> bool:

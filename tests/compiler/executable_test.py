@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from tvm import relax
 
 from cprune_tf.compiler import executable
 from cprune_tf.compiler.database import ProgramDatabase
-from cprune_tf.compiler.executable import UntunedTaskError, build_library
+from cprune_tf.compiler.executable import UntunedTaskError, build_library, schedule_model
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.devices import ModelFile
 from tests.pipeline.bare_site import bare_site
@@ -82,6 +83,15 @@ def test_the_five_lines_of_the_docstring_run_it_in_a_fresh_process(tuned, librar
     outputs = np.array([float.fromhex(word) for word in done.stdout.split()])
     expected = tuned.model(np.zeros((1, 8, 8, 4), "float32"), training=False).numpy()[0]
     assert workloads.relative_error(outputs, expected) < 1e-4
+
+
+def test_a_run_makes_no_tuples_of_weights(tuned):
+    """They are constants, laid out; a tuple of them would be made anew in every run."""
+    main = schedule_model(tuned.lowered, tuned.session.database)["main"]
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    assert len(bindings) >= len(tuned.lowered.tasks)
+    tuples = (relax.Tuple, relax.TupleGetItem)
+    assert not [binding for binding in bindings if isinstance(binding.value, tuples)]
 
 
 def test_a_model_with_untuned_tasks_is_refused_with_their_names(tuned, tmp_path):
