@@ -181,7 +181,8 @@ class TuningConfig:
         trials_per_accepted_task: Measured programs each task of an accepted candidate ends with;
             0: it keeps the transferred ones.
         final_trials_per_task: Measured programs each task of the final model ends with, at least.
-        trials_per_round: Programs built and measured together.
+        trials_per_round: Programs built and measured together; 0: 16 for each build process, 128
+            at most.
         population_size: Of the evolutionary search.
         max_tuning_sec: A call of the tuner starts no further round after this long, once every
             task has had its first; 0: no limit.
@@ -193,6 +194,9 @@ class TuningConfig:
         warm_start: Programs of earlier runs that new tasks start from: "shipped": those that come
             with the package, where there are some for the processor; a folder `tuning` of an
             earlier run; or "": none. They are only starting points: all are measured again.
+        database: A folder of measured programs that several runs share, for any devices: what one
+            run measured, no other measures again. Only one run at a time measures for a device
+            there. "": each run has its own, in its folder `tuning`.
         programs_per_task: Structurally distinct programs that are transferred to a pruned shape.
         build_timeout_sec: For one program.
         run_timeout_sec: For one program's measurement.
@@ -202,12 +206,13 @@ class TuningConfig:
     trials_per_task: int = 64
     trials_per_accepted_task: int = 32
     final_trials_per_task: int = 128
-    trials_per_round: int = 32
+    trials_per_round: int = 0
     population_size: int = 64
     max_tuning_sec: float = 0.0
     stop_within: float = 0.0
     max_rounds_without_gain: int = 2
     warm_start: str = "shipped"
+    database: str = ""
     programs_per_task: int = 5
     build_timeout_sec: float = 30.0
     run_timeout_sec: float = 30.0
@@ -217,7 +222,6 @@ class TuningConfig:
         """Raises ConfigError where a field cannot work."""
         for name in (
             "trials_per_task",
-            "trials_per_round",
             "population_size",
             "programs_per_task",
             "build_timeout_sec",
@@ -228,6 +232,7 @@ class TuningConfig:
         for name in (
             "trials_per_accepted_task",
             "final_trials_per_task",
+            "trials_per_round",
             "max_tuning_sec",
             "max_rounds_without_gain",
             "num_build_workers",

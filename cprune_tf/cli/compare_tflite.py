@@ -36,6 +36,9 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "Random images.", lower_bou
 _SEED = flags.DEFINE_integer("seed", 0, "Of the images.")
 _LAYERS = flags.DEFINE_bool("layers", False, "Compare single layers' times instead.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "With --layers: where TVM's programs are or go.")
+_DATABASE = flags.DEFINE_string(
+    "database", "", "With --layers: the folder of programs that the run shares with others, if any."
+)
 _TRIALS = flags.DEFINE_integer(
     "trials", 64, "With --layers: measured programs for each task that matters.", lower_bound=1
 )
@@ -81,9 +84,10 @@ def _compare_layers(model: Any, num_threads: int) -> None:
     from cprune_tf.latency.opened import open_model
     from cprune_tf.latency.side_by_side import compare_layers
     from cprune_tf.report import latency_tables
+    from cprune_tf.runs import LockedError
 
     try:
-        tuning = configs.TuningConfig(trials_per_task=_TRIALS.value)
+        tuning = configs.TuningConfig(trials_per_task=_TRIALS.value, database=_DATABASE.value)
         with open_model(
             model,
             _DEVICE.value,
@@ -101,6 +105,7 @@ def _compare_layers(model: Any, num_threads: int) -> None:
             compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
     except (
         DatabaseError,
+        LockedError,
         MissingTfliteError,
         ToolchainError,
         TuningError,

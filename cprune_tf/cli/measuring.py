@@ -27,6 +27,9 @@ THREADS = flags.DEFINE_integer("threads", 1, "Threads to tune for and run on.", 
 TRIALS = flags.DEFINE_integer(
     "trials", 64, "Measured programs for each task that matters.", lower_bound=1
 )
+DATABASE = flags.DEFINE_string(
+    "database", "", "A folder of measured programs that several workdirs share."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
 PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
 
@@ -51,7 +54,7 @@ def run_measuring(measure: Callable[[], None]) -> None:
 
 def tuning_config() -> TuningConfig:
     """The tuning budget of the flags."""
-    return TuningConfig(trials_per_task=TRIALS.value)
+    return TuningConfig(trials_per_task=TRIALS.value, database=DATABASE.value)
 
 
 def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:

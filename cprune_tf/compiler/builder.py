@@ -46,7 +46,7 @@ class ProgramBuilder:
 
     Args:
         target: What is built for.
-        num_workers: Processes; 0: one per core.
+        num_workers: Processes; 0: one per core that this process may run on.
         timeout_sec: A build that takes longer is given up.
         max_worker_bytes: Processes are replaced when one has grown beyond this.
         linker: See devices.Device.linker.
@@ -65,12 +65,18 @@ class ProgramBuilder:
         self._linker = linker
         self._directory = tempfile.TemporaryDirectory(prefix="cprune_build_")
         self._num_built = 0
+        self._num_workers = num_workers or len(os.sched_getaffinity(0))
         self._make_pool = functools.partial(
-            PopenPoolExecutor, max_workers=num_workers or os.cpu_count(), timeout=timeout_sec
+            PopenPoolExecutor, max_workers=self._num_workers, timeout=timeout_sec
         )
         self._pool = self._make_pool()
         self._max_worker_bytes = max_worker_bytes
         self._largest_worker_bytes = 0
+
+    @property
+    def num_workers(self) -> int:
+        """How many programs are built at the same time."""
+        return self._num_workers
 
     def submit(self, mods: Sequence[tvm.IRModule]) -> list[concurrent.futures.Future[BuildResult]]:
         """Starts to build scheduled modules.

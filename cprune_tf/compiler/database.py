@@ -1,4 +1,4 @@
-"""The database of measured programs: one per run directory, never measured twice.
+"""The database of measured programs: none is measured twice.
 
 A thin layer over MetaSchedule's JSON database that repairs what a killed writer left and speaks in
 milliseconds.

@@ -89,6 +89,11 @@ class ProgramMeasurer:
         self._num_threads = num_threads
         self._timeout_sec = timeout_sec
 
+    @property
+    def num_build_workers(self) -> int:
+        """How many programs are built at the same time."""
+        return self._builder.num_workers
+
     def begin(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> Pending:
         """Starts to build schedules of one workload.
 

@@ -6,6 +6,7 @@ database) in one place, and speaks in Keras models.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from cprune_tf.compiler.importer import import_through
 from cprune_tf.compiler.linker import check_linker
 from cprune_tf.compiler.measuring import ProgramMeasurer
 from cprune_tf.compiler.register_tiles import vector_unit
+from cprune_tf.compiler.shared_database import shared_folder
 from cprune_tf.compiler.structure import ProgramStructure, program_structure
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
 from cprune_tf.compiler.tuner import Progress, Tuner, TuningSummary
@@ -59,7 +61,7 @@ class CompilerSession:
 
     Args:
         device: Where programs run.
-        tuning_dir: The database's folder.
+        tuning_dir: The database's folder, where `config` names none that runs share.
         config: Tuning budgets.
         num_threads: Threads that models are tuned for.
         seed: Of the search.
@@ -70,6 +72,8 @@ class CompilerSession:
         LinkError: The device names a linker that does not link for it.
         ConfigError: The device's processor cannot read such weights.
         ToolchainError: This machine cannot compile for the device's GPU.
+        LockedError: Another run measures in the shared database.
+        DatabaseError: A database that cannot be opened.
     """
 
     def __init__(
@@ -92,13 +96,20 @@ class CompilerSession:
         self._linker = device.linker
         if self._linker:
             check_linker(self.target, self._linker)
-        self.database = ProgramDatabase(tuning_dir)
-        self._builder = ProgramBuilder(
-            self.target,
-            num_workers=config.num_build_workers,
-            timeout_sec=config.build_timeout_sec,
-            linker=self._linker,
-        )
+        with contextlib.ExitStack() as opened:
+            if config.database:
+                folder = shared_folder(config.database, device, self.target)
+                tuning_dir = opened.enter_context(folder)
+            self.database = ProgramDatabase(tuning_dir)
+            self._builder = opened.enter_context(
+                ProgramBuilder(
+                    self.target,
+                    num_workers=config.num_build_workers,
+                    timeout_sec=config.build_timeout_sec,
+                    linker=self._linker,
+                )
+            )
+            self._opened = opened.pop_all()
         measurer = ProgramMeasurer(
             device,
             self._builder,
@@ -181,8 +192,8 @@ class CompilerSession:
         return tuple(sorted(rows, key=lambda row: -row.total_ms))
 
     def close(self) -> None:
-        """Ends the build workers."""
-        self._builder.close()
+        """Ends the build workers and lets other runs have a shared database."""
+        self._opened.close()
 
     def __enter__(self) -> CompilerSession:
         return self

@@ -36,6 +36,9 @@ _NEGLIGIBLE_SHARE = 0.02
 _SEARCH_THREADS = 2
 _GENERATIONS = 3
 _MIN_FIRST_ROUND = 4
+# A round keeps every build process busy for a while; a longer one learns too late from its trials.
+_TRIALS_PER_WORKER = 16
+_MAX_TRIALS_PER_ROUND = 128
 # A round that makes a task this much faster is worth another one.
 _WORTHWHILE_GAIN = 0.01
 # What a task's next round is expected to gain before one has shown it.
@@ -133,7 +136,7 @@ class Tuner:
         """
         before = (self._num_trials, self._num_failed)
         deadline = time.monotonic() + (self._config.max_tuning_sec or float("inf"))
-        round_size = min(self._config.trials_per_round, trials_per_task)
+        round_size = min(self._trials_per_round(), trials_per_task)
         ordered = sorted(tasks, key=lambda task: -task.flops)
         budgets = {}
         for task in ordered:
@@ -240,6 +243,10 @@ class Tuner:
             if source is not None and (moved := self._transferred(source, task, room)):
                 return [*moved, *seeds]
         return []
+
+    def _trials_per_round(self) -> int:
+        per_machine = _TRIALS_PER_WORKER * self._measurer.num_build_workers
+        return self._config.trials_per_round or min(per_machine, _MAX_TRIALS_PER_ROUND)
 
     def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
         """The first round of each lowering that has no program yet; the trials it took."""

@@ -20,11 +20,14 @@ class FileLock:
     The file itself stays: removing it would let two processes lock two files of one name.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], otherwise: str = "choose another --workdir"
+    ) -> None:
         """Takes the lock.
 
         Args:
             path: The lock file, made where missing.
+            otherwise: What its user can do instead of waiting, for the error.
 
         Raises:
             LockedError: Where another process (or another FileLock of this one) holds it.
@@ -43,7 +46,7 @@ class FileLock:
             os.close(descriptor)
             raise LockedError(
                 f"{self._path.parent} is in use by process {holder or '(unknown)'}; wait until it "
-                "ends, stop it, or choose another --workdir."
+                f"ends, stop it, or {otherwise}."
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

@@ -249,6 +249,17 @@ def test_every_lowering_gets_a_round_and_rounds_count_together(make_bench, targe
     assert fastest[0].lowering == min(best, key=best.get)
 
 
+def test_rounds_are_as_long_as_keeps_the_build_processes_busy(
+    make_bench, builder, conv, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cprune_tf.compiler.tuner._TRIALS_PER_WORKER", 3)
+    by_machine = dataclasses.replace(ROUNDS_OF_6, trials_per_round=0)
+    bench = make_bench(tmp_path, config=by_machine)
+    calls = []
+    bench.tuner.tune([conv], 8, lambda *call: calls.append(call))
+    assert calls[0][:2] == (3 * builder.num_workers, 8)
+
+
 def test_a_task_that_gains_nothing_more_gets_no_more_rounds(make_bench, target, tmp_path):
     """The last rounds of a tiny task cannot make it faster; a limit of one round finds that out."""
     impatient = dataclasses.replace(ROUNDS_OF_6, max_rounds_without_gain=1)
