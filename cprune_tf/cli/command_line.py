@@ -39,7 +39,9 @@ def import_tensorflow_quietly() -> None:
 
 
 def run_main(
-    main: Callable[[Sequence[str]], None], expected_errors: tuple[type[Exception], ...]
+    main: Callable[[Sequence[str]], None],
+    expected_errors: tuple[type[Exception], ...],
+    module_name: str = "",
 ) -> None:
     """Runs an absl main; the errors that tell the user what to do become one line and code 2.
 
@@ -47,6 +49,7 @@ def run_main(
         main: Of the command.
         expected_errors: Those whose message is enough. Anything else is a bug and keeps its
             traceback.
+        module_name: Whose text and key flags --help shows; "": those of the module of `main`.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -55,7 +58,7 @@ def run_main(
         except expected_errors as error:
             fail(error)
 
-    _describe_in_help(main.__module__)
+    _describe_in_help(module_name or main.__module__)
     app.run(guarded, flags_parser=_parse_flags)
 
 

@@ -19,7 +19,8 @@ if typing.TYPE_CHECKING:
 MODEL = flags.DEFINE_string(
     "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
 )
-DEVICE = flags.DEFINE_string("device", "local", "Where it runs.")
+DEVICE = flags.DEFINE_string("device", "local", "Where it runs; see tools/doctor.py.")
+CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where programs and points lie; what is known there is not measured again."
 )
@@ -38,7 +39,8 @@ def run_measuring(measure: Callable[[], None]) -> None:
     """Runs a command that measures; the errors that say what to do become one line.
 
     Args:
-        measure: What it does, flags parsed.
+        measure: What it does, flags parsed. --help shows the text and flags of its module, which
+            adopts those of this one.
     """
 
     def main(_: Sequence[str]) -> None:
@@ -49,7 +51,7 @@ def run_measuring(measure: Callable[[], None]) -> None:
             command_line.fail(error)
 
     flags.mark_flags_as_required(["model", "workdir"])
-    command_line.run_main(main, (ValueError, OSError))
+    command_line.run_main(main, (ValueError, OSError), measure.__module__)
 
 
 def tuning_config() -> TuningConfig:
@@ -69,6 +71,7 @@ def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
         num_threads=THREADS.value,
         protect=PROTECT.value,
         seed=SEED.value,
+        cores=CORES.value,
     )
 
 

@@ -7,7 +7,11 @@ Tunes what the workdir does not know yet. Writes profile.json and profile.png th
 
 from __future__ import annotations
 
+from absl import flags
+
 from cprune_tf.cli import command_line, measuring
+
+flags.adopt_module_key_flags(measuring)
 
 
 def run() -> None:

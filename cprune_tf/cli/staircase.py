@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGraph, ChannelGroup
     from cprune_tf.runs import Stage
 
+flags.adopt_module_key_flags(measuring)
 _LAYERS = flags.DEFINE_list("layers", ["*"], "Patterns of layers whose channels are looked at.")
 _POINTS = flags.DEFINE_integer("points", 12, "Channel counts measured for each group at most.")
 _NOISE = flags.DEFINE_float("noise", 0.05, "Relative differences below are no steps.")

@@ -39,6 +39,8 @@ _MIN_FIRST_ROUND = 4
 # A round keeps every build process busy for a while; a longer one learns too late from its trials.
 _TRIALS_PER_WORKER = 16
 _MAX_TRIALS_PER_ROUND = 128
+# Of an earlier run's programs of a task, so many of the fastest teach the cost model.
+_MAX_LEARNED = 128
 # A round that makes a task this much faster is worth another one.
 _WORTHWHILE_GAIN = 0.01
 # What a task's next round is expected to gain before one has shown it.
@@ -114,6 +116,7 @@ class Tuner:
         self._seed = seed
         self._transfer = Transfer(measurer.target)
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=_SEARCH_THREADS)
+        self._learned: set[int] = set()
         self._num_trials = 0
         self._num_failed = 0
 
@@ -309,6 +312,7 @@ class Tuner:
             budget.missing = 0
 
     def _evolve(self, task: Task, num_trials: int) -> int:
+        self._learn_known(task)
         context = self._context(
             task,
             evolution(self._config.population_size, _GENERATIONS, self._measurer.target),
@@ -400,6 +404,22 @@ class Tuner:
             for result in results
         ]
         self._cost_model.update(context, candidates, outcomes)
+        self._learned.add(task.key)
+
+    def _learn_known(self, task: Task) -> None:
+        """Teaches the cost model what it never heard of: measured in an earlier run or as a price.
+
+        An untrained one would steer the search nowhere.
+        """
+        if task.key in self._learned:
+            return
+        schedules, results = [], []
+        for program in self._database.programs(task.mod, _MAX_LEARNED):
+            schedule = Schedule(task.mod)
+            program.trace.apply_to_schedule(schedule, remove_postproc=False)
+            schedules.append(schedule)
+            results.append(Measured(program.latency_ms, None))
+        self._learn(task, schedules, results)
 
     def _next(self, tasks: Sequence[Task], budgets: dict[int, _Budget]) -> Task | None:
         """The unfinished task that most time can be expected to be gained from, if any matters."""

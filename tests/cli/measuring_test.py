@@ -44,6 +44,16 @@ def _workdir(flags):
     return pathlib.Path(flags[1].partition("=")[2])
 
 
+@pytest.mark.parametrize(
+    ("tool", "own"), [("profile", ()), ("staircase", ("layers", "points", "noise", "smallest"))]
+)
+def test_help_shows_the_commands_text_and_all_of_its_flags(tool, own):
+    result = _run(tool, "--help")
+    assert f"python tools/{tool}.py --model=" in result.stdout.partition("flags:")[0]
+    for flag in ("model", "device", "cores", "workdir", "trials", "threads", "database", *own):
+        assert f"--{flag}:" in result.stdout
+
+
 def test_a_profile_is_printed_and_written(flags):
     result = _run("profile", *flags)
     assert result.returncode == 0, result.stderr

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import linker
 from cprune_tf.compiler.builder import ProgramBuilder
@@ -247,6 +249,26 @@ def test_every_lowering_gets_a_round_and_rounds_count_together(make_bench, targe
     assert fastest is not None
     best = {k.lowering: bench.database.best_latency_ms(k.mod) for k in (task, other)}
     assert fastest[0].lowering == min(best, key=best.get)
+
+
+def test_a_resumed_search_learns_what_was_measured_before(
+    tuned_once, make_bench, conv, tmp_path, monkeypatch
+):
+    taught = []
+    update = ms.cost_model.XGBModel.update
+    monkeypatch.setattr(
+        ms.cost_model.XGBModel,
+        "update",
+        lambda self, context, candidates, results: (
+            taught.append([float(result.run_secs[0]) for result in results]),
+            update(self, context, candidates, results),
+        )[1],
+    )
+    bench = make_bench(shutil.copytree(tuned_once[0], tmp_path / "resumed"))
+    known = [program.latency_ms for program in bench.database.programs(conv.mod)]
+    bench.tuner.tune([conv], len(known) + 6)
+    assert [seconds * 1e3 for seconds in taught[0]] == pytest.approx(known)
+    assert len(taught) == 2 and len(taught[1]) <= 6  # then the new ones, once
 
 
 def test_rounds_are_as_long_as_keeps_the_build_processes_busy(
