@@ -1,8 +1,8 @@
 """Measures staircases with few points: more where latency changes, fewer on plateaus.
 
 First come the counts that keep the inner filter tiles of some good program, and a coarse grid; then
-the interval whose ends differ most is cut, again and again, until no two neighbours differ by more
-than the noise, or the points are spent.
+the interval that can hide most of the staircase is cut, again and again, until that is no more than
+the noise, or the points are spent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SamplingConfig:
         max_points: Counts measured at most.
         first_points: Of these, the ones measured before any interval is cut.
         smallest: The least fraction of its units that a group keeps.
-        noise: Neighbours that differ by less (relative to the larger) are on one plateau.
+        noise: Counts that differ by less, relative to the whole group, are on one plateau.
         resolution: Intervals of at most so many units are not cut any more.
     """
 
@@ -149,7 +149,11 @@ def first_counts(total: int, structural: Sequence[int], config: SamplingConfig) 
 
 
 def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int | None:
-    """The count that tells most: inside the interval whose ends differ most.
+    """The count that tells most about the staircase: inside the interval that can hide most of it.
+
+    The staircase is the running minimum from the right, so a count that a larger one beats says
+    little by itself. But where there is one, counts are rugged, and a good one may be hidden beside
+    it: as much faster, at most, as it is smaller.
 
     Args:
         latencies_ms: By measured count.
@@ -157,19 +161,27 @@ def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int
 
     Returns:
         The count in the middle half of the interval that most powers of two divide (programs tile
-        by those), or None where all neighbours agree or are too near.
+        by those), or None where nothing more than the noise can be hidden.
     """
     counts = sorted(latencies_ms)
-    largest = max(latencies_ms.values())
-    intervals = [
-        (abs(latencies_ms[high] - latencies_ms[low]), low, high)
+    best = dict(latencies_ms)
+    for larger, smaller in itertools.pairwise(reversed(counts)):
+        best[smaller] = min(best[smaller], best[larger])
+
+    def hidden_ms(low: int, high: int) -> float:
+        least = best[low]
+        if any(latencies_ms[n] > best[n] * (1 + config.noise) for n in (low, high)):
+            least = min(least, best[high] * low / high)
+        return best[high] - least
+
+    open_ones = [
+        (hidden_ms(low, high), low, high)
         for low, high in itertools.pairwise(counts)
         if high - low > max(config.resolution, 1)
     ]
-    open_ones = [each for each in intervals if each[0] > config.noise * largest]
-    if not open_ones:
+    hidden, low, high = max(open_ones, default=(0.0, 0, 0))
+    if hidden <= config.noise * best[counts[-1]]:
         return None
-    _, low, high = max(open_ones)
     quarter = (high - low) / 4
     inside = [n for n in range(low + 1, high) if low + quarter <= n <= high - quarter]
     middle = (low + high) / 2

@@ -97,6 +97,12 @@ def test_the_steepest_interval_is_cut_and_plateaus_are_left():
     assert next_count(flat, config) is None
     assert 16 < next_count({**flat, 24: 3.0, 32: 3.0}, config) < 24
     assert next_count({8: 1.0, 9: 2.0}, config) is None
+    # What larger counts beat is no step: 20 beats 16, so nothing is sought between 16 and 20 ...
+    beaten = {16: 2.0, 20: 1.99, 24: 3.0}
+    assert 20 < next_count(beaten, config) < 24
+    # ... but where counts are rugged, a good one may be hidden.
+    assert next_count({16: 5.0, 24: 5.0, 32: 2.0}, config) in range(17, 32)
+    assert next_count({31: 5.0, 33: 2.0}, SamplingConfig(noise=0.1)) is None
     # A resolution ends the search earlier.
     assert next_count({8: 1.0, 16: 2.0}, SamplingConfig(resolution=8)) is None
 
