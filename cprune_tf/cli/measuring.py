@@ -31,6 +31,9 @@ TRIALS = flags.DEFINE_integer(
 DATABASE = flags.DEFINE_string(
     "database", "", "A folder of measured programs that several workdirs share."
 )
+FRONTEND = flags.DEFINE_enum(
+    "frontend", "keras", ("keras", "tflite"), "How the compiler reads the model."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
 PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
 
@@ -72,6 +75,7 @@ def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
         protect=PROTECT.value,
         seed=SEED.value,
         cores=CORES.value,
+        frontend=FRONTEND.value,
     )
 
 
@@ -85,7 +89,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from cprune_tf import graph, models
     from cprune_tf.compiler.database import DatabaseError
     from cprune_tf.compiler.gpu_toolchain import ToolchainError
-    from cprune_tf.compiler.importer import UnsupportedOperationError
+    from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
     from cprune_tf.compiler.linker import LinkError
     from cprune_tf.compiler.tuner import TuningError
     from cprune_tf.devices import DeviceError, DeviceNameError
@@ -99,6 +103,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         JournalError,
         LinkError,
         LockedError,
+        MissingTfliteError,
         PointStoreError,
         StorageError,
         ToolchainError,

@@ -83,6 +83,7 @@ def open_model(
     protect: Sequence[str] = (),
     seed: int = 0,
     cores: str = "",
+    frontend: str = "keras",
 ) -> Iterator[OpenedModel]:
     """Opens a model; nothing is tuned yet.
 
@@ -95,6 +96,7 @@ def open_model(
         protect: Patterns of layers whose channels stay.
         seed: Of the search.
         cores: What to run on; see `devices.Device`.
+        frontend: How the compiler reads the model: "keras" or "tflite".
 
     Yields:
         The model; device and compiler are closed with the block.
@@ -107,7 +109,12 @@ def open_model(
     with (
         open_device(device_name, cores) as device,
         CompilerSession(
-            device, workdir / "tuning", config, num_threads=num_threads, seed=seed
+            device,
+            workdir / "tuning",
+            config,
+            num_threads=num_threads,
+            seed=seed,
+            frontend=frontend,
         ) as session,
         ProgramTimer(device, session.database, session.target, num_threads=num_threads) as timer,
     ):

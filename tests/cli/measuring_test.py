@@ -50,7 +50,17 @@ def _workdir(flags):
 def test_help_shows_the_commands_text_and_all_of_its_flags(tool, own):
     result = _run(tool, "--help")
     assert f"python tools/{tool}.py --model=" in result.stdout.partition("flags:")[0]
-    for flag in ("model", "device", "cores", "workdir", "trials", "threads", "database", *own):
+    for flag in (
+        "model",
+        "device",
+        "cores",
+        "frontend",
+        "workdir",
+        "trials",
+        "threads",
+        "database",
+        *own,
+    ):
         assert f"--{flag}:" in result.stdout
 
 
@@ -67,6 +77,18 @@ def test_a_profile_is_printed_and_written(flags):
         assert task["keeping_counts"][-1] == task["filters"]
     assert content["roofline"]["peak_gflops"] > 0
     assert (workdir / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_over_tflite_names_the_same_layers_and_groups(flags, tmp_path):
+    result = _run("profile", *flags, "--frontend=tflite", f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    over_keras = json.loads((_workdir(flags) / "profile.json").read_text())
+    over_tflite = json.loads((tmp_path / "profile.json").read_text())
+
+    def groups(content):
+        return {tuple(task["subgraphs"][0]): task["groups"] for task in content["tasks"]}
+
+    assert groups(over_tflite) == groups(over_keras)
 
 
 def test_both_runtimes_are_compared_layer_by_layer_with_the_programs_of_the_workdir(
