@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import os
 import pathlib
 import resource
 import sys
@@ -21,6 +20,7 @@ import tvm
 from tvm.support.popen_pool import PopenPoolExecutor
 
 from cprune_tf.compiler import gpu_toolchain, linker, tvm_internals
+from cprune_tf.devices.environment import available_cores
 
 # Workers that grew beyond this are replaced: LLVM never gives all its memory back.
 _MAX_WORKER_BYTES = 2**30
@@ -65,7 +65,7 @@ class ProgramBuilder:
         self._linker = linker
         self._directory = tempfile.TemporaryDirectory(prefix="cprune_build_")
         self._num_built = 0
-        self._num_workers = num_workers or len(os.sched_getaffinity(0))
+        self._num_workers = num_workers or available_cores()
         self._make_pool = functools.partial(
             PopenPoolExecutor, max_workers=self._num_workers, timeout=timeout_sec
         )

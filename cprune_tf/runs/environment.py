@@ -13,6 +13,8 @@ import subprocess
 import sys
 from typing import Any
 
+from cprune_tf.devices.environment import available_cores
+
 _PACKAGES = (
     "cprune_tf",
     "tensorflow",
@@ -42,7 +44,7 @@ def describe_environment() -> dict[str, Any]:
             "architecture": platform.machine(),
             "cores_logical": os.cpu_count(),
             "cores_physical": _physical_cores(processors),
-            "cores_usable": _usable_cores(),
+            "cores_usable": available_cores(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "cpu_governor": _read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         },
@@ -50,12 +52,6 @@ def describe_environment() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": _package_versions(),
     }
-
-
-def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _read_line(path: str) -> str | None:
