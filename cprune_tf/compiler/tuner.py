@@ -248,8 +248,9 @@ class Tuner:
         return []
 
     def _trials_per_round(self) -> int:
-        per_machine = _TRIALS_PER_WORKER * self._measurer.num_build_workers
-        return self._config.trials_per_round or min(per_machine, _MAX_TRIALS_PER_ROUND)
+        if self._config.trials_per_round:
+            return self._config.trials_per_round
+        return min(_TRIALS_PER_WORKER * self._measurer.num_build_workers, _MAX_TRIALS_PER_ROUND)
 
     def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
         """The first round of each lowering that has no program yet; the trials it took."""
