@@ -22,6 +22,7 @@ import pathlib
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ from machine_model import MachineModel, ModelError, Processor, Tools, fetch_tool
 from scipy import stats
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
+from workloads import ds_cnn
 
 from cprune_tf import models
 from cprune_tf.compiler import tvm_internals, warm_start
@@ -50,12 +52,11 @@ from cprune_tf.devices.targets import COMMON
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LEVEL = "armv8.2"
 _MODELS = ROOT.parent / "shared" / "data" / "models"
-# As in shipped_programs.py.
+# Those of shipped_programs.py but ResNet-8, whose shapes are ResNet-20's.
 SOURCES = (
     "resnet20_cifar10.h5",
     "mobilenet_v1_025_vww96_mlperf_tiny.h5",
     "mobilenet_v1_224_imagenet1001.keras",
-    "resnet8_cifar10_mlperf_tiny.h5",
 )
 # The Neoverse N1 is the Cortex-A76 with another cache; LLVM has a model of the former only.
 ARM = Processor(
@@ -77,7 +78,7 @@ _CYCLES_PER_MS = 1e6  # at 1 GHz: only the order counts
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where tools and databases lie.", required=True)
 _MEASURED = flags.DEFINE_string("measured", "", "Folder with databases of shipped_programs.py.")
 _MAKE = flags.DEFINE_bool("make", True, "Make programs, not only look what the model is worth.")
-_TRIALS = flags.DEFINE_integer("trials", 16, "Programs modelled for each task of the networks.")
+_TRIALS = flags.DEFINE_integer("trials", 12, "Programs modelled for each task of the networks.")
 _EVERY = flags.DEFINE_integer("every", 2, "Of the measured workloads, each n-th is modelled.")
 _SAMPLE = flags.DEFINE_integer("sample", 12, "Measured programs that are modelled, a workload.")
 
@@ -237,18 +238,16 @@ def make(tools: Tools) -> dict[str, Any]:
     output = pathlib.Path(warm_start.__file__).parent / "programs" / LEVEL
     model = MachineModel(ARM, tools, root)
     target = tvm.target.Target(ARM.target)
-    # The second half of a task's programs is found by evolution from the first.
-    config = TuningConfig(trials_per_round=_TRIALS.value // 2)
-    folders = []
+    folders: list[pathlib.Path] = []
+    programs: dict[str, int] = {}
     with ProgramBuilder(target, linker=model.linker, timeout_sec=120.0) as builder:
         for name in SOURCES:
             folders.append(root / "networks" / pathlib.Path(name).stem)
             measurer = ModelledMeasurer(model, builder, ProgramDatabase(folders[-1]), target)
-            tuner = Tuner(measurer, config, seed=0)  # type: ignore[arg-type]
-            lowered = lower_model(import_model(models.load_model(str(_MODELS / name))), target)
             start = time.monotonic()
-            done = tuner.tune(lowered.tasks, _TRIALS.value, lambda *said: print(*said, flush=True))
-            print(f"{name}: {done}, {time.monotonic() - start:.0f} s", flush=True)
+            tune(measurer, models.load_model(str(_MODELS / name)), _TRIALS.value)
+            programs[folders[-1].name] = len(measurer.database)
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     how = f"LLVM {tools.llvm_version}'s model of {ARM.name}: modelled, not measured"
     about = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -261,8 +260,62 @@ def make(tools: Tools) -> dict[str, Any]:
         "model": how,
         "workloads": count,
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
-        "trials_per_task": _TRIALS.value,
+        "modelled_programs": programs,
+        "tests": compare(model, target, warm_start.WarmStart(output)),
     }
+
+
+def compare(
+    model: MachineModel, target: tvm.target.Target, programs: warm_start.WarmStart
+) -> dict[str, Any]:
+    """What starting from the programs gains, by the same model.
+
+    Args:
+        model: Of the processor.
+        target: What is compiled for.
+        programs: To start from.
+
+    Returns:
+        For a model of other shapes, by trials of each task: modelled time with them / without.
+    """
+    found: dict[str, float] = {}
+    with (
+        ProgramBuilder(target, linker=model.linker, timeout_sec=120.0) as builder,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        for trials in (4, 8):
+            taken = []
+            for start in (programs, None):
+                folder = pathlib.Path(directory, f"{trials}_{len(taken)}")
+                measurer = ModelledMeasurer(model, builder, ProgramDatabase(folder), target)
+                taken.append(tune(measurer, ds_cnn(), trials, start=start))
+            found[str(trials)] = taken[0] / taken[1]
+    return {"DS-CNN": found}
+
+
+def tune(
+    measurer: ModelledMeasurer,
+    model: Any,
+    trials: int,
+    *,
+    start: warm_start.WarmStart | None = None,
+) -> float:
+    """Tunes a Keras model.
+
+    Args:
+        measurer: Where programs are modelled.
+        model: The model.
+        trials: Of each task, in one round.
+        start: Programs to start from.
+
+    Returns:
+        The modelled time of all its tasks.
+    """
+    config = TuningConfig(trials_per_round=trials)
+    tuner = Tuner(measurer, config, seed=0, warm_start=start)  # type: ignore[arg-type]
+    lowered = lower_model(import_model(model), measurer.target)
+    tuner.tune(lowered.tasks, trials, lambda *said: print(*said, flush=True))
+    return lowered.latency_ms(measurer.database)
 
 
 def _measured(folders: Sequence[pathlib.Path]) -> Iterator[tuple[tvm.IRModule, list[Program]]]:
