@@ -79,7 +79,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where tools and databases lie."
 _MEASURED = flags.DEFINE_string("measured", "", "Folder with databases of shipped_programs.py.")
 _MAKE = flags.DEFINE_bool("make", True, "Make programs, not only look what the model is worth.")
 _TRIALS = flags.DEFINE_integer("trials", 12, "Programs modelled for each task of the networks.")
-_EVERY = flags.DEFINE_integer("every", 2, "Of the measured workloads, each n-th is modelled.")
+_EVERY = flags.DEFINE_integer("every", 1, "Of the measured workloads, each n-th is modelled.")
 _SAMPLE = flags.DEFINE_integer("sample", 12, "Measured programs that are modelled, a workload.")
 
 
