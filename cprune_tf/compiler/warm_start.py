@@ -2,7 +2,8 @@
 
 They are transferred to a task's shape and measured like any other program; nothing of what they
 took elsewhere counts. A folder of them is what MetaSchedule's JSON database writes, as it lies in a
-run's `tuning` folder; the shipped ones are compressed and say in `about.json` where they are from.
+run's `tuning` folder; the shipped ones are compressed and say in `about.json` where they are from:
+a processor that they were measured on, or the model of one that chose them.
 """
 
 from __future__ import annotations
@@ -203,7 +204,11 @@ def _level(target: tvm.target.Target) -> str | None:
     has = tvm.get_global_func("target.target_has_feature")
     if has("avx512f", target):
         return "x86-64-v4"
-    return "x86-64-v3" if has("avx2", target) else None
+    if has("avx2", target):
+        return "x86-64-v3"
+    # A core that LLVM has no name for is described by its extensions: these came with ARMv8.2.
+    is_v8_2 = any(has(feature, target) for feature in ("v8.2a", "fullfp16", "dotprod"))
+    return "armv8.2" if is_v8_2 and has("neon", target) else None
 
 
 def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:

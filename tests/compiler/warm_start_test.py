@@ -6,8 +6,10 @@ import json
 
 import pytest
 import tvm
+from tvm.s_tir import Schedule
 
 from cprune_tf.compiler import warm_start
+from cprune_tf.compiler.builder import build_program
 from cprune_tf.compiler.database import RECORDS, WORKLOADS, ProgramDatabase
 from cprune_tf.compiler.measuring import ProgramMeasurer
 from cprune_tf.compiler.transfer import Transfer
@@ -16,6 +18,9 @@ from cprune_tf.compiler.warm_start import WarmStart, export_programs, open_warm_
 from cprune_tf.config import ConfigError
 
 from . import workloads
+
+ARM = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": 1}
+AARCH64_MACHINE = 183  # in an ELF header
 
 
 def _task(target, **shape):
@@ -120,10 +125,46 @@ def test_shipped_programs_of_another_tvm_are_not_used(
     assert not open_warm_start("", target).nearest(mod, 1)
 
 
-def test_the_shipped_programs_are_this_tvms_and_fit_other_shapes():
-    level = tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 1})
+@pytest.mark.parametrize(
+    "level",
+    [
+        tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 1}),
+        tvm.target.Target({**ARM, "mcpu": "cortex-a76"}),
+    ],
+    ids=["x86-64-v3", "armv8.2"],
+)
+def test_the_shipped_programs_are_this_tvms_and_fit_other_shapes(level):
     start = open_warm_start("shipped", level)
     task = _task(level, filters=24)
     programs = start.nearest(task.mod, 4)
     assert len(programs) == 4
     assert Transfer(level).apply(programs, task.mod, 4)
+
+
+@pytest.mark.parametrize(
+    "cpu, attributes, has_some",
+    [
+        ("cortex-a76", (), True),
+        ("neoverse-n1", ("+neon", "-dotprod", "+fullfp16"), True),
+        ("generic", ("+neon", "+dotprod"), True),
+        ("generic", (), False),
+        ("cortex-a72", ("+neon", "-dotprod", "-fullfp16"), False),
+    ],
+)
+def test_arm_cores_from_8_2_on_get_shipped_programs(cpu, attributes, has_some):
+    target = tvm.target.Target({**ARM, "mcpu": cpu, "mattr": list(attributes)})
+    found = open_warm_start("shipped", target).nearest(_task(target, filters=24).mod, 4)
+    assert bool(found) == has_some
+
+
+def test_the_programs_shipped_for_arm_can_be_built(tmp_path):
+    """Some of them: nothing like them is built by the x86 tests."""
+    target = tvm.target.Target({**ARM, "mcpu": "cortex-a76"})
+    sources = open_warm_start("shipped", target)._sources
+    assert len(sources) > 20
+    for source in sources[::6]:
+        schedule = Schedule(source.workload.mod)
+        source.programs[-1].trace.apply_to_schedule(schedule, remove_postproc=False)
+        build_program(schedule.mod, target, str(tmp_path / "program.so"))
+        header = (tmp_path / "program.so").read_bytes()[:20]
+        assert int.from_bytes(header[18:20], "little") == AARCH64_MACHINE
