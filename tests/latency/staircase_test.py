@@ -100,6 +100,8 @@ def test_the_steepest_interval_is_cut_and_plateaus_are_left():
     # What larger counts beat is no step: 20 beats 16, so nothing is sought between 16 and 20 ...
     beaten = {16: 2.0, 20: 1.99, 24: 3.0}
     assert 20 < next_count(beaten, config) < 24
+    # ... and a count that stands out draws no points from where the staircase falls ...
+    assert 40 < next_count({32: 1.0, 37: 9.0, 40: 1.05, 64: 2.0}, config) < 64
     # ... but where counts are rugged, a good one may be hidden.
     assert next_count({16: 5.0, 24: 5.0, 32: 2.0}, config) in range(17, 32)
     assert next_count({31: 5.0, 33: 2.0}, SamplingConfig(noise=0.1)) is None
