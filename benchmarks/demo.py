@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> None:
     path = record.write(
         "demo",
         {
-            "command": " ".join(["python", *command]),
+            # Wherever the run directory was: a result names no machine's folders.
+            "command": f"python tools/prune.py --config={_CONFIG.value} --workdir=runs/demo",
             "elapsed_sec": elapsed_sec,
             "peak_memory_bytes": peak,
             "stages_sec": {e["name"]: e["elapsed_sec"] for e in events if e["event"] == "stage"},
