@@ -5,7 +5,8 @@ r"""Trials per second and final latency of our tuner against TVM's stock `tune_r
 Both tune the tasks of MLPerf Tiny's ResNet-8 for one thread from nothing, with as many trials a
 task in rounds of the same size; ours first. Then the libraries are timed interleaved. The stock
 tuner runs with LocalBuilder and LocalRunner, as `tune_relax` does by default. Ours is measured
-twice: with the direct lowering alone (the stock tuner's search space), and with all lowerings.
+twice: with the direct lowering alone (the stock tuner's search space), and with all lowerings. All
+libraries are built alike: only the programs differ.
 Writes results/tuning_throughput.json.
 """
 
@@ -22,18 +23,16 @@ from typing import Any
 
 import record
 from absl import app, flags
-from workloads import direct_only
+from workloads import PRETRAINED, direct_only
 
-from cprune_tf.compiler.executable import apply_programs
-from cprune_tf.compiler.linker import linker_for
+from cprune_tf.compiler.executable import apply_programs, write_library
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import ModelFile, open_device
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODEL = flags.DEFINE_string(
     "model",
-    str(ROOT.parent / "shared" / "data" / "models" / "resnet8_cifar10_mlperf_tiny.h5"),
+    str(PRETRAINED / "resnet8_cifar10_mlperf_tiny.h5"),
     "A model's name or path.",
 )
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials for each task.")
@@ -90,7 +89,6 @@ def tune_stock(folder: pathlib.Path) -> dict[str, Any]:
 def run_stock(folder: pathlib.Path) -> None:
     """The stock tuner on the same fused tasks."""
     import tvm
-    from tvm import relax
     from tvm.s_tir import meta_schedule as ms
 
     from cprune_tf import models
@@ -114,9 +112,7 @@ def run_stock(folder: pathlib.Path) -> None:
         seed=1,
     )
     scheduled = apply_programs(mod, imported.params, target, database)
-    with target, database, tvm.transform.PassContext(opt_level=3):
-        built = relax.build(scheduled, target)
-    built.export_library(str(folder / "model.so"), fcompile=linker_for(target))
+    write_library(scheduled, target, folder / "model.so")
 
 
 def main(argv: Sequence[str]) -> None:

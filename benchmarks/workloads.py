@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 from cprune_tf.compiler.tasks import LoweredModel
+
+# The pretrained models that lie beside a checkout.
+PRETRAINED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "models"
+# Those whose programs come with the package.
+NETWORKS = (
+    "resnet8_cifar10_mlperf_tiny.h5",
+    "resnet20_cifar10.h5",
+    "mobilenet_v1_025_vww96_mlperf_tiny.h5",
+    "mobilenet_v1_224_imagenet1001.keras",
+)
 
 
 def convolution(kernel: int, stride: int, size: int, inputs: int, filters: int) -> Any:
