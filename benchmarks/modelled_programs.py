@@ -34,7 +34,7 @@ from machine_model import MachineModel, ModelError, Processor, Tools, fetch_tool
 from scipy import stats
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
-from workloads import ds_cnn
+from workloads import NETWORKS, PRETRAINED, ds_cnn
 
 from cprune_tf import models
 from cprune_tf.compiler import tvm_internals, warm_start
@@ -49,15 +49,9 @@ from cprune_tf.config import TuningConfig
 from cprune_tf.devices.bundle import FetchError
 from cprune_tf.devices.targets import COMMON
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 LEVEL = "armv8.2"
-_MODELS = ROOT.parent / "shared" / "data" / "models"
-# Those of shipped_programs.py but ResNet-8, whose shapes are ResNet-20's.
-SOURCES = (
-    "resnet20_cifar10.h5",
-    "mobilenet_v1_025_vww96_mlperf_tiny.h5",
-    "mobilenet_v1_224_imagenet1001.keras",
-)
+# Without ResNet-8, whose shapes are ResNet-20's.
+SOURCES = NETWORKS[1:]
 # The Neoverse N1 is the Cortex-A76 with another cache; LLVM has a model of the former only.
 ARM = Processor(
     "neoverse-n1",
@@ -161,7 +155,7 @@ def validate(folders: Sequence[pathlib.Path], tools: Tools) -> list[dict[str, An
     with ProgramBuilder(target, linker=model.linker, timeout_sec=120.0) as builder:
         for mod, programs in itertools.islice(_measured(folders), 0, None, _EVERY.value):
             sampled = random.Random(0).sample(programs, min(_SAMPLE.value, len(programs)))
-            results = modelled(model, builder, [_applied(mod, one) for one in sampled])
+            results = modelled(model, builder, [one.schedule(mod).mod for one in sampled])
             known = [p.latency_ms for p in sampled]
             # What the model cannot look at is what it would choose last.
             by_model = [math.inf if r.latency_ms is None else r.latency_ms for r in results]
@@ -245,7 +239,7 @@ def make(tools: Tools) -> dict[str, Any]:
             folders.append(root / "networks" / pathlib.Path(name).stem)
             measurer = ModelledMeasurer(model, builder, ProgramDatabase(folders[-1]), target)
             start = time.monotonic()
-            tune(measurer, models.load_model(str(_MODELS / name)), _TRIALS.value)
+            tune(measurer, models.load_model(str(PRETRAINED / name)), _TRIALS.value)
             programs[folders[-1].name] = len(measurer.database)
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     how = f"LLVM {tools.llvm_version}'s model of {ARM.name}: modelled, not measured"
@@ -334,12 +328,6 @@ def _measured(folders: Sequence[pathlib.Path]) -> Iterator[tuple[tvm.IRModule, l
             if key not in seen and len(programs) >= _MIN_MEASURED:
                 seen.add(key)
                 yield mods[key], programs
-
-
-def _applied(mod: tvm.IRModule, program: Program) -> tvm.IRModule:
-    schedule = Schedule(mod)
-    program.trace.apply_to_schedule(schedule, remove_postproc=False)
-    return schedule.mod
 
 
 def _arguments(mod: tvm.IRModule) -> list[Any]:

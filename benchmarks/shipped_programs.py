@@ -21,7 +21,7 @@ from typing import Any
 
 import record
 from absl import app, flags
-from workloads import ds_cnn
+from workloads import NETWORKS, PRETRAINED, ds_cnn
 
 from cprune_tf import models
 from cprune_tf.compiler import warm_start
@@ -30,15 +30,6 @@ from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import Device, ModelFile, open_device
 from cprune_tf.models.small import vgg_small
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-_MODELS = ROOT.parent / "shared" / "data" / "models"
-# The pretrained models that lie beside a checkout.
-SOURCES = (
-    "resnet8_cifar10_mlperf_tiny.h5",
-    "resnet20_cifar10.h5",
-    "mobilenet_v1_025_vww96_mlperf_tiny.h5",
-    "mobilenet_v1_224_imagenet1001.keras",
-)
 # Networks' tasks that hardly matter are left out: of them only a few programs were measured.
 _MIN_MEASURED = 12
 _LEVEL = flags.DEFINE_enum("level", None, ("x86-64-v3", "x86-64-v4"), "What is compiled for.")
@@ -56,13 +47,13 @@ def held_out() -> dict[str, Any]:
 def tune_networks(device: Device, root: pathlib.Path) -> list[pathlib.Path]:
     """Tunes every network in a database of its own."""
     folders = []
-    for name in SOURCES:
+    for name in NETWORKS:
         folder = root / "networks" / pathlib.Path(name).stem
         config = TuningConfig(warm_start="")
         with CompilerSession(device, folder, config, num_threads=1, seed=0) as session:
             start = time.monotonic()
             summary = session.tune(
-                session.lower(models.load_model(str(_MODELS / name))), _TRIALS.value
+                session.lower(models.load_model(str(PRETRAINED / name))), _TRIALS.value
             )
         print(f"{name}: {summary}, {time.monotonic() - start:.0f} s", flush=True)
         folders.append(folder)
@@ -106,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         about = {
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
             "cpu": device.info().cpu_name,
-            "networks": [pathlib.Path(name).stem for name in SOURCES],
+            "networks": [pathlib.Path(name).stem for name in NETWORKS],
         }
         count = warm_start.export_programs(folders, output, about, min_measured=_MIN_MEASURED)
         print(f"{count} workloads in {output}", flush=True)

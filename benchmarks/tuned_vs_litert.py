@@ -23,7 +23,7 @@ from typing import Any
 import record
 import tvm
 from absl import app, flags
-from workloads import ds_cnn
+from workloads import PRETRAINED, ds_cnn
 
 from cprune_tf.compiler.executable import schedule_model, write_library
 from cprune_tf.compiler.roofline import measure_roofline
@@ -32,7 +32,6 @@ from cprune_tf.compiler.tasks import LoweredModel
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import Device, ModelFile, open_device
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FILES = {
     "resnet8": "resnet8_cifar10_mlperf_tiny.h5",
     "mobilenet_vww": "mobilenet_v1_025_vww96_mlperf_tiny.h5",
@@ -42,9 +41,7 @@ _FILES = {
 _ALL = ["resnet8", "ds_cnn", "mobilenet_vww", "resnet20", "mobilenet_v1"]
 
 _MODELS = flags.DEFINE_list("models", _ALL, "Which of them to measure.")
-_PRETRAINED = flags.DEFINE_string(
-    "pretrained", str(ROOT.parent / "shared" / "data" / "models"), "Folder of pretrained models."
-)
+_PRETRAINED = flags.DEFINE_string("pretrained", str(PRETRAINED), "Folder of pretrained models.")
 _TRIALS = flags.DEFINE_integer("trials", 48, "Trials for each task that matters.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of both.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")

@@ -17,21 +17,19 @@ from typing import Any
 import numpy as np
 import record
 from absl import app, flags
+from workloads import PRETRAINED
 
 from cprune_tf import models
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import WEIGHT_TYPES, MeasureConfig, TuningConfig
 from cprune_tf.devices import Device, ModelFile, open_device
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODELS = flags.DEFINE_list(
     "models",
     ["resnet20_cifar10.h5", "mobilenet_v1_224_imagenet1001.keras"],
     "Files in the folder of pretrained models.",
 )
-_PRETRAINED = flags.DEFINE_string(
-    "pretrained", str(ROOT.parent / "shared" / "data" / "models"), "Folder of pretrained models."
-)
+_PRETRAINED = flags.DEFINE_string("pretrained", str(PRETRAINED), "Folder of pretrained models.")
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials for each task.")
 _IMAGES = flags.DEFINE_integer("images", 8, "Random images.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")

@@ -41,6 +41,16 @@ class Program:
     latency_ms: float
     record: ms.database.TuningRecord
 
+    def schedule(self, mod: tvm.IRModule) -> tvm.s_tir.Schedule:
+        """The workload scheduled as it was measured, postprocessing included.
+
+        Args:
+            mod: The program's workload, normalised.
+        """
+        schedule = tvm.s_tir.Schedule(mod)
+        self.trace.apply_to_schedule(schedule, remove_postproc=False)
+        return schedule
+
 
 class ProgramDatabase:
     """Measured programs by workload, on disk.

@@ -16,7 +16,6 @@ from typing import Literal
 
 import numpy as np
 import tvm
-from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler.builder import build_program
@@ -233,8 +232,7 @@ class ProgramTimer:
         # A task that was tuned further has another fastest program.
         key = f"{workload.key}:{program.latency_ms!r}"
         if key not in self._built:
-            schedule = Schedule(workload.mod)
-            program.trace.apply_to_schedule(schedule, remove_postproc=False)
+            schedule = program.schedule(workload.mod)
             path = pathlib.Path(self._folder.name) / f"{len(self._built)}.so"
             build_program(schedule.mod, self._target, str(path), self._device.linker)
             infos = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)

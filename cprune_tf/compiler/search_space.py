@@ -14,6 +14,8 @@ from cprune_tf.compiler.winograd_space import schedule_winograd
 # Of a GPU's tilings four fifths ask for more threads or shared memory than there are, and a round
 # of drawing may well find none that does not. TVM would give up after five such rounds.
 _GPU_ATTEMPTS = 100
+# TVM's own.
+_CPU_ATTEMPTS = 5
 _MIN_POPULATION = 50
 
 
@@ -24,12 +26,8 @@ def random_strategy(count: int, target: tvm.target.Target) -> ms.search_strategy
         count: Programs wanted.
         target: What is compiled for.
     """
-    patience: dict[str, int] = {"init_min_unmeasured": 1}
-    if tvm_internals.is_gpu(target):
-        patience = {"init_min_unmeasured": count, "max_fail_count": _GPU_ATTEMPTS}
-    return ms.search_strategy.EvolutionarySearch(
-        population_size=count, genetic_num_iters=0, **patience
-    )
+    least = count if tvm_internals.is_gpu(target) else 1
+    return _search(count, 0, target, least)
 
 
 def evolution(
@@ -42,12 +40,22 @@ def evolution(
         generations: How many.
         target: What is compiled for.
     """
-    patience: dict[str, int] = {}
+    least = _MIN_POPULATION
     if tvm_internals.is_gpu(target):
-        least = min(_MIN_POPULATION, population_size)
-        patience = {"init_min_unmeasured": least, "max_fail_count": _GPU_ATTEMPTS}
+        least = min(least, population_size)
+    return _search(population_size, generations, target, least)
+
+
+def _search(
+    population_size: int, generations: int, target: tvm.target.Target, least: int
+) -> ms.search_strategy.EvolutionarySearch:
+    """A search that begins with at least so many programs drawn."""
+    attempts = _GPU_ATTEMPTS if tvm_internals.is_gpu(target) else _CPU_ATTEMPTS
     return ms.search_strategy.EvolutionarySearch(
-        population_size=population_size, genetic_num_iters=generations, **patience
+        population_size=population_size,
+        genetic_num_iters=generations,
+        init_min_unmeasured=least,
+        max_fail_count=attempts,
     )
 
 

@@ -414,13 +414,9 @@ class Tuner:
         """
         if task.key in self._learned:
             return
-        schedules, results = [], []
-        for program in self._database.programs(task.mod, _MAX_LEARNED):
-            schedule = Schedule(task.mod)
-            program.trace.apply_to_schedule(schedule, remove_postproc=False)
-            schedules.append(schedule)
-            results.append(Measured(program.latency_ms, None))
-        self._learn(task, schedules, results)
+        known = self._database.programs(task.mod, _MAX_LEARNED)
+        results = [Measured(program.latency_ms, None) for program in known]
+        self._learn(task, [program.schedule(task.mod) for program in known], results)
 
     def _next(self, tasks: Sequence[Task], budgets: dict[int, _Budget]) -> Task | None:
         """The unfinished task that most time can be expected to be gained from, if any matters."""

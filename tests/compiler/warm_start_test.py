@@ -6,7 +6,6 @@ import json
 
 import pytest
 import tvm
-from tvm.s_tir import Schedule
 
 from cprune_tf.compiler import warm_start
 from cprune_tf.compiler.builder import build_program
@@ -163,8 +162,7 @@ def test_the_programs_shipped_for_arm_can_be_built(tmp_path):
     sources = open_warm_start("shipped", target)._sources
     assert len(sources) > 20
     for source in sources[::6]:
-        schedule = Schedule(source.workload.mod)
-        source.programs[-1].trace.apply_to_schedule(schedule, remove_postproc=False)
+        schedule = source.programs[-1].schedule(source.workload.mod)
         build_program(schedule.mod, target, str(tmp_path / "program.so"))
         header = (tmp_path / "program.so").read_bytes()[:20]
         assert int.from_bytes(header[18:20], "little") == AARCH64_MACHINE
