@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from cprune_tf.compiler import linker
+from cprune_tf.compiler.building import linker
 from cprune_tf.devices.bundle import debian
 
 _DRIVER = pathlib.Path(__file__).resolve().parent / "kernel_driver.c"

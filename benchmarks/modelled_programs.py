@@ -37,14 +37,15 @@ from tvm.s_tir import meta_schedule as ms
 from workloads import NETWORKS, PRETRAINED, ds_cnn
 
 from cprune_tf import models
-from cprune_tf.compiler import tvm_internals, warm_start
-from cprune_tf.compiler.builder import ProgramBuilder
+from cprune_tf.compiler import tvm_internals
+from cprune_tf.compiler.building.builder import ProgramBuilder
 from cprune_tf.compiler.database import RECORDS, WORKLOADS, Program, ProgramDatabase
 from cprune_tf.compiler.importer import import_model
-from cprune_tf.compiler.measuring import Measured
 from cprune_tf.compiler.structure import anchor_extents
 from cprune_tf.compiler.tasks import lower_model
-from cprune_tf.compiler.tuner import Tuner
+from cprune_tf.compiler.tuning import warm_start
+from cprune_tf.compiler.tuning.measuring import Measured
+from cprune_tf.compiler.tuning.tuner import Tuner
 from cprune_tf.config import TuningConfig
 from cprune_tf.devices.bundle import FetchError
 from cprune_tf.devices.targets import COMMON

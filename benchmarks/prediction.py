@@ -28,8 +28,8 @@ from absl import app, flags
 from cprune_tf import graph, models
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.latency.lab import LatencyLab, time_libraries
-from cprune_tf.latency.opened import OpenedModel, open_model
 from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
+from cprune_tf.latency.workspace import OpenedModel, open_model
 from cprune_tf.report import latency_figures
 from cprune_tf.runs import Journal
 

@@ -24,8 +24,8 @@ from absl import app, flags
 from workloads import NETWORKS, PRETRAINED, ds_cnn
 
 from cprune_tf import models
-from cprune_tf.compiler import warm_start
 from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.compiler.tuning import warm_start
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import Device, ModelFile, open_device
 from cprune_tf.models.small import vgg_small

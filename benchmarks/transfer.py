@@ -24,9 +24,9 @@ import record
 from absl import app, flags
 from workloads import convolution, direct_only
 
-from cprune_tf.compiler import tuner
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tasks import LoweredModel
+from cprune_tf.compiler.tuning import tuner
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import ModelFile, open_device
 from cprune_tf.devices.base import Device

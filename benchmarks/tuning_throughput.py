@@ -92,7 +92,7 @@ def run_stock(folder: pathlib.Path) -> None:
     from tvm.s_tir import meta_schedule as ms
 
     from cprune_tf import models
-    from cprune_tf.compiler import lowering
+    from cprune_tf.compiler.building import lowering
     from cprune_tf.compiler.importer import import_model
 
     imported = import_model(models.load_model(_MODEL.value))

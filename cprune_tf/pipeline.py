@@ -17,6 +17,8 @@ import numpy as np
 from cprune_tf import graph, litert
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import ConfigError, PruneConfig
+from cprune_tf.cross_check import check_deployments
+from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
 from cprune_tf.runs import Progress, RunDirectory
 from cprune_tf.strategies.cprune import CPrune, restore
@@ -252,15 +254,15 @@ class Pipeline:
 
     def _exported(
         self, bench: Workbench, first: CurrentModel, final: Any
-    ) -> tuple[litert.Deployment, litert.Deployment]:
+    ) -> tuple[Deployment, Deployment]:
         """Tunes original and result to the same number of trials and writes what is deployed."""
         original_library = self._run.path("original.so")
         final_library = self._run.path("final.so")
         deployments = (
-            litert.Deployment(
+            Deployment(
                 "original", first.model, original_library, self._run.path("original.tflite")
             ),
-            litert.Deployment("pruned", final, final_library, self._run.path("final.tflite")),
+            Deployment("pruned", final, final_library, self._run.path("final.tflite")),
         )
         if self._run.journal.last("exported") is not None:
             return deployments
@@ -273,7 +275,12 @@ class Pipeline:
             bench.session.build(lowered, final_library)
             bench.session.build(first.lowered, original_library)
             self._run.write_bytes("final.tflite", litert.convert(final))
-            self._write_deploy_folder(final)
+            write_deploy_folder(
+                self._run,
+                final,
+                self._config.data,
+                self._device.target(self._config.measure.num_threads),
+            )
         names = ("final.keras", "final.so", "final.tflite", "original.so", "original.tflite")
         files = [
             {"name": name, "path": name, "bytes": self._run.path(name).stat().st_size}
@@ -282,29 +289,11 @@ class Pipeline:
         self._run.journal.append("exported", files=files)
         return deployments
 
-    def _write_deploy_folder(self, final: Any) -> None:
-        """What a device needs to run the result: library, .tflite, metadata and a script."""
-        for name in ("final.so", "final.tflite"):
-            data = self._run.path(name).read_bytes()
-            self._run.write_bytes(f"deploy/{name.replace('final', 'model')}", data)
-        metadata = {
-            "inputs": [
-                {"name": tensor.name, "dtype": str(tensor.dtype), "shape": [1, *tensor.shape[1:]]}
-                for tensor in final.inputs
-            ],
-            "mean": self._config.data.mean,
-            "std": self._config.data.std,
-            "target": self._device.target(self._config.measure.num_threads),
-        }
-        self._run.write_json("deploy/metadata.json", metadata)
-        script = pathlib.Path(__file__).with_name("deploy_template.py").read_bytes()
-        self._run.write_bytes("deploy/run.py", script)
-
-    def _cross_checked(self, deployments: tuple[litert.Deployment, ...]) -> None:
+    def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
         if self._run.journal.last("cross_check") is not None:
             return
         with self._progress.stage("Cross-check"):
-            checked = litert.cross_check(
+            checked = check_deployments(
                 deployments,
                 self._given.test_images,
                 self._given.test_labels,

@@ -77,12 +77,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _compare_layers(model: Any, num_threads: int) -> None:
     """Prints one line for each set of layers that both runtimes compute apart from others."""
+    from cprune_tf.compiler.building.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
-    from cprune_tf.compiler.tuner import TuningError
-    from cprune_tf.latency.opened import open_model
+    from cprune_tf.compiler.tuning.tuner import TuningError
     from cprune_tf.latency.side_by_side import compare_layers
+    from cprune_tf.latency.workspace import open_model
     from cprune_tf.report import latency_tables
     from cprune_tf.runs import LockedError
 
@@ -120,15 +120,16 @@ def _compare_layers(model: Any, num_threads: int) -> None:
 
 def _compare_outputs(model: Any, counts: tuple[int, ...]) -> None:
     """Prints one line for each runtime, then the problems."""
-    from cprune_tf import litert
+    from cprune_tf.cross_check import check_deployments
+    from cprune_tf.deployment import Deployment
     from cprune_tf.devices import open_device
 
     shape = (_NUM_IMAGES.value, *model.inputs[0].shape[1:])
     images = np.random.default_rng(_SEED.value).random(shape, dtype=np.float32)
     labels = np.argmax(model.predict(images, verbose=0), axis=-1)
-    deployment = litert.Deployment(model.name, model, _LIBRARY.value, _TFLITE.value)
+    deployment = Deployment(model.name, model, _LIBRARY.value, _TFLITE.value)
     with open_device(_DEVICE.value, _CORES.value) as device:
-        checked = litert.cross_check((deployment,), images, labels, device, thread_counts=counts)
+        checked = check_deployments((deployment,), images, labels, device, thread_counts=counts)
     print(checked.device)
     for runtime in ("tvm", "litert"):
         result = checked.result(model.name, runtime)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         _clean_up(_DEVICE.value)
         return
     command_line.import_tensorflow_quietly()
-    from cprune_tf.devices import doctor
+    from cprune_tf import doctor
 
     ok = True
     for finding in doctor.examine(_DEVICE.value, _CORES.value):

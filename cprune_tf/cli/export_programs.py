@@ -37,7 +37,7 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Writes the folder and says how much is in it."""
     del argv
-    from cprune_tf.compiler.warm_start import export_programs
+    from cprune_tf.compiler.tuning.warm_start import export_programs
 
     folders = [pathlib.Path(name) for name in _RUNS.value]
     folders = [path / "tuning" if (path / "tuning").is_dir() else path for path in folders]

@@ -4,7 +4,7 @@
 
 Once, and again after TVM was upgraded. Needs Debian or Ubuntu and network access; nothing is
 installed. The bundle also runs on any arm64 Linux: unpack it and start
-`./py -m cprune_tf.devices.server` with the package in PYTHONPATH.
+`./py -m cprune_tf.devices.agent.server` with the package in PYTHONPATH.
 """
 
 from __future__ import annotations

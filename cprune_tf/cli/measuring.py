@@ -14,7 +14,7 @@ from cprune_tf.cli import command_line
 from cprune_tf.config import TuningConfig
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.latency.opened import OpenedModel
+    from cprune_tf.latency.workspace import OpenedModel
 
 MODEL = flags.DEFINE_string(
     "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
@@ -64,7 +64,7 @@ def tuning_config() -> TuningConfig:
 
 def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
     """Opens a model as the flags say; see `latency.opened.open_model`."""
-    from cprune_tf.latency import opened
+    from cprune_tf.latency import workspace as opened
 
     return opened.open_model(
         model,
@@ -87,11 +87,11 @@ def workdir() -> pathlib.Path:
 def _expected_errors() -> tuple[type[Exception], ...]:
     """What a measuring command can meet and its user can mend."""
     from cprune_tf import graph, models
+    from cprune_tf.compiler.building.gpu_toolchain import ToolchainError
+    from cprune_tf.compiler.building.linker import LinkError
     from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
-    from cprune_tf.compiler.linker import LinkError
-    from cprune_tf.compiler.tuner import TuningError
+    from cprune_tf.compiler.tuning.tuner import TuningError
     from cprune_tf.devices import DeviceError, DeviceNameError
     from cprune_tf.latency.points import PointStoreError
     from cprune_tf.runs import JournalError, LockedError, StorageError

@@ -26,7 +26,8 @@ def profile() -> None:
     from cprune_tf.config import MeasureConfig
     from cprune_tf.latency.profile import profile_model
     from cprune_tf.report import latency_figures, latency_tables
-    from cprune_tf.runs import Progress, files
+    from cprune_tf.runs import Progress
+    from cprune_tf.storage import files
     from cprune_tf.strategies.workbench import stage_progress
 
     model, workdir = load(measuring.MODEL.value), measuring.workdir()

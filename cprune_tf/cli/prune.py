@@ -51,11 +51,11 @@ def main(argv: Sequence[str]) -> None:
     # The run says what matters itself; TensorFlow's and Keras' remarks would bury it.
     logging.set_verbosity(logging.ERROR)
     from cprune_tf import api, data, graph, litert, models, training
+    from cprune_tf.compiler.building.gpu_toolchain import ToolchainError
+    from cprune_tf.compiler.building.linker import LinkError
     from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.gpu_toolchain import ToolchainError
     from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
-    from cprune_tf.compiler.linker import LinkError
-    from cprune_tf.compiler.tuner import TuningError
+    from cprune_tf.compiler.tuning.tuner import TuningError
     from cprune_tf.devices import DeviceError
     from cprune_tf.importance import ImportanceError
     from cprune_tf.report import terminal

@@ -17,13 +17,15 @@ from typing import Any
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
+from cprune_tf.errors import UserError
+
 _LOGGER = logging.getLogger(__name__)
 WORKLOADS = "database_workload.json"
 RECORDS = "database_tuning_record.json"
 _ALL = 1_000_000
 
 
-class DatabaseError(RuntimeError):
+class DatabaseError(UserError, RuntimeError):
     """The database cannot be read or written; says which file and what to do."""
 
 

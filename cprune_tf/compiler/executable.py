@@ -20,15 +20,17 @@ import tvm
 from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
-from cprune_tf.compiler import gpu_toolchain, lowering, tvm_internals
+from cprune_tf.compiler import tvm_internals
+from cprune_tf.compiler.building import gpu_toolchain, lowering
+from cprune_tf.compiler.building.linker import linker_for
+from cprune_tf.compiler.building.weight_storage import store_weights
 from cprune_tf.compiler.database import ProgramDatabase
-from cprune_tf.compiler.linker import linker_for
+from cprune_tf.compiler.lowerings.winograd.convolution import Convolution
 from cprune_tf.compiler.tasks import LoweredModel
-from cprune_tf.compiler.weight_storage import store_weights
-from cprune_tf.compiler.winograd import Convolution
+from cprune_tf.errors import UserError
 
 
-class UntunedTaskError(RuntimeError):
+class UntunedTaskError(UserError, RuntimeError):
     """A model would be built with a default schedule in it, and its latency would mislead."""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
-from cprune_tf.compiler.builder import build_program
+from cprune_tf.compiler.building.builder import build_program
 from cprune_tf.compiler.database import Program, ProgramDatabase
 from cprune_tf.compiler.roofline import Roofline
 from cprune_tf.compiler.session import TaskRow

@@ -16,7 +16,7 @@ from typing import Any
 import tvm
 from tvm.script import tirx as T  # noqa: N812 (TVMScript knows it by this name)
 
-from cprune_tf.compiler.builder import build_program
+from cprune_tf.compiler.building.builder import build_program
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceError
 

@@ -15,20 +15,20 @@ from typing import Any
 import tvm
 
 from cprune_tf.compiler import tvm_internals
-from cprune_tf.compiler.builder import ProgramBuilder
+from cprune_tf.compiler.building.builder import ProgramBuilder
+from cprune_tf.compiler.building.gpu_toolchain import check_toolchain
+from cprune_tf.compiler.building.linker import check_linker
+from cprune_tf.compiler.building.weight_storage import check_weight_storage
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import build_library
-from cprune_tf.compiler.gpu_toolchain import check_toolchain
 from cprune_tf.compiler.importer import import_through
-from cprune_tf.compiler.linker import check_linker
-from cprune_tf.compiler.measuring import ProgramMeasurer
-from cprune_tf.compiler.register_tiles import vector_unit
-from cprune_tf.compiler.shared_database import shared_folder
+from cprune_tf.compiler.lowerings.register_tiles import vector_unit
 from cprune_tf.compiler.structure import ProgramStructure, program_structure
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
-from cprune_tf.compiler.tuner import Progress, Tuner, TuningSummary
-from cprune_tf.compiler.warm_start import open_warm_start
-from cprune_tf.compiler.weight_storage import check_weight_storage
+from cprune_tf.compiler.tuning.measuring import ProgramMeasurer
+from cprune_tf.compiler.tuning.shared_database import shared_folder
+from cprune_tf.compiler.tuning.tuner import Progress, Tuner, TuningSummary
+from cprune_tf.compiler.tuning.warm_start import open_warm_start
 from cprune_tf.config import TuningConfig
 from cprune_tf.devices.base import Device
 

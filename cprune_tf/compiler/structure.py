@@ -21,8 +21,8 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.tirx.analysis import undefined_vars
 
-from cprune_tf.compiler import winograd
 from cprune_tf.compiler.database import Program
+from cprune_tf.compiler.lowerings.winograd import convolution as winograd
 
 # What loop variables are combined with where loops were split and fused.
 _OPERATIONS = {

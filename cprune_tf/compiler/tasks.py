@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 
 import tvm
 
-from cprune_tf.compiler import lowering, tvm_internals
+from cprune_tf.compiler import tvm_internals
+from cprune_tf.compiler.building import lowering
 from cprune_tf.compiler.database import Program, ProgramDatabase
 from cprune_tf.compiler.importer import ImportedModel, provenance
 from cprune_tf.compiler.importer.provenance import FusionGroups, fusion_groups
-from cprune_tf.compiler.winograd import Convolution
+from cprune_tf.compiler.lowerings.winograd.convolution import Convolution
 
 _LOGGER = logging.getLogger(__name__)
 

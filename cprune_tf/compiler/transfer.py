@@ -24,7 +24,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from cprune_tf.compiler.database import Program
-from cprune_tf.compiler.search_space import tune_context
+from cprune_tf.compiler.tuning.search_space import tune_context
 from cprune_tf.compiler.tvm_internals import block_names
 
 Refit = Callable[[Sequence[int], int], tuple[int, ...]]

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from cprune_tf.errors import UserError
+
 _TEST_BATCH = 250
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Images or labels that cannot be used: says what was received, expected and what to do."""
 
 

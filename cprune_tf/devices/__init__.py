@@ -9,8 +9,8 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.devices.agent.benchmark_model import ToolLatency
     from cprune_tf.devices.base import Device, DeviceInfo, ModelFile, OperatorTime
-    from cprune_tf.devices.benchmark_model import ToolLatency
     from cprune_tf.devices.errors import (
         DeviceCrashError,
         DeviceError,

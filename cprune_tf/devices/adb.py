@@ -311,7 +311,7 @@ class Phone:
         """Starts the server; gives its port on the phone."""
         log, pid_file = f"{ROOT}/server.log", f"{ROOT}/server.pid"
         server = (
-            f"{folder}/py -m cprune_tf.devices.server --port=0 --key={self._key} "
+            f"{folder}/py -m cprune_tf.devices.agent.server --port=0 --key={self._key} "
             f"--work_dir={ROOT}/work --exit_after_sec={_IDLE_SERVER_SEC}"
         )
         self._adb.shell(
@@ -404,7 +404,9 @@ def clean_up(serial: str, program: str = "") -> str:
 def agent_archive() -> bytes:
     """The server's own code as a zip archive that Python imports from; equal code, equal bytes."""
     package = pathlib.Path(__file__).resolve().parents[1]
-    files = [package / "__init__.py", *sorted((package / "devices").glob("*.py"))]
+    devices = package / "devices"
+    packages = [package / "__init__.py", devices / "__init__.py"]
+    files = [*packages, *sorted((devices / "agent").glob("*.py"))]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:

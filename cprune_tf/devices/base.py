@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cprune_tf.devices.accelerators import Accelerator
-from cprune_tf.devices.benchmark_model import ToolLatency
+from cprune_tf.devices.agent.accelerators import Accelerator
+from cprune_tf.devices.agent.benchmark_model import ToolLatency
+from cprune_tf.devices.agent.runtimes import RUNTIMES
 from cprune_tf.devices.cores import select_cores
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.latency import Conditions, Latency
-from cprune_tf.devices.runtimes import RUNTIMES
 
 if typing.TYPE_CHECKING:
     from cprune_tf.config import MeasureConfig

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from cprune_tf.devices import wire
-from cprune_tf.devices.keepalive import keep_own_connections_alive
-from cprune_tf.devices.session import CALL
+from cprune_tf.devices.agent import wire
+from cprune_tf.devices.agent.keepalive import keep_own_connections_alive
+from cprune_tf.devices.agent.session import CALL
 
 Answer = tuple[str, Any]
 
@@ -179,7 +179,7 @@ def _open(address: Address) -> Any:
     except AttributeError as error:
         raise ConnectionError(
             "a TVM RPC server answers, but not cprune_tf's; start `python -m "
-            "cprune_tf.devices.server` there"
+            "cprune_tf.devices.agent.server` there"
         ) from error
 
 

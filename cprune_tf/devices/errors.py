@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from cprune_tf.errors import UserError
 
-class DeviceNameError(ValueError):
+
+class DeviceNameError(UserError, ValueError):
     """A device's name, or an option in it, is none that can be used; says what is expected."""
 
 
-class DeviceError(RuntimeError):
+class DeviceError(UserError, RuntimeError):
     """Something asked of a device failed there; the message says what and why."""
 
 

@@ -6,14 +6,14 @@ import functools
 import os
 from typing import Any
 
+from cprune_tf.devices.agent.describe import cpu_features
+from cprune_tf.devices.agent.environment import available_cores, process_environment
 from cprune_tf.devices.base import Device
-from cprune_tf.devices.describe import cpu_features
-from cprune_tf.devices.environment import available_cores, process_environment
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.process import WorkerProcess
 from cprune_tf.devices.targets import COMMON, generic_x86_cpu, known_cpu
 
-_ON_DEVICE = "cprune_tf.devices.on_device"
+_ON_DEVICE = "cprune_tf.devices.agent.on_device"
 
 # What LLVM may take for granted on a processor it knows by name, though a hypervisor can hide it.
 _VERIFIED_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl")

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import urllib.parse
 
-from cprune_tf.devices.accelerators import KINDS
+from cprune_tf.devices.agent.accelerators import KINDS
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceNameError
 
@@ -28,8 +28,8 @@ def open_device(name: str, cores: str = "") -> Device:
 
     Args:
         name: "local": this machine; "rpc://HOST:PORT?key=KEY": a board running
-            `cprune_tf.devices.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's RPC
-            tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All take
+            `cprune_tf.devices.agent.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's
+            RPC tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All take
             `?cpu=NAME` (LLVM's name of the processor to compile for) and `?linker=COMMAND` (see
             Device.linker), all but the first `?reconnect_sec=N` (how long a device that is gone is
             waited for), and all but phones `?gpu=KIND`: "cuda", or "opencl" or "vulkan" where TVM's

@@ -10,8 +10,6 @@ import contextlib
 import os
 import pickle
 import select
-import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -20,9 +18,10 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
+from cprune_tf.devices.agent.exits import describe_exit
+from cprune_tf.devices.agent.worker import HEADER
 from cprune_tf.devices.errors import DeviceCrashError, DeviceError, DeviceTimeoutError
 
-HEADER = struct.Struct("<Q")
 _START_TIMEOUT_SEC = 120.0
 _LOG_EXCERPT_BYTES = 600
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -146,7 +145,13 @@ class WorkerProcess:
         self._log = tempfile.TemporaryFile(mode="a+b")  # noqa: SIM115 - lives as long as the child
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cprune_tf.devices.worker", str(child_in), str(child_out)],
+                [
+                    sys.executable,
+                    "-m",
+                    "cprune_tf.devices.agent.worker",
+                    str(child_in),
+                    str(child_out),
+                ],
                 pass_fds=(child_in, child_out),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -235,15 +240,3 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 def _short(function: str) -> str:
     return function.rpartition(":")[2]
-
-
-def describe_exit(status: int) -> str:
-    """How a process ended, as the end of a sentence: "was ended by SIGSEGV"."""
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        hint = " (the kernel's out-of-memory killer?)" if name == "SIGKILL" else ""
-        return f"was ended by {name}{hint}"
-    return f"ended with exit status {status}"

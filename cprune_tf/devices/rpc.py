@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from cprune_tf.devices import connection, wire
+from cprune_tf.devices import connection
+from cprune_tf.devices.agent import wire
+from cprune_tf.devices.agent.environment import process_environment
+from cprune_tf.devices.agent.session import PROTOCOL
+from cprune_tf.devices.agent.storage import file_name
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.connection import Address
-from cprune_tf.devices.environment import process_environment
 from cprune_tf.devices.errors import (
     DeviceCrashError,
     DeviceError,
@@ -22,8 +25,6 @@ from cprune_tf.devices.errors import (
     DeviceUnreachableError,
 )
 from cprune_tf.devices.process import WorkerProcess
-from cprune_tf.devices.session import PROTOCOL
-from cprune_tf.devices.storage import file_name
 from cprune_tf.devices.targets import target_for
 
 Item = TypeVar("Item")

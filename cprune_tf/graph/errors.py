@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cprune_tf.errors import UserError
 
-class GraphError(ValueError):
+
+class GraphError(UserError, ValueError):
     """A model or a removal that cannot work: says what was received, expected, and what to do."""

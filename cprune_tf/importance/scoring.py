@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cprune_tf.errors import UserError
 from cprune_tf.graph import ChannelGroup
 from cprune_tf.graph.channel_graph import GroupWeight
 from cprune_tf.graph.layers import weight_arrays
@@ -30,7 +31,7 @@ Array = npt.NDArray[np.float64]
 METHODS = ("l1", "l2", "fpgm", "bn_scale", "taylor", "random")
 
 
-class ImportanceError(ValueError):
+class ImportanceError(UserError, ValueError):
     """A score that cannot be computed: says what is missing."""
 
 

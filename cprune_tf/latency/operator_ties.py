@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from cprune_tf.compiler.importer.tflite_file import TracedFile
 from cprune_tf.devices.base import OperatorTime
+from cprune_tf.errors import UserError
 
 _PRODUCT = "product"
 _ACTIVATION = "clamp"
@@ -74,7 +75,7 @@ _PATTERNS = {kind: re.compile(rf"(?:{names}) \(") for kind, (names, _) in _KINDS
 _KIND_OF_CODE = {code: kind for kind, (_, codes) in _KINDS.items() for code in codes}
 
 
-class UntiedOperatorsError(ValueError):
+class UntiedOperatorsError(UserError, ValueError):
     """LiteRT's operators cannot be told apart by the file's; says why."""
 
 

@@ -12,13 +12,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cprune_tf.errors import UserError
 from cprune_tf.latency.sites import Counts
 from cprune_tf.runs import Journal
 
 _VERSION = 1
 
 
-class PointStoreError(RuntimeError):
+class PointStoreError(UserError, RuntimeError):
     """A file of points that does not fit this device or version; says what differs."""
 
 

@@ -14,7 +14,7 @@ from cprune_tf.compiler.roofline import Roofline
 from cprune_tf.config import MeasureConfig
 from cprune_tf.graph import ChannelGraph
 from cprune_tf.latency.lab import time_libraries
-from cprune_tf.latency.opened import OpenedModel
+from cprune_tf.latency.workspace import OpenedModel
 
 _ROUNDS = 3
 

@@ -19,8 +19,8 @@ from cprune_tf.compiler.importer.tflite_file import TracedFile, trace
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import ModelFile
 from cprune_tf.graph.flat import flatten
-from cprune_tf.latency.opened import OpenedModel
 from cprune_tf.latency.operator_ties import tie_operators
+from cprune_tf.latency.workspace import OpenedModel
 
 _ROUNDS = 3
 

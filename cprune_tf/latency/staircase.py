@@ -15,12 +15,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cprune_tf.runs import files
+from cprune_tf.errors import UserError
+from cprune_tf.storage import files
 
 _VERSION = 1
 
 
-class StaircaseError(ValueError):
+class StaircaseError(UserError, ValueError):
     """Staircases that cannot be read; says the file and what is wrong."""
 
 

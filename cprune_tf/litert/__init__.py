@@ -1,22 +1,7 @@
-"""Keras to `.tflite`, and the same model compared on every runtime of a device."""
+"""Keras to `.tflite`."""
 
 from __future__ import annotations
 
-from cprune_tf.litert.convert import ConversionError, convert
-from cprune_tf.litert.cross_check import (
-    CrossCheck,
-    Deployment,
-    RuntimeResult,
-    Speedup,
-    cross_check,
-)
+from cprune_tf.litert.conversion import ConversionError, convert
 
-__all__ = [
-    "ConversionError",
-    "CrossCheck",
-    "Deployment",
-    "RuntimeResult",
-    "Speedup",
-    "convert",
-    "cross_check",
-]
+__all__ = ["ConversionError", "convert"]

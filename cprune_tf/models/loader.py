@@ -11,10 +11,12 @@ from typing import Any
 
 import keras
 
+from cprune_tf.errors import UserError
+
 _EMBEDDED = ("resnet8_fashion",)
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A model that cannot be used: says what was received, expected and what to do."""
 
 

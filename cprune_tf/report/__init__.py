@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cprune_tf.report.data import ReportError, build_report
+from cprune_tf.report.build import ReportError, build_report
 from cprune_tf.report.types import Report
 from cprune_tf.report.write import WrittenReport, write_report
 

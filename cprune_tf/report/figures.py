@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cprune_tf.report import formats, theme, types
-from cprune_tf.runs import files
+from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

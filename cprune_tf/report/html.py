@@ -10,7 +10,8 @@ import jinja2
 import markupsafe
 
 from cprune_tf.report import figures, formats, types
-from cprune_tf.runs import differences, plain
+from cprune_tf.runs import differences
+from cprune_tf.storage import plain
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from cprune_tf.report import formats, theme
-from cprune_tf.runs import files
+from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

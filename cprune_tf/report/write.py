@@ -7,8 +7,8 @@ import os
 import pathlib
 
 from cprune_tf.report import figures, html, types
-from cprune_tf.report.data import build_report
-from cprune_tf.runs import files
+from cprune_tf.report.build import build_report
+from cprune_tf.storage import files
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cprune_tf.runs.directory import RunDirectory, RunDirectoryError
-from cprune_tf.runs.files import StorageError
 from cprune_tf.runs.journal import Journal, JournalError, read_events
-from cprune_tf.runs.lock import LockedError
 from cprune_tf.runs.progress import Progress, Stage
+from cprune_tf.storage.files import StorageError
+from cprune_tf.storage.lock import LockedError
 
 __all__ = [
     "Journal",

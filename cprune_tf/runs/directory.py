@@ -9,9 +9,11 @@ import pathlib
 from typing import Any
 
 from cprune_tf import config as config_lib
-from cprune_tf.runs import environment, files
+from cprune_tf.errors import UserError
+from cprune_tf.runs import environment
 from cprune_tf.runs.differences import Difference, differences
 from cprune_tf.runs.journal import Journal
+from cprune_tf.storage import files
 
 CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
@@ -20,7 +22,7 @@ LOG_NAME = "run.log"
 FOLDERS = ("tuning", "models", "figures", "deploy", "tensorboard")
 
 
-class RunDirectoryError(RuntimeError):
+class RunDirectoryError(UserError, RuntimeError):
     """A directory that cannot be entered as asked; says what to do instead."""
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from cprune_tf.devices.environment import available_cores
+from cprune_tf.devices.agent.environment import available_cores
 
 _PACKAGES = (
     "cprune_tf",

@@ -13,13 +13,14 @@ import pathlib
 import threading
 from typing import Any
 
-from cprune_tf.runs import files, lock, plain
+from cprune_tf.errors import UserError
+from cprune_tf.storage import files, lock, plain
 
 _RESERVED = ("seq", "time", "event")
 _LOGGER = logging.getLogger(__name__)
 
 
-class JournalError(RuntimeError):
+class JournalError(UserError, RuntimeError):
     """A journal that cannot be read; names the file and the line."""
 
 

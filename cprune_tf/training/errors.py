@@ -5,9 +5,10 @@ from __future__ import annotations
 import keras
 
 from cprune_tf.data import ImageData
+from cprune_tf.errors import UserError
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError, ValueError):
     """A training or evaluation that cannot go on: says what happened and what to do."""
 
 

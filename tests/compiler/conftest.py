@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 import tvm
 
-from cprune_tf.compiler.builder import ProgramBuilder
+from cprune_tf.compiler.building.builder import ProgramBuilder
 from cprune_tf.devices import open_device
 
 

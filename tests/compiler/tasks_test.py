@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 from cprune_tf import graph
-from cprune_tf.compiler import lowering
+from cprune_tf.compiler.building import lowering
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.models.resnet import resnet8
 from cprune_tf.models.small import mobilenet_small

@@ -14,9 +14,9 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.database import Program
-from cprune_tf.compiler.search_space import random_strategy
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tasks import LoweredModel, Task, lower_model
+from cprune_tf.compiler.tuning.search_space import random_strategy
 from cprune_tf.config import TuningConfig
 
 LLVM = tvm.target.Target({"kind": "llvm", "num-cores": 1})

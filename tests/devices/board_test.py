@@ -14,6 +14,8 @@ import pytest
 from cprune_tf import litert
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
+from cprune_tf.cross_check import check_deployments
+from cprune_tf.deployment import Deployment
 from cprune_tf.devices import DeviceError, ModelFile, open_device
 from cprune_tf.devices.targets import cpu_features, cpu_name
 
@@ -51,7 +53,7 @@ def deployment(board, tmp_path_factory):
         assert summary.num_trials > summary.num_failed == 0
         session.build(lowered, directory / "model.so")
     (directory / "model.tflite").write_bytes(litert.convert(model))
-    return litert.Deployment("small", model, directory / "model.so", directory / "model.tflite")
+    return Deployment("small", model, directory / "model.so", directory / "model.tflite")
 
 
 def test_it_describes_itself_and_gets_code_for_its_processor(board):
@@ -69,7 +71,7 @@ def test_both_runtimes_agree_with_keras_there(board, deployment):
     rng = np.random.default_rng(0)
     images = rng.random((16, 8, 8, 3), dtype=np.float32)
     labels = deployment.keras_model(images).numpy().argmax(-1)
-    checked = litert.cross_check(
+    checked = check_deployments(
         (deployment,), images, labels, board, measure=QUICK, thread_counts=(1,)
     )
     for runtime in ("tvm", "litert"):
@@ -86,7 +88,7 @@ def test_emulated_latencies_are_never_compared(board, deployment):
 
     images = np.zeros((2, 8, 8, 3), np.float32)
     twin = dataclasses.replace(deployment, name="twin")
-    checked = litert.cross_check(
+    checked = check_deployments(
         (deployment, twin), images, np.zeros(2, int), board, measure=QUICK, thread_counts=(1,)
     )
     assert checked.speedups == ()

@@ -53,7 +53,7 @@ def modules():
 
 
 def num_threads_of_litert(path, num_threads):
-    from cprune_tf.devices.runtimes import LitertModel
+    from cprune_tf.devices.agent.runtimes import LitertModel
 
     before = len(os.listdir("/proc/self/task"))
     model = LitertModel(path, num_threads)
@@ -63,7 +63,7 @@ def num_threads_of_litert(path, num_threads):
 
 
 def affinities_after_tvm(num_threads):
-    from cprune_tf.devices.runtimes import set_tvm_threads
+    from cprune_tf.devices.agent.runtimes import set_tvm_threads
 
     set_tvm_threads(num_threads)
     return [sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")]
@@ -72,7 +72,7 @@ def affinities_after_tvm(num_threads):
 def wait_until_idle_beside_a_busy_thread(busy_sec):
     import threading
 
-    from cprune_tf.devices.runtimes import wait_until_idle
+    from cprune_tf.devices.agent.runtimes import wait_until_idle
 
     end = time.monotonic() + busy_sec
     ended = []
@@ -88,7 +88,7 @@ def wait_until_idle_beside_a_busy_thread(busy_sec):
 
 
 def share_of_a_core_used_after_a_parallel_loop(library):
-    from cprune_tf.devices.runtimes import load_library, set_tvm_threads
+    from cprune_tf.devices.agent.runtimes import load_library, set_tvm_threads
 
     set_tvm_threads(2)
     load_library(library)["num_tasks"]()
@@ -98,7 +98,7 @@ def share_of_a_core_used_after_a_parallel_loop(library):
 
 
 def fail_on_a_gpu(lost):
-    from cprune_tf.devices.accelerators import ending_when_lost
+    from cprune_tf.devices.agent.accelerators import ending_when_lost
 
     class Gpu:
         def sync(self):

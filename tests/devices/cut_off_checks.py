@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cprune_tf.devices import DeviceUnreachableError, open_device
-from cprune_tf.devices.keepalive import SILENCE_SEC
+from cprune_tf.devices.agent.keepalive import SILENCE_SEC
 
 from . import libraries, private_network, servers
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cprune_tf.devices import doctor
+from cprune_tf import doctor
 
 from . import servers
 
@@ -41,7 +41,7 @@ def test_nothing_is_wrong_with_a_server_that_works(server):
         (
             "rpc://127.0.0.1:PORT?key=k&reconnect_sec=0",
             "port",
-            "python -m cprune_tf.devices.server",
+            "python -m cprune_tf.devices.agent.server",
         ),
         ("tracker://127.0.0.1:PORT?key=k", "port", "python -m tvm.exec.rpc_tracker"),
         ("rpc://127.0.0.1:SERVER?key=wrong&reconnect_sec=0", "session", "another key"),

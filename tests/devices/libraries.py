@@ -54,7 +54,7 @@ def build_native(directory):
 
 def build_native_for_aarch64(directory):
     """The same for another machine; without its C library, which takes a minute to make."""
-    from cprune_tf.compiler.linker import link_shared
+    from cprune_tf.compiler.building.linker import link_shared
 
     source, compiled = directory / "native.c", directory / "native.o"
     source.write_text(_NATIVE_SOURCE, encoding="utf-8")

@@ -15,11 +15,11 @@ from cprune_tf.devices import (
     DeviceNameError,
     DeviceTimeoutError,
     ModelFile,
-    describe,
     local,
     open_device,
 )
-from cprune_tf.devices.environment import process_environment
+from cprune_tf.devices.agent import describe
+from cprune_tf.devices.agent.environment import process_environment
 from cprune_tf.devices.process import WorkerProcess
 from cprune_tf.devices.targets import generic_x86_cpu
 
@@ -205,7 +205,9 @@ def test_a_bad_kernel_costs_one_call(device, native_library, function, error, re
 
 
 def on_device(child, function, *args, **kwargs):
-    return child.call(f"cprune_tf.devices.on_device:{function}", *args, timeout_sec=60, **kwargs)
+    return child.call(
+        f"cprune_tf.devices.agent.on_device:{function}", *args, timeout_sec=60, **kwargs
+    )
 
 
 def test_libraries_are_unloaded(child, native_library, dense_library, tmp_path):

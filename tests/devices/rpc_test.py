@@ -166,9 +166,9 @@ def test_another_version_of_tvm_is_refused(tmp_path):
 
 def test_the_server_needs_neither_tensorflow_nor_keras():
     script = (
-        "import sys, cprune_tf.devices.server\n"
+        "import sys, cprune_tf.devices.agent.server\n"
         "assert 'numpy' not in sys.modules\n"
-        "import cprune_tf.devices.session, cprune_tf.devices.tracking\n"
+        "import cprune_tf.devices.agent.session, cprune_tf.devices.agent.tracking\n"
         "print([name for name in ('tensorflow', 'keras', 'ml_collections', 'absl', 'tvm')"
         " if name in sys.modules])"
     )
@@ -185,7 +185,7 @@ def test_the_server_needs_neither_tensorflow_nor_keras():
     ],
 )
 def test_the_server_refuses_to_be_open_to_all(options, reason):
-    command = [sys.executable, "-m", "cprune_tf.devices.server", *options]
+    command = [sys.executable, "-m", "cprune_tf.devices.agent.server", *options]
     done = subprocess.run(
         command, env=servers.native_environment(), capture_output=True, text=True, check=False
     )

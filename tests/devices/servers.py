@@ -46,7 +46,7 @@ def native_environment(**more):
 @contextlib.contextmanager
 def running(*options, python=sys.executable, environment=None, port=0):
     """A server on 127.0.0.1, ended with the context."""
-    command = [python, "-m", "cprune_tf.devices.server", f"--port={port}", *options]
+    command = [python, "-m", "cprune_tf.devices.agent.server", f"--port={port}", *options]
     process = subprocess.Popen(
         command,
         env=environment or native_environment(),

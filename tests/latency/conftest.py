@@ -45,7 +45,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def opened(workdir):
     """The small net, tuned a little on this machine."""
-    from cprune_tf.latency.opened import open_model
+    from cprune_tf.latency.workspace import open_model
 
     with open_model(small_net(), "local", workdir, FEW_TRIALS, seed=1) as result:
         result.tune(FEW_TRIALS.trials_per_task)

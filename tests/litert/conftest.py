@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from cprune_tf.devices import open_device
@@ -10,8 +9,3 @@ from cprune_tf.devices import open_device
 def device():
     with open_device("local") as opened:
         yield opened
-
-
-@pytest.fixture
-def images():
-    return np.random.default_rng(0).random((64, 8, 8, 1), dtype=np.float32)

@@ -7,7 +7,7 @@ import platform
 import pytest
 import tvm
 
-from cprune_tf.compiler.gpu_toolchain import ToolchainError, check_toolchain
+from cprune_tf.compiler.building.gpu_toolchain import ToolchainError, check_toolchain
 from cprune_tf.devices import DeviceError, open_device
 from tests.pipeline import device_run
 

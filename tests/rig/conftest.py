@@ -36,7 +36,7 @@ def dense(device, tmp_path_factory):
     """A small model compiled for the phone, and what it computes."""
     import tvm
 
-    from cprune_tf.compiler.linker import linker_for
+    from cprune_tf.compiler.building.linker import linker_for
 
     weights = np.random.default_rng(1).normal(size=(16, 4)).astype(np.float32)
     path = tmp_path_factory.mktemp("dense") / "dense.so"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from cprune_tf import config as config_lib
-from cprune_tf.runs import files
 from cprune_tf.runs.differences import flatten
 from cprune_tf.runs.directory import RunDirectory, RunDirectoryError, config_hash
-from cprune_tf.runs.lock import LockedError
+from cprune_tf.storage import files
+from cprune_tf.storage.lock import LockedError
 
 _CONFIG = config_lib.PruneConfig()
 _OTHER = config_lib.from_mapping({"seed": 7, "strategy": {"alpha": 0.9}})
@@ -182,7 +182,7 @@ def test_save_model_round_trip(tmp_path):
 _KILLED = """
 import sys, time
 from cprune_tf import config
-from cprune_tf.runs import files
+from cprune_tf.storage import files
 from cprune_tf.runs.differences import flatten
 from cprune_tf.runs.directory import RunDirectory
 run = RunDirectory.create(sys.argv[1], config.PruneConfig())

@@ -16,8 +16,8 @@ import time
 import numpy as np
 import pytest
 
-from cprune_tf.runs import lock
 from cprune_tf.runs.journal import Journal, JournalError, read_events
+from cprune_tf.storage import lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +228,7 @@ def test_appends_of_threads_do_not_mix(tmp_path):
 _FULL_DISK = """
 import json, sys
 from cprune_tf.runs.journal import Journal
-from cprune_tf.runs import files
+from cprune_tf.storage import files
 journal = Journal(sys.argv[1])
 written = 0
 try:

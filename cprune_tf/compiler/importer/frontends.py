@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cprune_tf.compiler.importer.importing import ImportedModel, import_model
+from cprune_tf.errors import UserError
 
 
-class MissingTfliteError(ImportError):
+class MissingTfliteError(UserError, ImportError):
     """The package that reads `.tflite` files is not installed."""
 
 

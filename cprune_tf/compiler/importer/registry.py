@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from cprune_tf.errors import UserError
+
 Converter = Callable[..., Any]
 _C = TypeVar("_C", bound=Converter)
 
@@ -36,7 +38,7 @@ class UnsupportedOperation:
     reason: str
 
 
-class UnsupportedOperationError(ValueError):
+class UnsupportedOperationError(UserError, ValueError):
     """Operations of a model that have no converter, or not for the settings they use.
 
     Converters raise it with a reason alone; `import_model` collects all of them and raises once.

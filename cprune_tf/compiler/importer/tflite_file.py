@@ -29,7 +29,7 @@ from cprune_tf.compiler.importer.emitter import to_numpy
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias, plan_folding
 from cprune_tf.compiler.importer.frontends import MissingTfliteError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
-from cprune_tf.litert.convert import convert
+from cprune_tf.litert.conversion import convert
 
 _SCOPE = "keras_call_{}"
 _SCOPE_PATTERN = re.compile(r"keras_call_(\d+)")

@@ -9,13 +9,15 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from cprune_tf.errors import UserError
+
 _KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SOURCES = pathlib.Path("/etc/apt")
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _TIMEOUT_SEC = 600.0
 
 
-class FetchError(RuntimeError):
+class FetchError(UserError, RuntimeError):
     """Packages could not be fetched; says which, from where and why."""
 
 

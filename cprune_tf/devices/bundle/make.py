@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 
 from cprune_tf.devices.bundle import debian
+from cprune_tf.errors import UserError
 
 _SUITE = "bookworm"
 _PYTHON = "3.11"
@@ -70,7 +71,7 @@ exec $CPRUNE_TF_EMULATOR $L/ld-linux-aarch64.so.1 --library-path $L $D/usr/bin/p
 """
 
 
-class BundleError(RuntimeError):
+class BundleError(UserError, RuntimeError):
     """There is no bundle, it is damaged, or it could not be made; says what to do."""
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from cprune_tf.compiler.building.lowering import lower, subgraph_calls
 from cprune_tf.compiler.importer import ImportedModel, provenance
-from cprune_tf.compiler.lowering import lower, subgraph_calls
 
 # Without LLVM's costlier passes: the same numbers in half the compile time.
 TARGET = {"kind": "llvm", "opt-level": 1}

@@ -8,8 +8,8 @@ import tvm
 from keras import layers
 from tvm import relax
 
+from cprune_tf.compiler.building.lowering import lower
 from cprune_tf.compiler.importer import ProvenanceError, import_model, provenance
-from cprune_tf.compiler.lowering import lower
 
 from .small_models import conv1d_classifier, mobilenet, resnet8, transformer, unet, vgg
 

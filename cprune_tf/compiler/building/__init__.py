@@ -1,0 +1,1 @@
+"""From lowered and scheduled modules to shared libraries."""

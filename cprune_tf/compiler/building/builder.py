@@ -1,0 +1,174 @@
+"""Builds measured programs in worker processes that stay.
+
+MetaSchedule's LocalBuilder starts fresh processes for every batch, and each imports all of TVM's
+tensor intrinsics; a build itself is a tenth of a second. Ours import TVM once and serve the whole
+run; a build that crashes or hangs costs that build only.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import pathlib
+import resource
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import tvm
+from tvm.support.popen_pool import PopenPoolExecutor
+
+from cprune_tf.compiler import tvm_internals
+from cprune_tf.compiler.building import gpu_toolchain, linker
+from cprune_tf.devices.agent.environment import available_cores
+
+# Workers that grew beyond this are replaced: LLVM never gives all its memory back.
+_MAX_WORKER_BYTES = 2**30
+# What a process's peak memory is counted in.
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildResult:
+    """One program's library, or why there is none.
+
+    Attributes:
+        library: Path of the shared library; its function is "main".
+        error: The reason, where library is None.
+    """
+
+    library: pathlib.Path | None
+    error: str | None
+
+
+class ProgramBuilder:
+    """A pool of build processes.
+
+    Args:
+        target: What is built for.
+        num_workers: Processes; 0: one per core that this process may run on.
+        timeout_sec: A build that takes longer is given up.
+        max_worker_bytes: Processes are replaced when one has grown beyond this.
+        linker: See devices.Device.linker.
+    """
+
+    def __init__(
+        self,
+        target: tvm.target.Target,
+        *,
+        num_workers: int = 0,
+        timeout_sec: float = 30.0,
+        max_worker_bytes: int = _MAX_WORKER_BYTES,
+        linker: str = "",
+    ) -> None:
+        self._target = target
+        self._linker = linker
+        self._directory = tempfile.TemporaryDirectory(prefix="cprune_build_")
+        self._num_built = 0
+        self._num_workers = num_workers or available_cores()
+        self._make_pool = functools.partial(
+            PopenPoolExecutor, max_workers=self._num_workers, timeout=timeout_sec
+        )
+        self._pool = self._make_pool()
+        self._max_worker_bytes = max_worker_bytes
+        self._largest_worker_bytes = 0
+
+    @property
+    def num_workers(self) -> int:
+        """How many programs are built at the same time."""
+        return self._num_workers
+
+    def submit(self, mods: Sequence[tvm.IRModule]) -> list[concurrent.futures.Future[BuildResult]]:
+        """Starts to build scheduled modules.
+
+        Args:
+            mods: Modules with one function "main", after postprocessing.
+
+        Returns:
+            One result to come for each module, in order; none raises.
+        """
+        self._replace_large_workers()
+        results = []
+        for mod in mods:
+            path = pathlib.Path(self._directory.name) / f"{self._num_built}.so"
+            job = self._pool.submit(_build_job, mod, self._target, str(path), self._linker)
+            results.append(self._to_result(job, path))
+            self._num_built += 1
+        return results
+
+    def build(self, mods: Sequence[tvm.IRModule]) -> list[BuildResult]:
+        """Builds scheduled modules.
+
+        Args:
+            mods: Modules with one function "main", after postprocessing.
+
+        Returns:
+            One result for each module, in order.
+        """
+        return [result.result() for result in self.submit(mods)]
+
+    def discard(self, results: Sequence[BuildResult]) -> None:
+        """Deletes libraries that were measured."""
+        for result in results:
+            if result.library is not None:
+                result.library.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Ends the processes and deletes the libraries."""
+        self._pool.shutdown(wait=False)
+        self._directory.cleanup()
+
+    def _to_result(
+        self, job: concurrent.futures.Future[int], path: pathlib.Path
+    ) -> concurrent.futures.Future[BuildResult]:
+        result: concurrent.futures.Future[BuildResult] = concurrent.futures.Future()
+
+        def finish(done: concurrent.futures.Future[int]) -> None:
+            error = done.exception()
+            if error is None:
+                self._largest_worker_bytes = max(self._largest_worker_bytes, done.result())
+                result.set_result(BuildResult(path, None))
+            else:
+                result.set_result(BuildResult(None, f"{type(error).__name__}: {error}"))
+
+        job.add_done_callback(finish)
+        return result
+
+    def _replace_large_workers(self) -> None:
+        """Starts new processes in place of all, where one has grown too large."""
+        if self._largest_worker_bytes > self._max_worker_bytes:
+            self._pool.shutdown(wait=True)
+            self._pool = self._make_pool()
+            self._largest_worker_bytes = 0
+
+    def __enter__(self) -> ProgramBuilder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _build_job(mod: tvm.IRModule, target: tvm.target.Target, path: str, linker_command: str) -> int:
+    """Builds in a worker; returns the most memory that the worker ever had, in bytes."""
+    build_program(mod, target, path, linker_command)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+
+
+def build_program(
+    mod: tvm.IRModule, target: tvm.target.Target, path: str, linker_command: str = ""
+) -> None:
+    """Compiles and links one scheduled module.
+
+    Args:
+        mod: Module with function "main"; rewritten weight layouts become its parameters' own.
+        target: What is built for.
+        path: The shared library to write.
+        linker_command: See devices.Device.linker.
+    """
+    from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
+    with target, gpu_toolchain.toolchain(target), tvm_internals.build_context():
+        built = tvm.tirx.build(mod, target=target)
+    built.export_library(path, fcompile=linker.linker_for(target, linker_command))

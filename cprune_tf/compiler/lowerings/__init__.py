@@ -1,0 +1,1 @@
+"""How operators are computed: each lowering in a module or package of its own."""

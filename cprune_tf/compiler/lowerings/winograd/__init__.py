@@ -1,0 +1,1 @@
+"""Winograd's minimal filtering: the convolution and how it is scheduled."""

@@ -1,0 +1,1 @@
+"""The search for fast programs, and what prices are made of."""

@@ -1,0 +1,71 @@
+"""Configurations from nested mappings: config files, flags and `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from cprune_tf.config.checks import ConfigError
+from cprune_tf.config.run import PruneConfig
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults, for a config file to start from."""
+    return PruneConfig().to_config_dict()
+
+
+def from_mapping(values: Mapping[str, Any] | ml_collections.ConfigDict) -> PruneConfig:
+    """Builds and validates a PruneConfig from nested fields.
+
+    Args:
+        values: Nested mapping; missing fields keep their default.
+
+    Returns:
+        The validated config.
+
+    Raises:
+        ConfigError: For an unknown field, a wrong type or a value that cannot work.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    return typing.cast(PruneConfig, _build(PruneConfig, values, "")).validate()
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    arguments = {}
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f" Did you mean config.{prefix}{close[0]}?" if close else ""
+            raise ConfigError(
+                f"config.{prefix}{name} is not a field; config.{prefix.rstrip('.')} has "
+                f"{', '.join(sorted(known))}.{hint}"
+            )
+        arguments[name] = _convert(hints[name], value, f"{prefix}{name}")
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, field: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"config.{field} is {value!r}; expected a mapping of fields.")
+        return _build(typing.cast(type, kind), value, f"{field}.")
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            value = (value,)
+        item_kind = typing.get_args(kind)[0]
+        return tuple(_convert(item_kind, item, field) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(
+            f"config.{field} is {value!r} ({type(value).__name__}); expected {kind.__name__}."
+        )
+    return value

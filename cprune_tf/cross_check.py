@@ -1,0 +1,372 @@
+"""One model on three runtimes: Keras here, TVM and LiteRT on the device.
+
+Same weights, same images: whatever differs in the outputs is a fault of a compiler or of an export.
+Latencies of all deployments are measured against each other, interleaved in one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cprune_tf.config import MeasureConfig
+from cprune_tf.deployment import Deployment
+from cprune_tf.devices import Device, DeviceInfo, Latency
+
+if typing.TYPE_CHECKING:
+    import keras
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+_KERAS_BATCH_SIZE = 256
+_MIN_AGREEMENT = 0.99
+# By what weights are stored as: 24, 11 and 8 bits of them count.
+_MAX_RELATIVE_ERRORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+_MAX_RELATIVE_IQR = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeResult:
+    """What one deployment does on one runtime.
+
+    Attributes:
+        deployment: The deployment's name.
+        runtime: "keras", "tvm" or "litert".
+        accuracy: Of its outputs against the labels, 0 to 1.
+        max_abs_error: Largest absolute difference to Keras's outputs.
+        max_relative_error: max |a - b| / max |b|, b being Keras's outputs.
+        top1_agreement: Fraction of the images with the same first class as in Keras.
+        file_bytes: Size of the file; None for Keras.
+        latencies: One for each number of threads; none for Keras.
+    """
+
+    deployment: str
+    runtime: str
+    accuracy: float
+    max_abs_error: float
+    max_relative_error: float
+    top1_agreement: float
+    file_bytes: int | None
+    latencies: tuple[Latency, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Speedup:
+    """How many times faster a deployment is than the first one.
+
+    Attributes:
+        deployment: The faster one, hopefully.
+        baseline: The first deployment.
+        runtime: "tvm" or "litert".
+        num_threads: Threads of both.
+        ratio: Median of the baseline / median of the deployment.
+        low: Lower quartile of the baseline / upper quartile of the deployment.
+        high: Upper quartile of the baseline / lower quartile of the deployment.
+    """
+
+    deployment: str
+    baseline: str
+    runtime: str
+    num_threads: int
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossCheck:
+    """The comparison of deployments and runtimes on one device.
+
+    Attributes:
+        device: Where it was made.
+        metric: "top1" or "top5".
+        num_images: Images that were run on every runtime.
+        results: One for each deployment and runtime.
+        speedups: Of each further deployment over the first, by runtime and number of threads;
+            none on an emulated device.
+        problems: What is not as it should be, in words; empty: nothing.
+    """
+
+    device: DeviceInfo
+    metric: str
+    num_images: int
+    results: tuple[RuntimeResult, ...]
+    speedups: tuple[Speedup, ...]
+    problems: tuple[str, ...]
+
+    def result(self, deployment: str, runtime: str) -> RuntimeResult:
+        """The result of a deployment on a runtime; KeyError where there is none."""
+        for result in self.results:
+            if (result.deployment, result.runtime) == (deployment, runtime):
+                return result
+        known = ", ".join(f"{r.deployment}/{r.runtime}" for r in self.results)
+        raise KeyError(f"There is no result for {deployment}/{runtime}; there are {known}.")
+
+    def latency(self, deployment: str, runtime: str, num_threads: int) -> Latency:
+        """The latency of a deployment on a runtime; KeyError where it was not measured."""
+        latencies = self.result(deployment, runtime).latencies
+        for latency in latencies:
+            if latency.num_threads == num_threads:
+                return latency
+        raise KeyError(
+            f"{deployment}/{runtime} was not timed with {num_threads} threads, only with "
+            f"{[latency.num_threads for latency in latencies]}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same fields as JSON types."""
+        return {**dataclasses.asdict(self), "device": self.device.to_json()}
+
+
+def check_deployments(
+    deployments: Sequence[Deployment],
+    images: FloatArray,
+    labels: npt.NDArray[Any],
+    device: Device,
+    *,
+    measure: MeasureConfig | None = None,
+    thread_counts: Sequence[int] | None = None,
+    metric: str = "top1",
+    weights: str = "float32",
+) -> CrossCheck:
+    """Runs deployments on Keras, TVM and LiteRT and compares outputs, accuracy and latency.
+
+    Args:
+        deployments: The first is what the others' speed-ups refer to.
+        images: float32 [num_images, height, width, channels], as the models take them; the first
+            output of each model is compared.
+        labels: Classes [num_images], or one-hot [num_images, num_classes].
+        device: Where TVM and LiteRT run.
+        measure: How latencies are measured (num_threads is not looked at).
+        thread_counts: Numbers of threads to measure with; None: 1 and all cores that are used.
+        metric: "top1" or "top5".
+        weights: What the TVM libraries store weights as; `.tflite` files hold float32.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ValueError: Images, labels or metric do not fit.
+        DeviceError: A runtime could not run a model; says which and why.
+    """
+    labels = _checked_labels(deployments, images, labels, metric)
+    measure = measure or MeasureConfig()
+    info = device.info()
+    counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
+    latencies = _time(deployments, device, counts, measure)
+    results = [
+        result
+        for deployment in deployments
+        for result in _run(deployment, images, labels, device, max(counts), metric, latencies)
+    ]
+    speedups: tuple[Speedup, ...] = ()
+    if not info.emulated:
+        speedups = _speedups([d.name for d in deployments], counts, latencies)
+    return CrossCheck(
+        device=info,
+        metric=metric,
+        num_images=len(images),
+        results=tuple(results),
+        speedups=speedups,
+        problems=(
+            *_problems_of_weights(deployments),
+            *_problems_of_device(info),
+            *(problem for result in results for problem in _problems_of_result(result, weights)),
+            *_problems_of_speedups(speedups),
+        ),
+    )
+
+
+_Latencies = dict[tuple[str, str], tuple[Latency, ...]]
+
+
+def _time(
+    deployments: Sequence[Deployment],
+    device: Device,
+    thread_counts: Sequence[int],
+    measure: MeasureConfig,
+) -> _Latencies:
+    files = [file for deployment in deployments for file in deployment.files()]
+    runs = [device.time_models(files, count, measure) for count in thread_counts]
+    return {
+        (file.name, file.runtime): tuple(run[i] for run in runs) for i, file in enumerate(files)
+    }
+
+
+def _run(
+    deployment: Deployment,
+    images: FloatArray,
+    labels: npt.NDArray[Any],
+    device: Device,
+    num_threads: int,
+    metric: str,
+    latencies: _Latencies,
+) -> list[RuntimeResult]:
+    reference = _outputs_of_keras(deployment.keras_model, images)
+    results = [_compare(deployment.name, "keras", reference, reference, labels, metric)]
+    for file in deployment.files():
+        outputs = device.run_model(file, images, num_threads)[0]
+        result = _compare(deployment.name, file.runtime, outputs, reference, labels, metric)
+        results.append(
+            dataclasses.replace(
+                result,
+                file_bytes=os.path.getsize(file.path),
+                latencies=latencies[file.name, file.runtime],
+            )
+        )
+    return results
+
+
+def _outputs_of_keras(model: keras.Model, images: FloatArray) -> FloatArray:
+    import keras
+
+    return np.concatenate(
+        [
+            np.asarray(
+                keras.tree.flatten(model(images[i : i + _KERAS_BATCH_SIZE], training=False))[0]
+            )
+            for i in range(0, len(images), _KERAS_BATCH_SIZE)
+        ]
+    )
+
+
+def _compare(
+    name: str,
+    runtime: str,
+    outputs: FloatArray,
+    reference: FloatArray,
+    labels: npt.NDArray[Any],
+    metric: str,
+) -> RuntimeResult:
+    if outputs.shape != reference.shape:
+        raise ValueError(
+            f"{name} returns outputs of shape {outputs.shape} on {runtime}, {reference.shape} in "
+            "Keras; the file was made from another model."
+        )
+    error = float(np.max(np.abs(outputs - reference)))
+    scale = float(np.max(np.abs(reference)))
+    if not scale > 0:
+        scale = 1.0
+    return RuntimeResult(
+        deployment=name,
+        runtime=runtime,
+        accuracy=_accuracy(outputs, labels, metric),
+        max_abs_error=error,
+        max_relative_error=error / scale,
+        top1_agreement=float(np.mean(outputs.argmax(-1) == reference.argmax(-1))),
+        file_bytes=None,
+        latencies=(),
+    )
+
+
+def _accuracy(outputs: FloatArray, labels: npt.NDArray[Any], metric: str) -> float:
+    best = np.argsort(-outputs, axis=-1, kind="stable")[:, : 5 if metric == "top5" else 1]
+    return float(np.mean(np.any(best == labels[:, None], axis=-1)))
+
+
+def _speedups(
+    names: Sequence[str], thread_counts: Sequence[int], latencies: _Latencies
+) -> tuple[Speedup, ...]:
+    speedups = []
+    for name in names[1:]:
+        for runtime in ("tvm", "litert"):
+            pairs = zip(latencies[names[0], runtime], latencies[name, runtime], strict=True)
+            for count, (base, other) in zip(thread_counts, pairs, strict=True):
+                ratio = base.median_ms / other.median_ms
+                low, high = base.q1_ms / other.q3_ms, base.q3_ms / other.q1_ms
+                speedups.append(Speedup(name, names[0], runtime, count, ratio, low, high))
+    return tuple(speedups)
+
+
+def _problems_of_result(result: RuntimeResult, weights: str) -> list[str]:
+    where = f"{result.deployment} on {result.runtime}"
+    allowed = _MAX_RELATIVE_ERRORS[weights if result.runtime == "tvm" else "float32"]
+    problems = []
+    if not np.isfinite(result.max_abs_error):
+        problems.append(f"{where}: outputs are not finite numbers.")
+    elif result.max_relative_error > allowed:
+        problems.append(
+            f"{where}: outputs differ from Keras by {result.max_relative_error:.2g} of their "
+            f"largest value (more than {allowed:g})."
+        )
+    if result.top1_agreement < _MIN_AGREEMENT:
+        problems.append(
+            f"{where}: agrees with Keras on the first class of {result.top1_agreement:.1%} of the "
+            f"images only (less than {_MIN_AGREEMENT:.0%})."
+        )
+    for latency in result.latencies:
+        if latency.conditions.emulated:
+            continue
+        if latency.conditions.throttled:
+            problems.append(f"{where}: the device was throttled, {latency}; let it cool down.")
+        if latency.iqr_ms > _MAX_RELATIVE_IQR * latency.median_ms:
+            problems.append(
+                f"{where}: the latency is unsteady, {latency}; other programs may be running."
+            )
+    return problems
+
+
+def _problems_of_device(info: DeviceInfo) -> list[str]:
+    if not info.emulated:
+        return []
+    return ["The device is emulated: its latencies mean nothing and are not compared."]
+
+
+def _problems_of_speedups(speedups: Sequence[Speedup]) -> list[str]:
+    return [
+        f"{s.deployment} on {s.runtime}: slower than {s.baseline} with {s.num_threads} "
+        f"thread{'' if s.num_threads == 1 else 's'} (speed-up {s.ratio:.2f})."
+        for s in speedups
+        if s.ratio < 1
+    ]
+
+
+def _problems_of_weights(deployments: Sequence[Deployment]) -> list[str]:
+    problems = []
+    for deployment in deployments:
+        tiny = np.finfo(np.float32).tiny
+        count = sum(
+            int(np.count_nonzero((values != 0) & (np.abs(values) < tiny)))
+            for values in map(np.asarray, deployment.keras_model.get_weights())
+        )
+        if count:
+            problems.append(
+                f"{deployment.name}: {count} weights are subnormal numbers, which some processors "
+                "compute with many times more slowly; set them to zero."
+            )
+    return problems
+
+
+def _checked_labels(
+    deployments: Sequence[Deployment],
+    images: FloatArray,
+    labels: npt.NDArray[Any],
+    metric: str,
+) -> npt.NDArray[Any]:
+    if metric not in ("top1", "top5"):
+        raise ValueError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
+    names = [deployment.name for deployment in deployments]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"Deployments need different names, at least one; received {names}.")
+    for deployment in deployments:
+        expected = tuple(deployment.keras_model.inputs[0].shape[1:])
+        if len(deployment.keras_model.inputs) != 1 or images.shape[1:] != expected:
+            raise ValueError(
+                f"Images have shape {images.shape}; {deployment.name} takes "
+                f"{[tuple(tensor.shape) for tensor in deployment.keras_model.inputs]}."
+            )
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(-1)
+    if not len(images) or labels.shape != (len(images),):
+        raise ValueError(
+            f"{len(images)} images and labels of shape {labels.shape} do not belong together; "
+            "expected one label for each image, and at least one image."
+        )
+    return labels

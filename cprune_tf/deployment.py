@@ -1,0 +1,76 @@
+"""One model in the forms it is deployed in, and the folder that goes to a device."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from cprune_tf.config import DataConfig
+from cprune_tf.devices import ModelFile
+from cprune_tf.runs import RunDirectory
+
+if typing.TYPE_CHECKING:
+    import keras
+
+_SCRIPT = "deploy_template.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """One model in the forms it is deployed in.
+
+    Attributes:
+        name: E.g. "original" or "pruned".
+        keras_model: The reference for the outputs.
+        tvm_library: Path of the tuned TVM library.
+        tflite: Path of the `.tflite` file.
+    """
+
+    name: str
+    keras_model: keras.Model
+    tvm_library: str | os.PathLike[str]
+    tflite: str | os.PathLike[str]
+
+    def files(self) -> tuple[ModelFile, ...]:
+        """What runs on the device: the TVM library and the `.tflite` file."""
+        inputs = tuple(
+            (str(tensor.dtype), (1, *(int(size) for size in tensor.shape[1:])))
+            for tensor in self.keras_model.inputs
+        )
+        return (
+            ModelFile(self.name, "tvm", os.fspath(self.tvm_library), inputs),
+            ModelFile(self.name, "litert", os.fspath(self.tflite), inputs),
+        )
+
+
+def write_deploy_folder(
+    run: RunDirectory, model: keras.Model, data: DataConfig, target: Mapping[str, Any]
+) -> None:
+    """Writes `deploy/`: library, `.tflite` file, their metadata and a script that runs both.
+
+    Args:
+        run: Holds `final.so` and `final.tflite`.
+        model: The Keras model that these were made of.
+        data: How its input was preprocessed.
+        target: What the library was compiled for.
+
+    Raises:
+        StorageError: Where the file system refuses.
+    """
+    for name in ("final.so", "final.tflite"):
+        run.write_bytes(f"deploy/{name.replace('final', 'model')}", run.path(name).read_bytes())
+    metadata = {
+        "inputs": [
+            {"name": tensor.name, "dtype": str(tensor.dtype), "shape": [1, *tensor.shape[1:]]}
+            for tensor in model.inputs
+        ],
+        "mean": data.mean,
+        "std": data.std,
+        "target": target,
+    }
+    run.write_json("deploy/metadata.json", metadata)
+    run.write_bytes("deploy/run.py", pathlib.Path(__file__).with_name(_SCRIPT).read_bytes())

@@ -1,0 +1,17 @@
+"""How a process ended, in words. Only the standard library."""
+
+from __future__ import annotations
+
+import signal
+
+
+def describe_exit(status: int) -> str:
+    """How a process ended, as the end of a sentence: "was ended by SIGSEGV"."""
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        hint = " (the kernel's out-of-memory killer?)" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+    return f"ended with exit status {status}"

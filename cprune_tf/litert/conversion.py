@@ -1,0 +1,103 @@
+"""Keras 3 model to `.tflite`: float32, batch size 1, variables frozen into constants."""
+
+from __future__ import annotations
+
+import tempfile
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from cprune_tf import native_output
+from cprune_tf.errors import UserError
+
+if typing.TYPE_CHECKING:
+    import keras
+
+_ENDPOINT = "serve"
+
+
+class ConversionError(UserError, ValueError):
+    """A model that cannot become a `.tflite` file; says why."""
+
+
+def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> bytes:
+    """Converts a model for LiteRT, quietly.
+
+    The way leads over a SavedModel: converting the traced function directly leaves the weights as
+    variables, which LiteRT can neither fold nor delegate. Inputs and outputs are named
+    "input_00", "output_00", ... in the model's order.
+
+    Args:
+        model: A built Keras model that computes in float32, with inputs of fixed size but for the
+            batch dimension.
+        forward: Computes the model's outputs from one tensor an input, for a caller that wants
+            operations to be named its own way; None: the model is called.
+
+    Returns:
+        The content of the `.tflite` file, for a batch size of 1.
+
+    Raises:
+        ConversionError: The model is not built, has an input of unknown size or another compute
+            type, or TensorFlow cannot convert it; says which.
+    """
+    _require_convertible(model)
+    with (
+        tempfile.TemporaryDirectory(prefix="cprune_tf_convert_") as directory,
+        native_output.silenced(),
+    ):
+        try:
+            return _convert(model, forward or _caller(model), directory)
+        except Exception as error:
+            raise ConversionError(
+                f"TensorFlow could not convert model {model.name!r} to TFLite: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _require_convertible(model: keras.Model) -> None:
+    if not getattr(model, "built", False) or not getattr(model, "inputs", None):
+        raise ConversionError(
+            f"Model {model.name!r} has no defined inputs; call it on data once, or build it from "
+            "keras.Input, before converting it."
+        )
+    for tensor in model.inputs:
+        if any(size is None for size in tensor.shape[1:]):
+            raise ConversionError(
+                f"Input {tensor.name!r} of model {model.name!r} has shape {tuple(tensor.shape)}; "
+                "every size but the batch must be known."
+            )
+    types = {variable.dtype for variable in model.weights} | {model.compute_dtype}
+    if wrong := types & {"float16", "bfloat16", "float64"}:
+        raise ConversionError(
+            f"Model {model.name!r} uses {', '.join(sorted(wrong))}; only float32 models are "
+            "converted. Build it under keras.config.set_dtype_policy('float32')."
+        )
+
+
+def _caller(model: keras.Model) -> Callable[..., Any]:
+    def forward(*inputs: Any) -> Any:
+        return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+
+    return forward
+
+
+def _convert(model: keras.Model, forward: Callable[..., Any], directory: str) -> bytes:
+    import keras
+    import tensorflow as tf
+
+    def serve(*inputs: Any) -> dict[str, Any]:
+        outputs = keras.tree.flatten(forward(*inputs))
+        return {f"output_{i:02d}": y for i, y in enumerate(outputs)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        _ENDPOINT,
+        serve,
+        input_signature=[
+            tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=f"input_{i:02d}")
+            for i, tensor in enumerate(model.inputs)
+        ],
+    )
+    archive.write_out(directory, verbose=False)
+    return typing.cast(bytes, tf.lite.TFLiteConverter.from_saved_model(directory).convert())

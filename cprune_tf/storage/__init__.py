@@ -1,0 +1,1 @@
+"""Files, locks and plain values that a killed process leaves whole."""
