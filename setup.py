@@ -13,6 +13,7 @@ _REQUIRES = [
     "ai-edge-litert>=2.1",
     "apache-tvm==0.27.0.post1",
     "apache-tvm-ffi==0.1.14.post1",
+    "cattrs>=24.1",
     "cloudpickle>=3.0",
     "jinja2>=3.1",
     "keras>=3.10",

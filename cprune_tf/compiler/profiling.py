@@ -140,16 +140,9 @@ def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> Tas
     )
 
 
-def argument_shapes(task: Task) -> Shapes:
-    """(dtype, shape) of each argument of a task; its result is the last one."""
-    return _shapes(ms.arg_info.ArgInfo.from_prim_func(task.mod["main"]))
-
-
 def bytes_moved(task: Task) -> int:
     """Bytes of a task's arguments and result: what one call reads and writes at least."""
-    return sum(
-        math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in argument_shapes(task)
-    )
+    return sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in task.argument_shapes)
 
 
 def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Program]:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import tvm
+from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building import lowering
@@ -98,6 +99,14 @@ class Task:
     def layers(self) -> tuple[str, ...]:
         """The Keras layers of all its subgraphs, in model order."""
         return tuple(dict.fromkeys(layer for part in self.subgraphs for layer in part.layers))
+
+    @property
+    def argument_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """(dtype, shape) of each argument; its result is the last one."""
+        return tuple(
+            (str(info.dtype), tuple(int(size) for size in info.shape))
+            for info in ms.arg_info.ArgInfo.from_prim_func(self.mod["main"])
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

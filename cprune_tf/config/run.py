@@ -28,6 +28,8 @@ class PruneConfig:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
         device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or "adb:SERIAL",
             with options, e.g. "local?gpu=cuda"; see docs/devices.md.
+        runtime: What latencies are measured with and the result is deployed in: "tvm".
+        precision: What the runtime computes in: "float32".
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
         weights: What TVM libraries store weights as: "float32", or "float16" or "bfloat16" for half
@@ -43,6 +45,8 @@ class PruneConfig:
 
     model: str = "resnet8_fashion"
     device: str = "local"
+    runtime: str = "tvm"
+    precision: str = "float32"
     frontend: str = "keras"
     weights: str = "float32"
     protect: tuple[str, ...] = ()
@@ -57,6 +61,8 @@ class PruneConfig:
         """Returns self, or raises ConfigError naming the first field that cannot work."""
         require(bool(self.model), "model", self.model, "a model's name or path")
         require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
+        require(bool(self.runtime), "runtime", self.runtime, "a runtime, e.g. 'tvm'")
+        require(bool(self.precision), "precision", self.precision, "a precision, e.g. 'float32'")
         frontends = ("keras", "tflite")
         require(self.frontend in frontends, "frontend", self.frontend, "keras or tflite")
         require(

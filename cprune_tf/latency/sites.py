@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from cprune_tf.compiler.profiling import argument_shapes
 from cprune_tf.compiler.tasks import LoweredModel, Task
 from cprune_tf.graph import ChannelGraph
 
@@ -171,7 +170,7 @@ def _extent(layer: str, what: tuple[str, ...], channels: ChannelGraph) -> Extent
 def _family(task: Task, other: Task, model: Any, anchor: str) -> str:
     """Kind and shapes, "*" for every extent that differs between two channel counts."""
     shapes = []
-    pairs = zip(argument_shapes(task), argument_shapes(other), strict=True)
+    pairs = zip(task.argument_shapes, other.argument_shapes, strict=True)
     for (dtype, shape), (_, reduced) in pairs:
         extents = [str(a) if a == b else "*" for a, b in zip(shape, reduced, strict=True)]
         shapes.append(f"{'x'.join(extents)}{'' if dtype == 'float32' else f':{dtype}'}")

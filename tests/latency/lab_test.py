@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cprune_tf import graph
-from cprune_tf.compiler.profiling import argument_shapes, bytes_moved
+from cprune_tf.compiler.profiling import bytes_moved
 from cprune_tf.compiler.roofline import measure_roofline
 from cprune_tf.config import MeasureConfig
 from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
@@ -41,7 +41,7 @@ def test_counts_and_flops_are_those_of_the_compiled_model(lab):
     units = lab.full(keep)
     for site in lab.sites:
         task = tasks[site.key]
-        shapes = [shape for _, shape in argument_shapes(task)]
+        shapes = [shape for _, shape in task.argument_shapes]
         if site.makes_channels:
             inputs, outputs = site.counts(units)
             assert shapes[-1][-1] == outputs

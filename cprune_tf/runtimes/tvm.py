@@ -1,0 +1,119 @@
+"""TVM: models are imported, tuned and compiled to a library for the device."""
+
+from __future__ import annotations
+
+import math
+import os
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from cprune_tf.compiler.profiling import ProgramTimer
+from cprune_tf.compiler.session import CompilerSession
+from cprune_tf.compiler.structure import program_structure
+from cprune_tf.compiler.tasks import LoweredModel, Task
+from cprune_tf.compiler.transfer import distinct_programs
+from cprune_tf.devices import Device
+from cprune_tf.runtimes.base import Progress, Runtime, TaskCost
+from cprune_tf.runtimes.registry import RuntimeOptions, register_runtime
+
+if typing.TYPE_CHECKING:
+    import keras
+
+# Of a task's programs that differ in structure, how many say what tiles pay.
+_TILE_PROGRAMS = 4
+
+
+@register_runtime("tvm", ("float32",))
+class TvmRuntime(Runtime):
+    """TVM on one device: a compiler session and the programs it has measured.
+
+    Args:
+        device: Where programs run.
+        options: See RuntimeOptions.
+
+    Attributes:
+        session: The compiler, for what is TVM's alone (roofline, layers side by side).
+    """
+
+    name = "tvm"
+    suffix = ".so"
+
+    def __init__(self, device: Device, options: RuntimeOptions) -> None:
+        super().__init__(device, options.precision, options.num_threads)
+        self.session = CompilerSession(
+            device,
+            options.workdir,
+            options.tuning,
+            num_threads=options.num_threads,
+            seed=options.seed,
+            frontend=options.frontend,
+            weights=options.weights,
+        )
+        self._timer = ProgramTimer(
+            device, self.session.database, self.session.target, num_threads=options.num_threads
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """See Runtime."""
+        return {
+            "runtime": str(self),
+            "target": str(self.session.target),
+            "num_threads": self.num_threads,
+        }
+
+    @property
+    def lanes(self) -> int:
+        """See Runtime; threads of a warp on a GPU."""
+        return self.session.lanes
+
+    def prepare(self, model: keras.Model) -> LoweredModel:
+        """See Runtime."""
+        return self.session.lower(model)
+
+    def tune(self, model: Any, trials_per_task: int, progress: Progress | None = None) -> None:
+        """See Runtime."""
+        self.session.tune(model, trials_per_task, progress)
+
+    def price(
+        self, candidate: Any, current: Any, on_task: Callable[[Task], None] | None = None
+    ) -> float:
+        """See Runtime: the current model's programs are transferred to the candidate's shapes."""
+        return self.session.price(candidate, current, on_task)
+
+    def tasks_ms(self, model: Any) -> float:
+        """See Runtime."""
+        return typing.cast(LoweredModel, model).latency_ms(self.session.database)
+
+    def task_costs(self, model: Any) -> tuple[TaskCost, ...]:
+        """See Runtime."""
+        return tuple(
+            TaskCost(row.task, row.latency_ms, row.total_ms, row.share, row.gflops, row.structure)
+            for row in self.session.task_table(model)
+        )
+
+    def samples_ms(self, task: Task) -> tuple[float, ...]:
+        """See Runtime: the task's fastest program, built once."""
+        return self._timer.samples_ms(task)
+
+    def filter_tiles(self, task: Task, filters: int) -> tuple[int, ...]:
+        """See Runtime: the inner filter tiles of the best few programs that differ in structure."""
+        tiles: dict[int, None] = {}
+        for lowered in task.lowerings:
+            programs = self.session.database.programs(lowered.mod)
+            for program in distinct_programs(programs, _TILE_PROGRAMS):
+                structure = program_structure(program, lowered.mod)
+                # Only where the workload's last axis is the filters.
+                if structure.filters == filters:
+                    tiles[math.prod(structure.compute[1:])] = None
+        return tuple(tile for tile in tiles if tile > 1)
+
+    def build(self, model: Any, path: os.PathLike[str] | str) -> None:
+        """See Runtime: a shared library with the fastest programs known, weights inside."""
+        self.session.build(model, os.fspath(path))
+
+    def close(self) -> None:
+        """See Runtime."""
+        self._timer.close()
+        self.session.close()
