@@ -128,7 +128,8 @@ def prune(
     ).validate()
     settings = _with_names(settings, model, device)
     from cprune_tf import models, pipeline, report
-    from cprune_tf.runs import Progress, RunDirectory
+    from cprune_tf.runs import Progress, RunDirectory, events
+    from cprune_tf.storage.plain import to_plain
 
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
     data = _image_data(settings, keras_model, train_data, validation_data)
@@ -145,18 +146,20 @@ def prune(
     ):
         own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
         hooks = _hooks(
-            settings, data, keras_model, own_compile, run.tensorboard_dir,
+            settings, data, keras_model, own_compile, run.tensorboard_dir, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
         given = pipeline.PipelineInput(keras_model, hooks, data.test_images, data.test_labels)
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)
-        history = run.journal.events("candidate")
+        history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
     return PruneResult(final, history, written.report, root)
 
 
 def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
-    run.journal.append("stage", name=name, elapsed_sec=elapsed_sec)
+    from cprune_tf.runs import events
+
+    run.journal.append(events.StageEnded(name, elapsed_sec))
 
 
 def _hooks(
@@ -165,6 +168,7 @@ def _hooks(
     model: keras.Model,
     own_compile: bool,
     log_dir: pathlib.Path,
+    on_step: Callable[[int, int, str], None],
     short_term_train: Train | None,
     long_term_train: Train | None,
     evaluate: Evaluate | None,
@@ -173,7 +177,9 @@ def _hooks(
     from cprune_tf.strategies.workbench import Hooks
     from cprune_tf.training.hooks import Trainer
 
-    default = Trainer(settings, data, model, own_compile=own_compile, log_dir=log_dir)
+    default = Trainer(
+        settings, data, model, own_compile=own_compile, log_dir=log_dir, on_step=on_step
+    )
     return Hooks(
         short_term_train or default.short_term_train,
         long_term_train or default.long_term_train,

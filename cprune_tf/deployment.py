@@ -12,6 +12,7 @@ from typing import Any
 from cprune_tf.config import DataConfig
 from cprune_tf.devices import ModelFile
 from cprune_tf.runs import RunDirectory
+from cprune_tf.runtimes.base import input_specs
 
 if typing.TYPE_CHECKING:
     import keras
@@ -37,10 +38,7 @@ class Deployment:
 
     def files(self) -> tuple[ModelFile, ...]:
         """What runs on the device: the TVM library and the `.tflite` file."""
-        inputs = tuple(
-            (str(tensor.dtype), (1, *(int(size) for size in tensor.shape[1:])))
-            for tensor in self.keras_model.inputs
-        )
+        inputs = input_specs(self.keras_model)
         return (
             ModelFile(self.name, "tvm", os.fspath(self.tvm_library), inputs),
             ModelFile(self.name, "litert", os.fspath(self.tflite), inputs),

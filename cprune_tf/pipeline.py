@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from cprune_tf import graph, litert
-from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import ConfigError, PruneConfig
 from cprune_tf.cross_check import check_deployments
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
-from cprune_tf.runs import Progress, RunDirectory
-from cprune_tf.strategies.cprune import CPrune, restore
-from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench, stage_progress
+from cprune_tf.runs import Progress, RunDirectory, events
+from cprune_tf.runs.results import ExportedFile
+from cprune_tf.runtimes import Runtime, RuntimeOptions, find_runtime, open_runtime
+from cprune_tf.strategies.registry import registered_strategies
+from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench, run_strategy
 
 STAGES = (
     "Check the input",
@@ -87,46 +88,50 @@ class Pipeline:
         Raises:
             ConfigError: If the accuracy requirement or the number of threads cannot be met.
         """
-        journal = self._run.journal
-        config = self._config
-        if journal.last("finished") is None:
+        journal, config = self._run.journal, self._config
+        runtime = find_runtime(config.runtime, config.precision)
+        if journal.last(events.Finished) is None:
             journal.append(
-                "run_started",
-                version=_version(),
-                config_hash=self._run.config_hash,
-                model=config.model,
-                device=self._device.info().to_json(),
-                resumed=self._run.resumed,
+                events.RunStarted(
+                    version=_version(),
+                    config_hash=self._run.config_hash,
+                    model=config.model,
+                    device=self._device.info(),
+                    resumed=self._run.resumed,
+                )
             )
         with self._progress.stage("Check the input"):
-            original = self._checked_original()
+            original = self._checked_original(runtime)
             accuracy, required = self._required_accuracy(original)
-        with CompilerSession(
-            self._device,
-            self._run.tuning_dir,
-            config.tuning,
-            num_threads=config.measure.num_threads,
-            seed=config.seed,
-            frontend=config.frontend,
-            weights=config.weights,
-        ) as session:
-            bench = Workbench(
-                config, self._run, self._device, session, self._given.hooks, self._progress
-            )
+        with open_runtime(config.runtime, self._device, self._runtime_options()) as opened:
+            bench = Workbench(config, self._run, opened, self._given.hooks, self._progress)
             first = self._baseline(bench, original, accuracy, required)
             pruned = self._pruned(bench, first, required)
             final = self._long_trained(bench, pruned)
             deployments = self._exported(bench, first, final)
         self._cross_checked(deployments)
-        if journal.last("finished") is None:
+        if journal.last(events.Finished) is None:
             journal.append(
-                "finished",
-                elapsed_sec=time.monotonic() - self._start,
-                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                events.Finished(
+                    elapsed_sec=time.monotonic() - self._start,
+                    peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                )
             )
         return final
 
-    def _checked_original(self) -> Any:
+    def _runtime_options(self) -> RuntimeOptions:
+        config = self._config
+        return RuntimeOptions(
+            precision=config.precision,
+            workdir=self._run.tuning_dir,
+            tuning=config.tuning,
+            num_threads=config.measure.num_threads,
+            seed=config.seed,
+            frontend=config.frontend,
+            weights=config.weights,
+        )
+
+    def _checked_original(self, runtime: type[Runtime]) -> Any:
         """The original, flat, after everything that can be refused cheaply was looked at."""
         threads, cores = self._config.measure.num_threads, self._device.num_cores()
         if threads > cores:
@@ -142,22 +147,18 @@ class Pipeline:
                 f"The model {model.name!r} has no channel group that could be pruned: "
                 f"{'; '.join(reasons) or 'no layer makes channels'}."
             )
-        from cprune_tf.compiler.importer import import_through
-
-        # Names every unsupported layer before any tuning.
-        import_through(self._config.frontend, model)
+        runtime.check(model, self._config.frontend)
         if not self._run.path("original.tflite").exists():
             self._run.write_bytes("original.tflite", litert.convert(model))
         return model
 
     def _required_accuracy(self, original: Any) -> tuple[float, float]:
-        """The original's accuracy and the one the result needs."""
-        baseline = self._run.journal.last("evaluated")
-        if baseline is None:
+        """The original's accuracy and the one that the result needs."""
+        evaluated = self._run.journal.last(events.Evaluated)
+        if evaluated is None:
             accuracy = float(self._given.hooks.evaluate(original))
-            self._run.journal.append("evaluated", accuracy=accuracy)
-        else:
-            accuracy = float(baseline["accuracy"])
+            evaluated = self._run.journal.append(events.Evaluated(accuracy))
+        accuracy = evaluated.accuracy
         strategy = self._config.strategy
         required = strategy.required_accuracy or max(0.0, accuracy - strategy.max_accuracy_drop)
         self._progress.note(
@@ -175,57 +176,41 @@ class Pipeline:
     def _baseline(
         self, bench: Workbench, original: Any, accuracy: float, required: float
     ) -> CurrentModel:
-        known = self._run.journal.last("baseline")
-        if known is not None:
-            return restore(bench, known, original)
-        lowered = bench.session.lower(original)
-        library = bench.library_path(0)
-        with self._progress.stage("Tune the original model") as stage:
-            bench.session.tune(lowered, self._config.tuning.trials_per_task, stage_progress(stage))
-            bench.session.build(lowered, library)
-            latency = bench.time(original, library)[0]
-        first = CurrentModel(
-            0,
-            original,
-            lowered,
-            bench.analyze(original),
-            library,
-            accuracy,
-            latency,
-            1.0,
-            graph.PruningHistory(),
-        )
-        self._run.save_model(original, "models/iter_0000.keras")
+        baseline = self._run.journal.last(events.Baseline)
+        if baseline is not None:
+            return bench.restore(baseline, original)
+        first = bench.start(original, accuracy)
+        metric = self._config.strategy.metric
         self._run.journal.append(
-            "baseline",
-            **bench.describe(first),
-            required_accuracy=required,
-            metric=self._config.strategy.metric,
+            events.Baseline(
+                **vars(bench.describe(first)), required_accuracy=required, metric=metric
+            )
         )
-        self._progress.note(f"The original, tuned: {latency}")
+        self._progress.note(f"The original, tuned: {first.latency}")
         return first
 
     def _pruned(self, bench: Workbench, first: CurrentModel, required: float) -> CurrentModel:
         journal = self._run.journal
-        last = journal.events("candidate")[-1:]
-        accepted = journal.last("accepted")
-        if last and last[0]["accepted"] is not None:
-            decided = last[0]["accepted"]
-            if accepted is None or accepted["iteration"] < decided["iteration"]:
-                # Killed between the two lines: the decision stands.
-                accepted = journal.append("accepted", **decided)
+        accepted = journal.last(events.Accepted)
+        judged = journal.last(events.CandidateJudged)
+        if judged is not None and judged.accepted is not None:
+            record = judged.accepted
+            if accepted is None or accepted.iteration < record.iteration:
+                # The run was killed between the two lines: the decision stands.
+                accepted = journal.append(events.Accepted(**vars(record)))
         current = first
         if accepted is not None:
-            current = restore(bench, accepted, _load(self._run.path(accepted["model"])))
-        if journal.last("stopped") is not None:
+            current = bench.restore(accepted, _load(self._run.path(accepted.model)))
+        if journal.last(events.Stopped) is not None:
             return current
-        return CPrune(bench, first, required).run(current)
+        registration = registered_strategies()[self._config.strategy.name]
+        return run_strategy(registration.strategy(bench, first, required), bench, current)
 
     def _long_trained(self, bench: Workbench, pruned: CurrentModel) -> Any:
         """Long-term training; its weights are kept only where they are no worse."""
-        known = self._run.journal.last("long_term_trained")
+        known = self._run.journal.last(events.LongTermTrained)
         if known is not None:
-            return _load(self._run.path(known["model"]))
+            return _load(self._run.path(known.model))
         model = pruned.model
         accuracy = pruned.accuracy
         kept = "as it was"
@@ -243,54 +228,43 @@ class Pipeline:
                     "the weights before it are kept."
                 )
         self._run.save_model(model, "final.keras")
-        self._run.journal.append(
-            "long_term_trained",
-            accuracy=accuracy,
-            epochs=self._config.training.long_term.epochs if pruned.iteration else 0,
-            kept=kept,
-            model="final.keras",
-        )
+        epochs = self._config.training.long_term.epochs if pruned.iteration else 0
+        self._run.journal.append(events.LongTermTrained(accuracy, epochs, kept, "final.keras"))
         return model
 
     def _exported(
         self, bench: Workbench, first: CurrentModel, final: Any
     ) -> tuple[Deployment, Deployment]:
         """Tunes original and result to the same number of trials and writes what is deployed."""
-        original_library = self._run.path("original.so")
-        final_library = self._run.path("final.so")
+        run, runtime = self._run, bench.runtime
+        original_library, final_library = run.path("original.so"), run.path("final.so")
         deployments = (
-            Deployment(
-                "original", first.model, original_library, self._run.path("original.tflite")
-            ),
-            Deployment("pruned", final, final_library, self._run.path("final.tflite")),
+            Deployment("original", first.model, original_library, run.path("original.tflite")),
+            Deployment("pruned", final, final_library, run.path("final.tflite")),
         )
-        if self._run.journal.last("exported") is not None:
+        if run.journal.last(events.Exported) is not None:
             return deployments
-        lowered = bench.session.lower(final)
+        prepared = runtime.prepare(final)
         trials = self._config.tuning.final_trials_per_task
         with self._progress.stage("Tune the result") as stage:
-            for part in (lowered, first.lowered):
-                bench.session.tune(part, trials, stage_progress(stage))
+            for part in (prepared, first.prepared):
+                runtime.tune(part, trials, stage.progress)
         with self._progress.stage("Export"):
-            bench.session.build(lowered, final_library)
-            bench.session.build(first.lowered, original_library)
-            self._run.write_bytes("final.tflite", litert.convert(final))
-            write_deploy_folder(
-                self._run,
-                final,
-                self._config.data,
-                self._device.target(self._config.measure.num_threads),
-            )
+            runtime.build(prepared, final_library)
+            runtime.build(first.prepared, original_library)
+            run.write_bytes("final.tflite", litert.convert(final))
+            target = self._device.target(self._config.measure.num_threads)
+            write_deploy_folder(run, final, self._config.data, target)
         names = ("final.keras", "final.so", "final.tflite", "original.so", "original.tflite")
-        files = [
-            {"name": name, "path": name, "bytes": self._run.path(name).stat().st_size}
+        files = tuple(
+            ExportedFile(name, name, run.path(name).stat().st_size)
             for name in ("models/iter_0000.keras", *names)
-        ]
-        self._run.journal.append("exported", files=files)
+        )
+        run.journal.append(events.Exported(files))
         return deployments
 
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
-        if self._run.journal.last("cross_check") is not None:
+        if self._run.journal.last(events.CrossChecked) is not None:
             return
         with self._progress.stage("Cross-check"):
             checked = check_deployments(
@@ -303,14 +277,14 @@ class Pipeline:
                 metric=self._config.strategy.metric,
                 weights=self._config.weights,
             )
-            self._run.journal.append("cross_check", **checked.to_json())
+            self._run.journal.append(events.CrossChecked.of(checked))
         for problem in checked.problems:
             self._progress.note(f"Problem: {problem}")
 
 
 def remaining_stages(run: RunDirectory) -> tuple[str, ...]:
     """The stages that a run still has before it; the check of the input is always one."""
-    ended = {event["name"] for event in run.journal.events("stage")} - {STAGES[0]}
+    ended = {event.name for event in run.journal.events(events.StageEnded)} - {STAGES[0]}
     return tuple(name for name in STAGES if name not in ended)
 
 

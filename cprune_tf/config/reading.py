@@ -12,6 +12,7 @@ import ml_collections
 
 from cprune_tf.config.checks import ConfigError
 from cprune_tf.config.run import PruneConfig
+from cprune_tf.config.strategy import StrategyConfig, strategy_config_class
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -42,8 +43,8 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     arguments = {}
     for name, value in values.items():
         if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f" Did you mean config.{prefix}{close[0]}?" if close else ""
+            meant = _similar_field(name, cls)
+            hint = f" Did you mean config.{prefix}{meant}?" if meant else ""
             raise ConfigError(
                 f"config.{prefix}{name} is not a field; config.{prefix.rstrip('.')} has "
                 f"{', '.join(sorted(known))}.{hint}"
@@ -52,7 +53,26 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     return cls(**arguments)
 
 
+def _similar_field(name: str, cls: type) -> str:
+    """The field that was probably meant: of a similar name here, or of that name further down."""
+    fields = [field.name for field in dataclasses.fields(cls)]
+    if close := difflib.get_close_matches(name, sorted(fields), n=1):
+        return close[0]
+    hints = typing.get_type_hints(cls)
+    for outer in fields:
+        kind = _resolved(hints[outer])
+        if dataclasses.is_dataclass(kind) and name in {f.name for f in dataclasses.fields(kind)}:
+            return f"{outer}.{name}"
+    return ""
+
+
+def _resolved(kind: Any) -> Any:
+    """A field's type; that of the strategies' configs is made of all that are registered."""
+    return strategy_config_class() if kind is StrategyConfig else kind
+
+
 def _convert(kind: Any, value: Any, field: str) -> Any:
+    kind = _resolved(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(f"config.{field} is {value!r}; expected a mapping of fields.")

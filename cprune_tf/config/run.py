@@ -11,7 +11,7 @@ import ml_collections
 from cprune_tf.config.checks import require
 from cprune_tf.config.data import DataConfig
 from cprune_tf.config.measure import MeasureConfig
-from cprune_tf.config.strategy import StrategyConfig
+from cprune_tf.config.strategy import StrategyConfig, default_strategy
 from cprune_tf.config.training import TrainingConfig
 from cprune_tf.config.tuning import TuningConfig
 from cprune_tf.storage.plain import to_plain
@@ -52,7 +52,7 @@ class PruneConfig:
     protect: tuple[str, ...] = ()
     seed: int = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+    strategy: StrategyConfig = dataclasses.field(default_factory=default_strategy)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)

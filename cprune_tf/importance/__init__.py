@@ -1,5 +1,12 @@
 """Which filters matter least: scores of a channel group's units."""
 
-from cprune_tf.importance.scoring import METHODS, ImportanceError, score
+import importlib
 
-__all__ = ["METHODS", "ImportanceError", "score"]
+from cprune_tf.importance.registry import criterion_names, needs_data
+
+
+def __getattr__(name: str) -> object:
+    return getattr(importlib.import_module("cprune_tf.importance.scoring"), name)
+
+
+__all__ = ["criterion_names", "needs_data"]

@@ -56,6 +56,17 @@ class Stage:
             self.text = text
         self._changed(self)
 
+    def progress(self, done: int, planned: int, text: str) -> None:
+        """Tells how far the stage is, where the work itself knows how much it is.
+
+        Args:
+            done: Units done so far.
+            planned: Units in all.
+            text: What is being done just now.
+        """
+        self.total = planned
+        self.update(done, text)
+
     def running_sec(self) -> float:
         """Seconds since it began, or its duration once it has ended."""
         if self.elapsed_sec is not None:
@@ -176,6 +187,11 @@ class Progress:
             self._say(f"{label}: {ending} after {duration}{self._outcome(stage)}")
         if not self._open and self._on_stage_end is not None:
             self._on_stage_end(name, stage.running_sec())
+
+    def innermost(self, done: int, planned: int, text: str) -> None:
+        """Tells how far the innermost stage is, if one is open; see `Stage.progress`."""
+        if self._open:
+            self._open[-1].progress(done, planned, text)
 
     def note(self, text: str) -> None:
         """Tells something worth keeping, in a line of its own.

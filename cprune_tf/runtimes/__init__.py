@@ -6,7 +6,12 @@ A runtime is a module of this package, named as the runtime is, that registers i
 from __future__ import annotations
 
 from cprune_tf.runtimes.base import Runtime, RuntimeModel, RuntimeTask, TaskCost
-from cprune_tf.runtimes.registry import RuntimeOptions, open_runtime, register_runtime
+from cprune_tf.runtimes.registry import (
+    RuntimeOptions,
+    find_runtime,
+    open_runtime,
+    register_runtime,
+)
 
 __all__ = [
     "Runtime",
@@ -14,6 +19,7 @@ __all__ = [
     "RuntimeOptions",
     "RuntimeTask",
     "TaskCost",
+    "find_runtime",
     "open_runtime",
     "register_runtime",
 ]

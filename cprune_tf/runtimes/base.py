@@ -116,6 +116,19 @@ class Runtime(abc.ABC):
         self.precision = precision
         self.num_threads = num_threads
 
+    @classmethod
+    @abc.abstractmethod
+    def check(cls, model: keras.Model, frontend: str) -> None:
+        """Raises where the runtime cannot run a model, before anything is opened or measured.
+
+        Args:
+            model: The Keras model.
+            frontend: See config.PruneConfig.
+
+        Raises:
+            UserError: Names what the runtime cannot run.
+        """
+
     def __str__(self) -> str:
         return f"{self.name} {self.precision}"
 

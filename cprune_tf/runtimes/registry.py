@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import pathlib
 import pkgutil
+import typing
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from cprune_tf.config import ConfigError, TuningConfig
 from cprune_tf.devices import Device
@@ -39,21 +40,23 @@ class RuntimeOptions:
     weights: str = "float32"
 
 
-Factory = Callable[[Device, RuntimeOptions], Runtime]
-_FACTORIES: dict[str, tuple[Factory, tuple[str, ...]]] = {}
+RuntimeClass = TypeVar("RuntimeClass", bound=type[Runtime])
+_CLASSES: dict[str, tuple[type[Runtime], tuple[str, ...]]] = {}
 
 
-def register_runtime(name: str, precisions: Sequence[str]) -> Callable[[Factory], Factory]:
-    """Makes a runtime known by name; decorates its class or a function that opens it.
+def register_runtime(
+    name: str, precisions: Sequence[str]
+) -> Callable[[RuntimeClass], RuntimeClass]:
+    """Makes a runtime known by name; decorates its class, which is made of (device, options).
 
     Args:
         name: As in `config.runtime`.
         precisions: What it can compute in.
     """
 
-    def register(factory: Factory) -> Factory:
-        _FACTORIES[name] = (factory, tuple(precisions))
-        return factory
+    def register(runtime: RuntimeClass) -> RuntimeClass:
+        _CLASSES[name] = (runtime, tuple(precisions))
+        return runtime
 
     return register
 
@@ -62,8 +65,33 @@ def runtime_names() -> tuple[str, ...]:
     """All runtimes that can be opened; none is imported."""
     package = importlib.import_module("cprune_tf.runtimes")
     modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    names = {*_FACTORIES, *(name for name in modules if name not in _NOT_RUNTIMES)}
+    names = {*_CLASSES, *(name for name in modules if name not in _NOT_RUNTIMES)}
     return tuple(sorted(names))
+
+
+def find_runtime(name: str, precision: str) -> type[Runtime]:
+    """The class of a runtime.
+
+    Args:
+        name: One of `runtime_names()`.
+        precision: What models compute in.
+
+    Raises:
+        ConfigError: For an unknown name, or a precision that the runtime does not have.
+    """
+    if name not in runtime_names():
+        raise ConfigError(
+            f"config.runtime is {name!r}; expected one of {', '.join(runtime_names())}."
+        )
+    if name not in _CLASSES:
+        importlib.import_module(f"cprune_tf.runtimes.{name}")
+    runtime, precisions = _CLASSES[name]
+    if precision not in precisions:
+        raise ConfigError(
+            f"config.precision is {precision!r}; the runtime {name} computes in "
+            f"{', '.join(precisions)}."
+        )
+    return runtime
 
 
 def open_runtime(name: str, device: Device, options: RuntimeOptions) -> Runtime:
@@ -80,16 +108,5 @@ def open_runtime(name: str, device: Device, options: RuntimeOptions) -> Runtime:
     Raises:
         ConfigError: For an unknown name, or a precision that the runtime does not have.
     """
-    if name not in runtime_names():
-        raise ConfigError(
-            f"config.runtime is {name!r}; expected one of {', '.join(runtime_names())}."
-        )
-    if name not in _FACTORIES:
-        importlib.import_module(f"cprune_tf.runtimes.{name}")
-    factory, precisions = _FACTORIES[name]
-    if options.precision not in precisions:
-        raise ConfigError(
-            f"config.precision is {options.precision!r}; the runtime {name} has "
-            f"{', '.join(precisions)}."
-        )
-    return factory(device, options)
+    runtime: Any = find_runtime(name, options.precision)
+    return typing.cast(Runtime, runtime(device, options))

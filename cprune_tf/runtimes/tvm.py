@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from cprune_tf.compiler.importer import import_through
 from cprune_tf.compiler.profiling import ProgramTimer
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.structure import program_structure
@@ -53,6 +54,11 @@ class TvmRuntime(Runtime):
         self._timer = ProgramTimer(
             device, self.session.database, self.session.target, num_threads=options.num_threads
         )
+
+    @classmethod
+    def check(cls, model: keras.Model, frontend: str) -> None:
+        """See Runtime: names every layer that cannot be imported."""
+        import_through(frontend, model)
 
     @property
     def fingerprint(self) -> dict[str, Any]:

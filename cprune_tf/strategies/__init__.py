@@ -1,1 +1,5 @@
-"""Strategies: which filters to try, and whether to keep what came out."""
+"""Strategies: what is pruned next, and whether it is kept.
+
+Each strategy is one file. It subclasses `base.Strategy`, registers itself with its own config
+(`registry.register_strategy`), and works over a `workbench.Workbench`, which all strategies share.
+"""

@@ -1,4 +1,4 @@
-"""From a task and its program structure to a concrete removal of filters."""
+"""From a task to the channel groups that it stands for, and to the units that go first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cprune_tf import graph, importance
-from cprune_tf.compiler.tasks import Task
+from cprune_tf.runtimes import RuntimeTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Target:
         reason: Why it cannot be pruned; None where it can.
     """
 
-    task: Task
+    task: RuntimeTask
     groups: tuple[str, ...]
     num_channels: int
     reason: str | None
@@ -34,22 +34,7 @@ class Target:
         return f"{'+'.join(self.groups)}@{self.num_channels}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One proposed pruning of the current model.
-
-    Attributes:
-        target: The task it is aimed at.
-        step: Filters removed from each of its groups.
-        removal: Unit indices by group name, counted in the current model.
-    """
-
-    target: Target
-    step: int
-    removal: Mapping[str, tuple[int, ...]]
-
-
-def find_target(task: Task, channels: graph.ChannelGraph) -> Target:
+def find_target(task: RuntimeTask, channels: graph.ChannelGraph) -> Target:
     """Which channel groups a task's filters belong to, and whether they may go.
 
     Subgraphs of one task are pruned together (CPrune, section 3.2), so one protected group
@@ -129,13 +114,13 @@ def choose_units(
         count: Units to remove from each.
         method: See cprune_tf.importance.
         seed: For method "random".
-        sample: Gives labelled images; needed for method "taylor".
+        sample: Gives labelled images, for criteria that need some.
 
     Returns:
         Sorted unit indices by group name.
     """
     data = None
-    if method == "taylor" and sample is not None:
+    if importance.needs_data(method) and sample is not None:
         data = sample()
         model = _with_loss(model, data)
     removal = {}

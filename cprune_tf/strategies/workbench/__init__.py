@@ -1,0 +1,9 @@
+"""What all strategies share: drafts, prices, measurements, training, acceptance, and the loop."""
+
+from __future__ import annotations
+
+from cprune_tf.strategies.workbench.bench import CurrentModel, Hooks, Workbench
+from cprune_tf.strategies.workbench.loop import run_strategy
+from cprune_tf.strategies.workbench.targets import Target
+
+__all__ = ["CurrentModel", "Hooks", "Target", "Workbench", "run_strategy"]
