@@ -1,5 +1,19 @@
 """Which filters matter least: scores of a channel group's units."""
 
-from cprune_tf.importance.scoring import METHODS, ImportanceError, score
+from cprune_tf.importance.registry import (
+    ImportanceError,
+    ScoringRequest,
+    criterion_names,
+    needs_data,
+    register_criterion,
+)
+from cprune_tf.importance.scoring import score
 
-__all__ = ["METHODS", "ImportanceError", "score"]
+__all__ = [
+    "ImportanceError",
+    "ScoringRequest",
+    "criterion_names",
+    "needs_data",
+    "register_criterion",
+    "score",
+]
