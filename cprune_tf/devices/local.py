@@ -6,7 +6,7 @@ import functools
 import os
 from typing import Any
 
-from cprune_tf.devices.agent.describe import cpu_features
+from cprune_tf.devices.agent.description import cpu_features
 from cprune_tf.devices.agent.environment import available_cores, process_environment
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceError

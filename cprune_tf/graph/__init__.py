@@ -1,20 +1,20 @@
 """Keras graph -> channel groups -> masked or rebuilt smaller model."""
 
 from cprune_tf.graph.channel_graph import ChannelGraph, ChannelGroup, Removal, analyze
-from cprune_tf.graph.errors import GraphError
-from cprune_tf.graph.folding import Folding, plan_folding
-from cprune_tf.graph.history import PruningHistory, PruningStep
-from cprune_tf.graph.masking import mask
-from cprune_tf.graph.rebuild import functional_twin, inline, rebuild
-from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
-from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
-from cprune_tf.graph.statistics import (
+from cprune_tf.graph.counting import (
     GroupStatistics,
     LayerStatistics,
     ModelStatistics,
     group_statistics,
     statistics,
 )
+from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.folding import Folding, plan_folding
+from cprune_tf.graph.history import PruningHistory, PruningStep
+from cprune_tf.graph.masking import mask
+from cprune_tf.graph.rebuilding import functional_twin, inline, rebuild
+from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
+from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
 
 __all__ = [
     "ChannelGraph",

@@ -11,7 +11,7 @@ import numpy as np
 
 from cprune_tf.graph.channel_graph import ChannelGraph, Removal, analyze
 from cprune_tf.graph.errors import GraphError
-from cprune_tf.graph.rebuild import rebuild
+from cprune_tf.graph.rebuilding import rebuild
 from cprune_tf.graph.rules.registry import Keep
 
 _FORMAT = 1

@@ -21,8 +21,8 @@ from cprune_tf.graph.channel_graph import ChannelGraph, Removal
 from cprune_tf.graph.flat import Call
 from cprune_tf.graph.labels import Axes, Labels
 from cprune_tf.graph.propagation import Propagation
-from cprune_tf.graph.rebuild import graph_of, resize_config
-from cprune_tf.graph.replay import (
+from cprune_tf.graph.rebuilding import graph_of, resize_config
+from cprune_tf.graph.replaying import (
     copy_compile_state,
     copy_weights,
     make_operation,

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.graph.channel_graph import ChannelGraph, ChannelGroup
+from cprune_tf.graph.counting import group_statistics
 from cprune_tf.graph.errors import GraphError
-from cprune_tf.graph.statistics import group_statistics
 
 Scores = Mapping[str, npt.NDArray[np.float64]]
 

@@ -1,5 +1,7 @@
 """First-order Taylor importance: what the loss would gain or lose if a unit's gate closed.
 
+Molchanov et al., CVPR 2019, equation 8.
+
 The gate of a unit multiplies its channels; the derivative of the loss by the gate, at one, is the
 sum of gradient times weight over the last affine parameters that make those channels: a
 normalisation's gamma and beta where the group has one (a kernel in front of a normalisation has no
@@ -8,28 +10,31 @@ say in the scale), otherwise the kernels and biases of its producers.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
-import numpy.typing as npt
 
-from cprune_tf.graph import ChannelGroup
-from cprune_tf.graph.channel_graph import GroupWeight
-from cprune_tf.graph.layers import weight_variables
-from cprune_tf.importance.scoring import ImportanceError, average, by_unit, read_weight
+from cprune_tf.importance.registry import (
+    Array,
+    ImportanceError,
+    ScoringRequest,
+    register_criterion,
+)
+from cprune_tf.importance.units import average, by_unit, read_weight
 
-Array = npt.NDArray[np.float64]
+if typing.TYPE_CHECKING:
+    from cprune_tf.graph import ChannelGroup
+    from cprune_tf.graph.channel_graph import GroupWeight
 
 
-def taylor_scores(model: Any, group: ChannelGroup, data: Any) -> Array:
+@register_criterion("taylor", needs_data=True)
+def gate_derivatives(request: ScoringRequest) -> Array:
     """Mean over batches of the squared gate derivative.
 
     Args:
-        model: A compiled model: its loss is used.
-        group: One of its groups.
-        data: (inputs, targets), or an iterable of such batches.
+        request: A compiled model, whose loss is used, and data.
 
     Returns:
         float64 [group.num_channels].
@@ -38,6 +43,9 @@ def taylor_scores(model: Any, group: ChannelGroup, data: Any) -> Array:
         ImportanceError: Without data, for a model that is not compiled, or a group without
             parameters.
     """
+    from cprune_tf.graph.layers import weight_variables
+
+    model, group, data = request.model, request.group, request.data
     if data is None:
         raise ImportanceError(
             "The method 'taylor' needs data=(inputs, targets) or an iterable of such batches."
@@ -94,6 +102,7 @@ def _gates(
     targets: Any,
 ) -> dict[str, Array]:
     """Derivative of the loss by each unit's gate, by layer; NaN for units a layer lacks."""
+    import keras
     import tensorflow as tf
 
     values = [variable.value for variable in variables]

@@ -18,7 +18,7 @@ from cprune_tf.devices import (
     local,
     open_device,
 )
-from cprune_tf.devices.agent import describe
+from cprune_tf.devices.agent import description
 from cprune_tf.devices.agent.environment import process_environment
 from cprune_tf.devices.process import WorkerProcess
 from cprune_tf.devices.targets import generic_x86_cpu
@@ -99,7 +99,7 @@ def test_host_cpu_is_detected():
 def test_another_cpu_that_this_machine_can_stand_in_for(monkeypatch):
     with open_device("local?cpu=x86-64-v2") as level:
         assert level.target()["mcpu"] == "x86-64-v2"
-    features = describe.cpu_features() - {"avx512f"}
+    features = description.cpu_features() - {"avx512f"}
     monkeypatch.setattr(local, "cpu_features", lambda: features)
     with (
         open_device("local?cpu=x86-64-v4") as level,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cprune_tf.graph import analyze, mask
-from cprune_tf.importance import METHODS, ImportanceError, score
+from cprune_tf.importance import ImportanceError, criterion_names, score
 
 layers = keras.layers
 
@@ -49,7 +49,7 @@ def _compiled(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", criterion_names())
 @pytest.mark.parametrize("build", [_plain, _residual])
 def test_every_method_scores_every_unit(method: str, build: Any) -> None:
     model = _compiled(build())

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cprune_tf.devices.agent.describe import read_mhz, temperature_celsius
+from cprune_tf.devices.agent.description import read_mhz, temperature_celsius
 
 _COOL_POLL_SEC = 0.5
 # A device that lies in the sun never cools down: its numbers then say how warm it was.

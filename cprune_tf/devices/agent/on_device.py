@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from cprune_tf.devices.agent import accelerators
-from cprune_tf.devices.agent import describe as _describe
+from cprune_tf.devices.agent import accelerators, description
 from cprune_tf.devices.agent.arrays import ArgumentBuffers, random_array
 from cprune_tf.devices.agent.benchmark_model import run_tool
 from cprune_tf.devices.agent.climate import Climate, pin
-from cprune_tf.devices.agent.interleave import interleave
+from cprune_tf.devices.agent.interleaving import interleave
 from cprune_tf.devices.agent.litert_profiler import ProfiledModel, mean_times
 from cprune_tf.devices.agent.runtimes import (
     Array,
@@ -220,7 +219,7 @@ def run_benchmark_model(
 
 def describe() -> dict[str, Any]:
     """What this device is and has; see DeviceInfo for the keys."""
-    return {**_describe.describe(), "accelerators": accelerators.present()}
+    return {**description.describe(), "accelerators": accelerators.present()}
 
 
 def why_no_accelerator(kind: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cprune_tf.devices.agent import on_device, wire
-from cprune_tf.devices.agent.describe import package_version
+from cprune_tf.devices.agent.description import package_version
 from cprune_tf.devices.agent.runtimes import load_tvm
 from cprune_tf.devices.agent.storage import Storage
 

@@ -9,15 +9,15 @@ import threading
 
 import pytest
 
-from cprune_tf.devices.agent import climate, describe
+from cprune_tf.devices.agent import climate, description
 from cprune_tf.devices.latency import Conditions, Latency
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine whose files the test writes."""
-    monkeypatch.setattr(describe, "_CPU", tmp_path / "cpu")
-    monkeypatch.setattr(describe, "_THERMAL", tmp_path / "thermal")
+    monkeypatch.setattr(description, "_CPU", tmp_path / "cpu")
+    monkeypatch.setattr(description, "_THERMAL", tmp_path / "thermal")
     monkeypatch.setattr(climate, "_COOL_POLL_SEC", 0.01)
 
     def write(celsius=None, allowed_mhz=None, possible_mhz=None):

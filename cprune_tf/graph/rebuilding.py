@@ -8,7 +8,7 @@ from cprune_tf.graph.channel_graph import ChannelGraph, Removal, analyze
 from cprune_tf.graph.flat import Call, flatten
 from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.propagation import Propagation
-from cprune_tf.graph.replay import copy_compile_state, copy_weights, make_operation, replay
+from cprune_tf.graph.replaying import copy_compile_state, copy_weights, make_operation, replay
 from cprune_tf.graph.rules.registry import Effect, Keep
 
 

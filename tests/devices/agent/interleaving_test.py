@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cprune_tf.devices.agent.interleave import interleave, is_stable
+from cprune_tf.devices.agent.interleaving import interleave, is_stable
 
 SETTINGS = {"warmup_ms": 2.0, "min_samples": 10, "max_time_sec": 5.0, "stable_fraction": 0.5}
 
