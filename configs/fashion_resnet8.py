@@ -10,7 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = "resnet8_fashion"
     config.data.name = "fashion_mnist_subset"
     config.data.augment = False  # short trainings recover more without
-    config.strategy.alpha = 0.993
+    config.strategy.cprune.alpha = 0.993
     config.strategy.max_accuracy_drop = 0.02
     config.strategy.max_iterations = 16
     # Twelve thousand small images: an epoch takes seconds, so a higher rate than the paper's has to

@@ -2,7 +2,7 @@ r"""Prunes a Keras model for a device, led by what the compiler measures there.
 
     python tools/prune.py --config=configs/fashion_resnet8.py --workdir=runs/demo
 
-Any field of the config can be overridden, e.g. --config.strategy.alpha=0.99 or
+Any field of the config can be overridden, e.g. --config.strategy.cprune.alpha=0.99 or
 --config.model=my_model.keras --config.data.name=my_images.npz. A run that was stopped goes on with
 --resume; nothing that was measured or trained is done again.
 """

@@ -98,19 +98,23 @@ class Decisions:
 
 @register_strategy("cprune", CPruneConfig)
 class CPrune(Strategy):
-    """Algorithm 1; see the module's text for what differs."""
+    """Algorithm 1; see the module's text for what differs.
+
+    Attributes:
+        decisions: What it knows besides the current model.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._decisions = Decisions()
+        self.decisions = Decisions()
 
     def learn(self, event: Any) -> None:
         """See Strategy."""
         if isinstance(event, events.CountRuledOut):
-            self._decisions.rule_out(event.key, event.step)
+            self.decisions.rule_out(event.key, event.step)
         elif isinstance(event, events.CandidateJudged):
             groups = tuple(event.removed)
-            self._decisions.record(event.key, groups, event.step, event.decision)
+            self.decisions.record(event.key, groups, event.step, event.decision)
 
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy: the costliest target with the fewest visits that has a step which pays."""
@@ -153,7 +157,7 @@ class CPrune(Strategy):
         targets: dict[str, tuple[Target, ProgramStructure]] = {}
         for cost in self.bench.task_costs(current):
             target = self.bench.target(cost.task, current)
-            if target.reason is not None or target.groups in self._decisions.banned:
+            if target.reason is not None or target.groups in self.decisions.banned:
                 continue
             if cost.structure is None:
                 raise ConfigError(
@@ -163,14 +167,14 @@ class CPrune(Strategy):
                 )
             # A costlier task may stand for the same groups already.
             targets.setdefault(target.key, (target, cost.structure))
-        visits = self._decisions.visits
+        visits = self.decisions.visits
         return sorted(targets.values(), key=lambda pair: visits.get(pair[0].key, 0))
 
     def _step_that_pays(
         self, current: CurrentModel, target: Target, structure: ProgramStructure
     ) -> Candidate | None:
         """The first step of a target whose price passes the latency gate; None where none does."""
-        bench, decisions = self.bench, self._decisions
+        bench, decisions = self.bench, self.decisions
         allowance = bench.removable(target.groups, current, self.original)
         limit = _PRICE_MARGIN * self.settings.beta
         while True:

@@ -138,7 +138,7 @@ def test_the_callers_own_functions_decide(tiny_model_path, pipelines, tmp_path):
             str(tiny_model_path),
             validation_data=pipelines[1],
             device=device,
-            config=_config(max_iterations=3, alpha=0.9),
+            config=_config(max_iterations=3, cprune={"alpha": 0.9}),
             workdir=tmp_path / "run",
             short_term_train=short,
             long_term_train=long,
@@ -167,7 +167,7 @@ def test_a_compiled_model_is_trained_as_it_was_compiled(tiny_model_path, pipelin
         model,
         train_data=pipelines[0].take(2),
         validation_data=pipelines[1],
-        config=_config(max_iterations=1, beta=1.0),
+        config=_config(max_iterations=1, cprune={"beta": 1.0}),
         workdir=tmp_path / "run",
         console=_quiet(),
     )

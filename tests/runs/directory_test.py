@@ -20,7 +20,7 @@ from cprune_tf.storage import files
 from cprune_tf.storage.lock import LockedError
 
 _CONFIG = config_lib.PruneConfig()
-_OTHER = config_lib.from_mapping({"seed": 7, "strategy": {"alpha": 0.9}})
+_OTHER = config_lib.from_mapping({"seed": 7, "strategy": {"cprune": {"alpha": 0.9}}})
 
 
 def test_create_lays_out_the_directory(tmp_path):
@@ -60,7 +60,7 @@ def test_resume_with_another_config_lists_both_values(tmp_path):
         RunDirectory.open(tmp_path, _OTHER, resume=True)
     text = str(caught.value)
     assert "config.seed: was 0, is 7" in text
-    assert "config.strategy.alpha: was 0.995, is 0.9" in text
+    assert "config.strategy.cprune.alpha: was 0.995, is 0.9" in text
     assert text.count("config.") == 2
     RunDirectory.open(tmp_path, _CONFIG, resume=True).close()  # no lock was left
 

@@ -15,7 +15,7 @@ from cprune_tf.compiler.importer import import_model
 from cprune_tf.compiler.tasks import lower_model
 from cprune_tf.models.resnet import resnet8
 from cprune_tf.models.small import mobilenet_small
-from cprune_tf.strategies.candidates import choose_units, find_target, removable
+from cprune_tf.strategies.workbench.targets import choose_units, find_target, removable
 
 LLVM = tvm.target.Target({"kind": "llvm", "num-cores": 1})
 
@@ -29,7 +29,9 @@ class Analyzed:
         self.lowered = lower_model(import_model(model), LLVM)
 
     def target(self, layer):
-        return find_target(self.lowered.task_of_layer(layer), self.channels)
+        """The target of the costliest task that a layer is part of."""
+        tasks = [task for task in self.lowered.tasks if layer in task.layers]
+        return find_target(max(tasks, key=lambda task: task.flops), self.channels)
 
 
 def _shared(filters=(8, 8, 8)):

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-import json
+import types
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cprune_tf.compiler.structure import ProgramStructure
-from cprune_tf.strategies.state import (
+from cprune_tf.config import PruneConfig
+from cprune_tf.runs.events import (
     ACCEPTED,
     REFUSED_ACCURACY,
     REFUSED_LATENCY,
-    LoopState,
-    next_step,
+    CandidateJudged,
+    CountRuledOut,
 )
+from cprune_tf.strategies.cprune import CPrune, Decisions, next_step
 
 
 def _structure(compute, epilogue=(), filters=64):
@@ -92,7 +94,7 @@ EVENTS = [
 
 
 def _recorded(events):
-    state = LoopState()
+    state = Decisions()
     for event in events:
         state.record(*event)
     return state
@@ -108,7 +110,7 @@ def test_latency_refusals_remember_the_most_filters():
 def test_accuracy_refusals_ban_the_groups_in_any_order():
     state = _recorded(EVENTS[:2])
     assert state.banned == {("b", "c")} and "b+c@8" not in state.too_slow
-    other = LoopState()
+    other = Decisions()
     other.record("b+c@8", ("c", "b"), 2, REFUSED_ACCURACY)
     assert other.banned == state.banned
 
@@ -122,16 +124,46 @@ def test_an_acceptance_clears_the_visits_and_keeps_what_was_learned():
     assert state.num_candidates == 4
 
 
+def test_a_price_rules_out_its_step_and_all_smaller_ones_but_is_no_visit():
+    state = Decisions()
+    state.rule_out("a@16", 4)
+    state.rule_out("a@16", 2)
+    assert state.too_slow == {"a@16": 4}
+    assert not state.visits and not state.num_candidates
+
+
 def _as_journalled(event):
     key, groups, step, decision = event
-    line = {
-        "key": key,
-        "removed": {name: step for name in groups},
-        "step": step,
-        "decision": decision,
-        "price_ms": 0.5,
-    }
-    return json.loads(json.dumps(line))
+    if decision == "ruled out":
+        return CountRuledOut(key, step, 1.2, "priced at 120 %")
+    return CandidateJudged(
+        index=0,
+        iteration=0,
+        key=key,
+        task="conv2d",
+        layers=groups,
+        removed={name: step for name in groups},
+        step=step,
+        price_ms=0.5,
+        current_latency_ms=0.6,
+        measured=None,
+        accuracy=None,
+        current_accuracy=0.9,
+        decision=decision,
+        reason="",
+        elapsed_sec=1.0,
+        accepted=None,
+    )
+
+
+def _expected(events):
+    state = Decisions()
+    for key, groups, step, decision in events:
+        if decision == "ruled out":
+            state.rule_out(key, step)
+        else:
+            state.record(key, groups, step, decision)
+    return state
 
 
 @given(
@@ -140,9 +172,14 @@ def _as_journalled(event):
             st.sampled_from(["a@16", "a@12", "b+c@8"]),
             st.sampled_from([("a",), ("b", "c")]),
             st.integers(1, 16),
-            st.sampled_from([ACCEPTED, REFUSED_LATENCY, REFUSED_ACCURACY]),
+            st.sampled_from([ACCEPTED, REFUSED_LATENCY, REFUSED_ACCURACY, "ruled out"]),
         )
     )
 )
-def test_a_resumed_state_equals_the_recorded_one(events):
-    assert LoopState.from_events(map(_as_journalled, events)) == _recorded(events)
+def test_a_resumed_strategy_knows_what_was_decided(decided):
+    strategy = CPrune(types.SimpleNamespace(config=PruneConfig()), None, 0.9)
+    # The loop tells of the counts that were ruled out first: the order does not matter.
+    for event in sorted(map(_as_journalled, decided), key=lambda e: e.kind == "candidate"):
+        strategy.learn(event)
+    expected = _expected(sorted(decided, key=lambda one: one[3] != "ruled out"))
+    assert strategy.decisions == expected
