@@ -22,9 +22,9 @@ def run_strategy(strategy: Strategy, bench: Workbench, current: CurrentModel) ->
         The last accepted model.
     """
     journal = bench.run.journal
-    for kind in (events.CountRuledOut, events.CandidateJudged):
-        for event in journal.events(kind):
-            strategy.learn(event)
+    for record in journal.records:
+        if isinstance(record.event, (events.CountRuledOut, events.CandidateJudged)):
+            strategy.learn(record.event)
     limit = bench.config.strategy.max_iterations
     num_candidates = len(journal.events(events.CandidateJudged))
     with bench.progress.stage("Prune", total=limit) as stage:
