@@ -80,16 +80,33 @@ def open_runtime(name: str, device: Device, options: RuntimeOptions) -> Runtime:
     Raises:
         ConfigError: For an unknown name, or a precision that the runtime does not have.
     """
+    return find_runtime(name, options.precision)(device, options)
+
+
+def find_runtime(name: str, precision: str) -> Factory:
+    """What opens a runtime: for checking a choice before anything is opened.
+
+    Args:
+        name: One of `runtime_names()`.
+        precision: What models shall compute in.
+
+    Returns:
+        A function of a device and the runtime's options.
+
+    Raises:
+        ConfigError: For an unknown name, or a precision that the runtime does not have.
+    """
     if name not in runtime_names():
         raise ConfigError(
-            f"config.runtime is {name!r}; expected one of {', '.join(runtime_names())}."
+            f"The runtime is {name!r}; expected one of {', '.join(runtime_names())} "
+            "(config.runtime, or --runtime of a measuring command)."
         )
     if name not in _FACTORIES:
         importlib.import_module(f"cprune_tf.runtimes.{name}")
     factory, precisions = _FACTORIES[name]
-    if options.precision not in precisions:
+    if precision not in precisions:
         raise ConfigError(
-            f"config.precision is {options.precision!r}; the runtime {name} has "
-            f"{', '.join(precisions)}."
+            f"The precision is {precision!r}; expected one that the runtime {name} computes in: "
+            f"{', '.join(precisions)} (config.precision, or --precision of a measuring command)."
         )
-    return factory(device, options)
+    return factory
