@@ -27,7 +27,7 @@ from absl import app, flags
 
 from cprune_tf import graph, models
 from cprune_tf.config import MeasureConfig, TuningConfig
-from cprune_tf.latency.lab import LatencyLab, time_libraries
+from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
 from cprune_tf.latency.workspace import OpenedModel, open_model
 from cprune_tf.report import latency_figures
@@ -88,7 +88,7 @@ def learn(opened: OpenedModel, lab: LatencyLab, budget: Budget) -> LatencyPredic
     ranked = sorted(spread, key=lab.tasks_ms)
     number = min(_WHOLES.value - 1, len(ranked))
     chosen = [ranked[round(i * (len(ranked) - 1) / max(number - 1, 1))] for i in range(number)]
-    lab.calibrate([{}, *chosen], opened.device, _MEASURE, opened.workdir)
+    lab.calibrate([{}, *chosen], _MEASURE, opened.workdir)
     return LatencyPredictor.from_lab(lab)
 
 
@@ -96,8 +96,9 @@ def test(
     opened: OpenedModel, lab: LatencyLab, predictor: LatencyPredictor, budget: Budget
 ) -> list[dict[str, Any]]:
     """Predicts, then measures, each random assignment that was not measured before."""
-    base = opened.workdir / "base.so"
-    opened.session.build(opened.lowered, base)
+    runtime = opened.runtime
+    base = opened.workdir / f"base{runtime.suffix}"
+    runtime.build(opened.prepared, base)
     assignments = random_assignments(opened.channels, _TESTS.value, _TEST_SEED.value)
     predictions = [predictor.predict_ms(keep) for keep in assignments]
     unpruned_ms = predictor.predict_ms({}).latency_ms
@@ -106,13 +107,11 @@ def test(
         done = {event["number"]: event for event in journal.events("test")}
         for number, (keep, predicted) in enumerate(zip(assignments, predictions, strict=True)):
             if number not in done:
-                library = opened.workdir / f"test_{number}.so"
+                library = opened.workdir / f"test_{number}{runtime.suffix}"
                 start = time.monotonic()
                 lab.build(keep, library)
                 build_sec = time.monotonic() - start
-                whole, unpruned = time_libraries(
-                    opened.device, opened.model, [library, base], _MEASURE
-                )
+                whole, unpruned = runtime.time([library, base], opened.model, _MEASURE)
                 library.unlink()
                 done[number] = journal.append(
                     "test",

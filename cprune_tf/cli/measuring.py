@@ -31,9 +31,9 @@ TRIALS = flags.DEFINE_integer(
 DATABASE = flags.DEFINE_string(
     "database", "", "A folder of measured programs that several workdirs share."
 )
-FRONTEND = flags.DEFINE_enum(
-    "frontend", "keras", ("keras", "tflite"), "How the compiler reads the model."
-)
+RUNTIME = flags.DEFINE_string("runtime", "tvm", "What runs the model and measures it.")
+PRECISION = flags.DEFINE_string("precision", "float32", "What the runtime computes in.")
+FRONTEND = flags.DEFINE_enum("frontend", "keras", ("keras", "tflite"), "How TVM reads the model.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
 PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
 
@@ -63,14 +63,16 @@ def tuning_config() -> TuningConfig:
 
 
 def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
-    """Opens a model as the flags say; see `latency.opened.open_model`."""
-    from cprune_tf.latency import workspace as opened
+    """Opens a model as the flags say; see `latency.workspace.open_model`."""
+    from cprune_tf.latency import workspace
 
-    return opened.open_model(
+    return workspace.open_model(
         model,
         DEVICE.value,
         workdir(),
         tuning_config(),
+        runtime=RUNTIME.value,
+        precision=PRECISION.value,
         num_threads=THREADS.value,
         protect=PROTECT.value,
         seed=SEED.value,

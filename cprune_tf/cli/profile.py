@@ -27,6 +27,7 @@ def profile() -> None:
     from cprune_tf.latency.profile import profile_model
     from cprune_tf.report import latency_figures, latency_tables
     from cprune_tf.runs import Progress
+    from cprune_tf.runtimes.tvm import require_tvm
     from cprune_tf.storage import files
     from cprune_tf.strategies.workbench import stage_progress
 
@@ -38,6 +39,7 @@ def profile() -> None:
         Progress(console, workdir / "profile.log", stages) as progress,
         measuring.open_model(model) as opened,
     ):
+        require_tvm(opened.runtime, "A profile")
         require_cpu(opened.device)
         with progress.stage(stages[0]) as tuning:
             opened.tune(measuring.TRIALS.value, stage_progress(tuning))

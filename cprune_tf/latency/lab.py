@@ -1,13 +1,12 @@
 """Measures a model's tasks, and whole models, at other channel counts than it has.
 
-Every channel assignment is rebuilt in Keras and compiled down to its tasks; what was not measured
-before is priced by transfer and its fastest program timed again, so that a point is not merely the
-luckiest of several short measurements.
+Every channel assignment is rebuilt in Keras and prepared by the runtime, which says what its tasks
+are. A task that was not measured before is priced, and then timed once more, so that a point is not
+merely the luckiest of several short measurements.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,58 +14,53 @@ from typing import Any
 import numpy as np
 
 from cprune_tf import graph
-from cprune_tf.compiler.profiling import ProgramTimer
-from cprune_tf.compiler.session import CompilerSession
-from cprune_tf.compiler.tasks import LoweredModel, Task
 from cprune_tf.config import MeasureConfig
-from cprune_tf.devices import Device, Latency, ModelFile
 from cprune_tf.latency.points import PointStore, TaskPoint, WholePoint
-from cprune_tf.latency.sites import Units, current_units, find_sites, tasks_by_site
+from cprune_tf.latency.sites import Site, Units, current_units, find_sites, tasks_by_site
+from cprune_tf.runtimes import Runtime, RuntimeModel, RuntimeTask
 
-OnTask = Callable[[Task], None]
+OnTask = Callable[[RuntimeTask], None]
 
 
 class LatencyLab:
-    """One model, one device, and all points measured for them.
+    """One model, one runtime on one device, and all points measured for them.
 
     Args:
         model: The Keras model.
-        lowered: The same as the compiler sees it; every task is tuned.
+        prepared: The same model as the runtime sees it; every task is tuned.
         channels: Its channel groups.
-        session: The compiler.
-        timer: Times programs again.
+        runtime: What measures; open as long as the lab is used.
         store: Where points are kept.
     """
 
     def __init__(
         self,
         model: Any,
-        lowered: LoweredModel,
+        prepared: RuntimeModel,
         channels: graph.ChannelGraph,
-        session: CompilerSession,
-        timer: ProgramTimer,
+        runtime: Runtime,
         store: PointStore,
     ) -> None:
         self.model = model
-        self.lowered = lowered
+        self.prepared = prepared
         self.channels = channels
-        self.session = session
+        self.runtime = runtime
         self.store = store
-        self._timer = timer
         self.units = current_units(channels)
         reduced = {group.name: group.num_channels - 1 for group in channels.prunable}
-        self.sites = find_sites(lowered, self.lower(reduced), channels)
+        self.sites = find_sites(prepared, self.prepare(reduced), channels)
 
-    def lower(self, keep: Units) -> LoweredModel:
-        """The model with so many units in some groups, as the compiler sees it.
+    def prepare(self, keep: Units) -> RuntimeModel:
+        """The model with so many units in some groups, as the runtime sees it.
 
         Args:
             keep: Units by group; groups that are not named keep theirs.
 
         Raises:
-            GraphError: For an unknown or protected group, or more units than there are.
+            GraphError: For an unknown or protected group.
+            ValueError: For more units than there are, or none.
         """
-        return self.session.lower(resized(self.model, self.channels, keep))
+        return self.runtime.prepare(resized(self.model, self.channels, keep))
 
     def full(self, keep: Units) -> dict[str, int]:
         """The units of all groups, those that are not named as they are."""
@@ -75,11 +69,10 @@ class LatencyLab:
     def missing(self, keep: Units) -> int:
         """How many tasks of an assignment were never measured."""
         units = self.full(keep)
-        wanted = {(site.family, site.counts(units)) for site in self.sites}
-        return sum(self.store.get(*one) is None for one in wanted)
+        return len({(site.family, site.counts(units)) for site in self._unmeasured(units)})
 
     def measure(self, keep: Units, on_task: OnTask | None = None) -> int:
-        """Measures what an assignment needs and nobody measured yet.
+        """Measures the tasks of an assignment that were never measured.
 
         Args:
             keep: Units by group; groups that are not named keep theirs.
@@ -95,19 +88,20 @@ class LatencyLab:
         number = self.missing(keep)
         if not number:
             return 0
-        lowered = self.lower(keep)
         units = self.full(keep)
-        tasks = tasks_by_site(lowered)
-        wanted = [s for s in self.sites if self.store.get(s.family, s.counts(units)) is None]
-        chosen = {tasks[site.key].key: tasks[site.key] for site in wanted}
-        self.session.price(dataclasses.replace(lowered, tasks=tuple(chosen.values())), self.lowered)
-        for site in wanted:
+        candidate = self.prepare(keep)
+        task_at = tasks_by_site(candidate)
+        sites = self._unmeasured(units)
+        unpriced = {task_at[site.key].key: task_at[site.key] for site in sites}
+        self.runtime.price(self.runtime.part(candidate, unpriced.values()), self.prepared)
+        for site in sites:
             counts = site.counts(units)
+            # Another site of the family may have been measured in this loop.
             if self.store.get(site.family, counts) is None:
-                task = tasks[site.key]
+                task = task_at[site.key]
                 if on_task is not None:
                     on_task(task)
-                self.store.add(_point(site.family, counts, self._timer.samples_ms(task)))
+                self.store.add(_point(site.family, counts, self.runtime.samples_ms(task)))
         return number
 
     def tasks_ms(self, keep: Units) -> float:
@@ -126,36 +120,41 @@ class LatencyLab:
         return total
 
     def build(self, keep: Units, path: pathlib.Path) -> None:
-        """Builds the library of an assignment with the fastest programs known, pricing first."""
-        lowered = self.lower(keep)
-        self.session.price(lowered, self.lowered)
-        self.session.build(lowered, path)
+        """Prices an assignment and builds the file that would be deployed.
+
+        Args:
+            keep: Units by group; groups that are not named keep theirs.
+            path: The file; ends in the runtime's suffix.
+        """
+        candidate = self.prepare(keep)
+        self.runtime.price(candidate, self.prepared)
+        self.runtime.build(candidate, path)
 
     def calibrate(
-        self,
-        assignments: Sequence[Units],
-        device: Device,
-        measure: MeasureConfig,
-        folder: pathlib.Path,
+        self, assignments: Sequence[Units], measure: MeasureConfig, folder: pathlib.Path
     ) -> None:
         """Times whole models, interleaved, to learn what they cost beyond their tasks.
 
         Args:
             assignments: Whole models to build; those timed before are not timed again.
-            device: Where they run.
-            measure: How they are timed.
-            folder: Where the libraries go.
+            measure: How they are timed, but for the number of threads: that is the runtime's.
+            folder: Where the built models go.
         """
-        known = [dict(whole.units) for whole in self.store.wholes]
-        wanted = [units for keep in assignments if (units := self.full(keep)) not in known]
-        paths = [folder / f"calibration_{number}.so" for number in range(len(wanted))]
-        for units, path in zip(wanted, paths, strict=True):
-            keep = {name: units[name] for name in _prunable(self.channels)}
+        timed_before = [dict(whole.units) for whole in self.store.wholes]
+        untimed = [u for keep in assignments if (u := self.full(keep)) not in timed_before]
+        suffix = self.runtime.suffix
+        paths = [folder / f"calibration_{number}{suffix}" for number in range(len(untimed))]
+        for units, path in zip(untimed, paths, strict=True):
+            keep = {group.name: units[group.name] for group in self.channels.prunable}
             self.measure(keep)
             self.build(keep, path)
-        latencies = time_libraries(device, self.model, paths, measure)
-        for units, latency in zip(wanted, latencies, strict=True):
+        latencies = self.runtime.time(paths, self.model, measure)
+        for units, latency in zip(untimed, latencies, strict=True):
             self.store.add_whole(WholePoint(units, self.tasks_ms(units), latency.median_ms))
+
+    def _unmeasured(self, units: Units) -> list[Site]:
+        """The sites without a point where all groups have so many units."""
+        return [s for s in self.sites if self.store.get(s.family, s.counts(units)) is None]
 
 
 def resized(model: Any, channels: graph.ChannelGraph, keep: Units) -> Any:
@@ -179,22 +178,6 @@ def resized(model: Any, channels: graph.ChannelGraph, keep: Units) -> Any:
             removal[name] = range(count, total)
     # Folding would add biases, and with them operators that the model did not have.
     return graph.rebuild(model, removal, graph=channels, fold_constants=False)
-
-
-def time_libraries(
-    device: Device, model: Any, paths: Sequence[pathlib.Path], measure: MeasureConfig
-) -> tuple[Latency, ...]:
-    """Times TVM libraries of models with this one's inputs, interleaved."""
-    inputs = tuple(
-        (str(tensor.dtype), (1, *(int(size) for size in tensor.shape[1:])))
-        for tensor in model.inputs
-    )
-    models = [ModelFile(path.stem, "tvm", str(path), inputs) for path in paths]
-    return device.time_models(models, measure.num_threads, measure)
-
-
-def _prunable(channels: graph.ChannelGraph) -> tuple[str, ...]:
-    return tuple(group.name for group in channels.prunable)
 
 
 def _point(family: str, counts: tuple[int, int], samples_ms: Sequence[float]) -> TaskPoint:

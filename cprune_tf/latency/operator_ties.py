@@ -1,10 +1,11 @@
-"""Which Keras layers the operators are of that LiteRT's profiler names.
+"""Ties the operators that LiteRT's profiler names to the Keras layers that they compute.
 
-What LiteRT leaves to its interpreter, the profiler names by its number in the file. What XNNPACK
-runs it names by kind only, in the file's order, with operators fused, dropped and put between. The
-two sequences are laid side by side: convolutions and matrix products must be the same number in
-both, and divide them into gaps; in a gap, kinds that occur equally often are tied in order. What is
-not tied with certainty has no layers; nothing is guessed.
+The profiler names an operator of LiteRT's interpreter by its number in the file. It names an
+operator of XNNPACK by its kind only, in the file's order; some of the file's operators are fused or
+dropped, and others are added. So the two sequences are laid side by side: convolutions and matrix
+products must be equally many in both, and divide them into gaps. In a gap, kinds that occur equally
+often are tied in order. An operator that is not tied with certainty gets no layers; nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from cprune_tf.errors import UserError
 
 _PRODUCT = "product"
 _ACTIVATION = "clamp"
-# XNNPACK's kinds as its operators' names begin, and the file's operators they come from. Some file
-# operators run as one of several kinds: a 1x1 convolution can be a "Fully Connected".
+# By kind: how the names of XNNPACK's operators begin, and the file's operators that they come from.
+# A file's operator can run under several names: a 1x1 convolution as a "Fully Connected".
 _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     _PRODUCT: (
         "(Dynamic )?Fully Connected|Convolution|Deconvolution|Batch Matrix Multiply",
@@ -95,14 +96,14 @@ def tie_operators(
         UntiedOperatorsError: XNNPACK runs the model in several parts, or not with the same number
             of convolutions and matrix products as the file has.
     """
-    own = [number for number, time in enumerate(times) if not time.delegated]
+    interpreted = [number for number, time in enumerate(times) if not time.delegated]
     delegated = [number for number, time in enumerate(times) if time.delegated]
     if any(times[number].index == 0 for number in delegated[1:]):
         raise UntiedOperatorsError(
             "LiteRT's delegate runs the model in several parts, and in what order these are is not "
             "known; expected one part."
         )
-    operator_of = {number: times[number].index for number in own}
+    operator_of = {number: times[number].index for number in interpreted}
     rest = [number for number in range(len(file.operators)) if number not in operator_of.values()]
     gaps = zip(
         _gaps(delegated, [_kind_of_name(times[number].name) for number in delegated]),
@@ -129,14 +130,14 @@ def _kind_of_name(name: str) -> str | None:
 def _require_same_products(names: Sequence[str], rest: Sequence[int], file: TracedFile) -> None:
     ran = [name for name in names if _kind_of_name(name) == _PRODUCT]
     codes = [file.operators[number].code for number in rest]
-    wanted = [code for code in codes if _KIND_OF_CODE.get(code) == _PRODUCT]
-    if len(ran) != len(wanted):
+    products = [code for code in codes if _KIND_OF_CODE.get(code) == _PRODUCT]
+    if len(ran) != len(products):
         raise UntiedOperatorsError(
-            f"LiteRT ran {len(ran)} convolutions and matrix products; the file has {len(wanted)}, "
-            "so which is which is not known."
+            f"LiteRT ran {len(ran)} convolutions and matrix products; the file has "
+            f"{len(products)}, so which is which is not known."
         )
-    for name, code in zip(ran, wanted, strict=True):
-        # Each is what only one of the two can be.
+    for name, code in zip(ran, products, strict=True):
+        # Neither name can stand for the other's operator.
         if ("DWConv" in name and code == "FULLY_CONNECTED") or (
             "Fully Connected" in name and code == "DEPTHWISE_CONV_2D"
         ):
@@ -159,13 +160,13 @@ def _gaps(
 def _tie_gap(
     light: Sequence[tuple[int, str | None]], file_light: Sequence[tuple[int, str | None]]
 ) -> dict[int, int]:
-    """Ties what lies between two products: kinds that occur equally often on both sides."""
+    """Ties what lies between two products: kinds that occur equally often in both."""
     tied: dict[int, int] = {}
     for kind in {kind for _, kind in light if kind is not None}:
         ran = [number for number, other in light if other == kind]
-        wanted = [number for number, other in file_light if other == kind]
-        if len(ran) == len(wanted):
-            tied |= dict(zip(ran, wanted, strict=True))
+        in_file = [number for number, other in file_light if other == kind]
+        if len(ran) == len(in_file):
+            tied |= dict(zip(ran, in_file, strict=True))
     return tied
 
 

@@ -60,19 +60,18 @@ class PointStore:
 
     Args:
         path: The file, made where missing.
-        target: What the programs are built for, as TVM writes it.
-        num_threads: Threads they run on.
+        fingerprint: What the points hold for, see `Runtime.fingerprint`.
 
     Raises:
-        PointStoreError: If the file holds another version's or another target's points.
+        PointStoreError: If the file holds another version's or another fingerprint's points.
         JournalError: If a line in its middle cannot be read.
         LockedError: If another process has it open.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, target: str, num_threads: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, fingerprint: Mapping[str, Any]) -> None:
         path = pathlib.Path(path)
         self._journal = Journal(path)
-        header = {"version": _VERSION, "target": target, "num_threads": num_threads}
+        header = {"version": _VERSION, **fingerprint}
         opened = self._journal.events("opened")
         if not opened:
             self._journal.append("opened", **header)

@@ -1,14 +1,15 @@
 """The whole model's latency for any channel assignment, from measured tasks; nothing is run.
 
-A task that was measured at just these counts counts as measured; others come from the surface
-fitted to all points. What the whole costs beyond its tasks (the runtime's calls, caches that other
-tasks have filled) was learned from a few whole models.
+A task that was measured at these very counts has its measured latency; the latencies of other tasks
+come from the surface that was fitted to all points. What the whole model costs beyond its tasks
+(the runtime's calls, caches that other tasks have filled) was learned from a few whole models.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from cprune_tf.latency.surface import Query, Surface, Vector
 
 # A spread between quartiles, in standard deviations of a normal distribution.
 _QUARTILES = 1.349
+# One task of a model at channel counts: its family and the counts.
+TaskKey = tuple[str, Counts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +97,9 @@ def fit_overhead(wholes: Sequence[WholePoint]) -> Overhead:
     else:
         # Relative errors count: small models are worth as much as large ones.
         slope, constant = np.polyfit(tasks, measured - tasks, 1, w=1 / measured)
-    off = (tasks * (1 + slope) + constant) / measured - 1
+    errors = (tasks * (1 + slope) + constant) / measured - 1
     freedom = max(len(wholes) - 2, 1)
-    return Overhead(float(constant), float(slope), math.sqrt(float((off**2).sum()) / freedom))
+    return Overhead(float(constant), float(slope), math.sqrt(float((errors**2).sum()) / freedom))
 
 
 class LatencyPredictor:
@@ -158,18 +161,15 @@ class LatencyPredictor:
             ValueError: For a count that the group cannot have.
         """
         units = self._checked(keep)
-        calls: dict[tuple[str, Counts], int] = {}
-        for site in self._sites:
-            one = (site.family, site.counts(units))
-            calls[one] = calls.get(one, 0) + 1
+        calls = Counter((site.family, site.counts(units)) for site in self._sites)
         latency_ms, covariance = self._tasks(list(calls))
         # Subgraphs that share a task share its error.
-        weights = np.array([calls[one] for one in calls]) * latency_ms
+        weights = np.array(list(calls.values())) * latency_ms
         tasks_ms = float(weights.sum())
         whole_ms = self._overhead.whole_ms(tasks_ms)
         variance = float(weights @ covariance @ weights) * (1 + self._overhead.per_task_ms) ** 2
         variance += (self._overhead.deviation * whole_ms) ** 2
-        index = {one: number for number, one in enumerate(calls)}
+        index = {key: number for number, key in enumerate(calls)}
         parts = []
         for site in self._sites:
             counts = site.counts(units)
@@ -181,14 +181,16 @@ class LatencyPredictor:
             )
         return Prediction(whole_ms, math.sqrt(max(variance, 0.0)), tuple(parts))
 
-    def _tasks(self, wanted: Sequence[tuple[str, Counts]]) -> tuple[Vector, Vector]:
+    def _tasks(self, keys: Sequence[TaskKey]) -> tuple[Vector, Vector]:
         """Latencies of tasks and the covariance of their logarithms."""
         by_family = {site.family: site for site in self._sites}
-        flops = {one: by_family[one[0]].flops(one[1]) for one in wanted}
-        estimate = self._surface.estimate([Query(*one, flops[one]) for one in wanted])
+        queries = [
+            Query(family, counts, by_family[family].flops(counts)) for family, counts in keys
+        ]
+        estimate = self._surface.estimate(queries)
         latency_ms, covariance = estimate.latency_ms.copy(), estimate.log_covariance.copy()
-        for i, one in enumerate(wanted):
-            if (point := self._points.get(one)) is not None:
+        for i, key in enumerate(keys):
+            if (point := self._points.get(key)) is not None:
                 latency_ms[i] = point.latency_ms
                 covariance[i, :] = covariance[:, i] = 0.0
                 covariance[i, i] = (point.spread_ms / _QUARTILES / point.latency_ms) ** 2
@@ -210,7 +212,7 @@ class LatencyPredictor:
 def spread_assignments(
     channels: ChannelGraph, count: int, *, multiple: int = 4, smallest: float = 0.25, seed: int = 0
 ) -> tuple[dict[str, int], ...]:
-    """Channel assignments that between them see every group at many counts, and pairs of groups.
+    """Channel assignments that together cover many counts of every group, and of pairs of groups.
 
     A Latin hypercube: each group's range is cut in `count` parts, and each part is met once.
 

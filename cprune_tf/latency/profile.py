@@ -1,4 +1,7 @@
-"""The whole model on one page: its tasks, whose layers and channels they are, and the overhead."""
+"""The whole model on one page: its tasks, whose layers and channels they are, and the overhead.
+
+The roofline and the tiles of good programs are TVM's, so the model must be opened with TVM.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import dataclasses
 import pathlib
 import statistics
 import tempfile
+import typing
 from collections.abc import Callable
 from typing import Any
 
 from cprune_tf.compiler.profiling import TaskProfile, profile_tasks
 from cprune_tf.compiler.roofline import Roofline
+from cprune_tf.compiler.tasks import LoweredModel
 from cprune_tf.config import MeasureConfig
 from cprune_tf.graph import ChannelGraph
-from cprune_tf.latency.lab import time_libraries
 from cprune_tf.latency.workspace import OpenedModel
+from cprune_tf.runtimes.tvm import require_tvm
 
 _ROUNDS = 3
 
@@ -24,7 +29,7 @@ class ProfiledTask:
     """A task and whose channels decide its shape.
 
     Attributes:
-        task: Against the roofline.
+        task: The task, held against the roofline.
         groups: Channel groups on its subgraphs' inputs and outputs.
         timed_ms: Of one call, timed in turns with the whole model.
     """
@@ -89,7 +94,7 @@ def profile_model(
     """Builds a tuned model and times it and its tasks in turns.
 
     Args:
-        opened: The model, tuned.
+        opened: The model, opened with TVM and tuned.
         roofline: The device's limits.
         measure: How the whole model is timed.
         on_round: Called with (rounds done, rounds in all).
@@ -98,28 +103,30 @@ def profile_model(
         The profile.
 
     Raises:
-        IndexError: If the model was not tuned.
+        ConfigError: If the model was opened with another runtime than TVM.
+        KeyError: If the model was not tuned.
     """
-    rows = opened.session.task_table(opened.lowered)
-    wholes: list[float] = []
-    timed: dict[int, list[float]] = {row.task.key: [] for row in rows}
+    runtime = require_tvm(opened.runtime, "A profile")
+    rows = runtime.session.task_table(typing.cast(LoweredModel, opened.prepared))
+    wholes_ms: list[float] = []
+    samples_ms: dict[int, list[float]] = {row.task.key: [] for row in rows}
     with tempfile.TemporaryDirectory(prefix="cprune_profile_") as folder:
-        library = pathlib.Path(folder) / "whole.so"
-        opened.session.build(opened.lowered, library)
+        library = pathlib.Path(folder) / f"whole{runtime.suffix}"
+        runtime.build(opened.prepared, library)
         for number in range(_ROUNDS):
             on_round(number, _ROUNDS)
-            (latency,) = time_libraries(opened.device, opened.model, [library], measure)
-            wholes.append(latency.median_ms)
+            (latency,) = runtime.time([library], opened.model, measure)
+            wholes_ms.append(latency.median_ms)
             for row in rows:
-                timed[row.task.key] += opened.timer.samples_ms(row.task)
-    once_ms = {key: statistics.median(samples) for key, samples in timed.items()}
-    profiles = profile_tasks(rows, roofline, opened.session.database)
+                samples_ms[row.task.key] += runtime.samples_ms(row.task)
+    call_ms = {key: statistics.median(samples) for key, samples in samples_ms.items()}
+    profiles = profile_tasks(rows, roofline, runtime.session.database)
     tasks = tuple(
-        ProfiledTask(profile, groups_of(profile, opened.channels), once_ms[row.task.key])
+        ProfiledTask(profile, groups_of(profile, opened.channels), call_ms[row.task.key])
         for profile, row in zip(profiles, rows, strict=True)
     )
-    total_ms = sum(once_ms[row.task.key] * row.task.weight for row in rows)
-    return ModelProfile(tasks, roofline, statistics.median(wholes), total_ms)
+    total_ms = sum(call_ms[row.task.key] * row.task.weight for row in rows)
+    return ModelProfile(tasks, roofline, statistics.median(wholes_ms), total_ms)
 
 
 def groups_of(profile: TaskProfile, channels: ChannelGraph) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Measures staircases with few points: more where latency changes, fewer on plateaus.
 
-First come the counts that keep the inner filter tiles of some good program, and a coarse grid; then
-the interval that can hide most of the staircase is cut, again and again, until that is no more than
-the noise, or the points are spent.
+First come counts that are multiples of the filter tiles in which the runtime's fast code works, and
+a coarse grid. Then the interval that can hide most of the staircase is cut, again and again, until
+it can hide no more than the noise, or the points are spent.
 """
 
 from __future__ import annotations
@@ -12,15 +12,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from cprune_tf.compiler.structure import program_structure
-from cprune_tf.compiler.tasks import Task
-from cprune_tf.compiler.transfer import distinct_programs
 from cprune_tf.graph import ChannelGroup
 from cprune_tf.latency.lab import LatencyLab, OnTask
-from cprune_tf.latency.sites import Site, tasks_by_site
+from cprune_tf.latency.sites import tasks_by_site
 from cprune_tf.latency.staircase import Stair, Staircase
-
-_PROGRAMS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +81,10 @@ def sample_staircase(
     for count in first_counts(group.num_channels, structure_counts(lab, group), config):
         measure(count)
     while len(stairs) < config.max_points:
-        cut = next_count({n: s.latency_ms for n, s in stairs.items()}, config)
-        if cut is None:
+        middle = next_count({n: stair.latency_ms for n, stair in stairs.items()}, config)
+        if middle is None:
             break
-        measure(cut)
+        measure(middle)
     affected = [site for site in lab.sites if group.name in site.groups]
     whole = stairs[group.num_channels]
     rest_ms = lab.tasks_ms({}) - whole.latency_ms if affected else lab.tasks_ms({})
@@ -103,18 +98,21 @@ def sample_staircase(
 
 
 def structure_counts(lab: LatencyLab, group: ChannelGroup) -> tuple[int, ...]:
-    """Counts that keep the inner filter tiles of some good program of a group's producers.
+    """Counts that keep the filter tiles in which fast code for a group's producers works.
+
+    Args:
+        lab: Of the model.
+        group: A prunable group.
 
     Returns:
-        Multiples of the inner tiles of the best few programs that differ in structure, those of
-        larger tiles first.
+        Multiples of the tiles that the runtime names, those of larger tiles first.
     """
-    tasks = tasks_by_site(lab.lowered)
-    tiles: dict[int, None] = {}
+    task_at = tasks_by_site(lab.prepared)
+    tiles: set[int] = set()
     for site in lab.sites:
         if group.name in site.outputs.groups and site.makes_channels:
-            for tile in _inner_tiles(lab, tasks[site.key], site):
-                tiles[tile] = None
+            filters = site.outputs.count(lab.units)
+            tiles.update(lab.runtime.filter_tiles(task_at[site.key], filters))
     counts: dict[int, None] = {}
     for tile in sorted(tiles, reverse=True):
         for count in range(tile * (group.num_channels // tile), 0, -tile):
@@ -186,18 +184,6 @@ def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int
     inside = [n for n in range(low + 1, high) if low + quarter <= n <= high - quarter]
     middle = (low + high) / 2
     return min(inside, key=lambda n: (-(n & -n), abs(n - middle)))
-
-
-def _inner_tiles(lab: LatencyLab, task: Task, site: Site) -> list[int]:
-    tiles = []
-    for lowered in task.lowerings:
-        programs = lab.session.database.programs(lowered.mod)
-        for program in distinct_programs(programs, _PROGRAMS):
-            structure = program_structure(program, lowered.mod)
-            # Only where the workload's last axis is the group's own.
-            if structure.filters == site.outputs.count(lab.units):
-                tiles.append(math.prod(structure.compute[1:]))
-    return [tile for tile in tiles if tile > 1]
 
 
 def _stair(lab: LatencyLab, group: ChannelGroup, count: int) -> Stair:

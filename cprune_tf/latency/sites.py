@@ -1,8 +1,8 @@
-"""Where channel counts enter a compiled model: which counts decide each subgraph's shape.
+"""Where channel counts enter a model: which counts decide each subgraph's shape.
 
-A *site* is one subgraph of the compiled model together with the channel groups on its input and its
-output. Sites that differ in nothing but those two counts are one *family*: what was measured at one
-of them holds for the others.
+A *site* is one subgraph of the model, as a runtime divides it, together with the channel groups on
+its input and its output. Sites that differ in nothing but those two counts are one *family*: what
+was measured at one of them holds for the others.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from cprune_tf.compiler.tasks import LoweredModel, Task
 from cprune_tf.graph import ChannelGraph
+from cprune_tf.runtimes import RuntimeModel, RuntimeTask
 
 Units = Mapping[str, int]
 Counts = tuple[int, int]
@@ -86,25 +86,32 @@ def current_units(channels: ChannelGraph) -> dict[str, int]:
     return {group.name: group.num_channels for group in channels.groups}
 
 
-def tasks_by_site(lowered: LoweredModel) -> dict[SiteKey, Task]:
-    """The task behind every subgraph; keys are the same for the same model with other counts."""
-    found: dict[SiteKey, Task] = {}
-    used: Counter[tuple[tuple[str, ...], str]] = Counter()
-    for task in lowered.tasks:
-        for part in task.subgraphs:
-            name = (part.layers, task.kind)
-            found[(*name, used[name])] = task
-            used[name] += 1
-    return found
+def tasks_by_site(prepared: RuntimeModel) -> dict[SiteKey, RuntimeTask]:
+    """The task behind every subgraph.
+
+    Args:
+        prepared: A model as its runtime sees it.
+
+    Returns:
+        The runtime's tasks. Keys are the same for the same model with other counts.
+    """
+    task_at: dict[SiteKey, RuntimeTask] = {}
+    occurrences: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for task in prepared.tasks:
+        for subgraph in task.subgraphs:
+            name = (subgraph.layers, task.kind)
+            task_at[(*name, occurrences[name])] = task
+            occurrences[name] += 1
+    return task_at
 
 
 def find_sites(
-    lowered: LoweredModel, reduced: LoweredModel, channels: ChannelGraph
+    prepared: RuntimeModel, reduced: RuntimeModel, channels: ChannelGraph
 ) -> tuple[Site, ...]:
     """Finds what every subgraph's shape depends on.
 
     Args:
-        lowered: The compiled model.
+        prepared: The model as its runtime sees it.
         reduced: The same model with fewer units in every prunable group: what differs between the
             two is what channel counts decide.
         channels: The channel groups of the first.
@@ -115,17 +122,22 @@ def find_sites(
     Raises:
         ValueError: If the two are not the same model.
     """
-    tasks, others = tasks_by_site(lowered), tasks_by_site(reduced)
-    if tasks.keys() != others.keys():
+    task_at, reduced_at = tasks_by_site(prepared), tasks_by_site(reduced)
+    if task_at.keys() != reduced_at.keys():
+        differing = sorted(map(str, task_at.keys() ^ reduced_at.keys()))
         raise ValueError(
-            "The compiled model's subgraphs changed with its channel counts: "
-            f"{sorted(map(str, tasks.keys() ^ others.keys()))[:4]}. Rebuild it without folding."
+            f"The model's subgraphs changed with its channel counts: {differing[:4]}; expected "
+            "the same ones with other shapes. Rebuild it without folding."
         )
     units = current_units(channels)
-    return tuple(_site(key, task, others[key], channels, units) for key, task in tasks.items())
+    return tuple(
+        _site(key, task, reduced_at[key], channels, units) for key, task in task_at.items()
+    )
 
 
-def _site(key: SiteKey, task: Task, other: Task, channels: ChannelGraph, units: Units) -> Site:
+def _site(
+    key: SiteKey, task: RuntimeTask, reduced: RuntimeTask, channels: ChannelGraph, units: Units
+) -> Site:
     layers = key[0]
     anchor = _anchor(layers, channels)
     makes_channels = any(anchor in group.producers for group in channels.groups)
@@ -136,7 +148,7 @@ def _site(key: SiteKey, task: Task, other: Task, channels: ChannelGraph, units: 
         inputs = outputs = outputs if outputs.per_unit else inputs
     counts = inputs.count(units), outputs.count(units)
     per_work = task.flops / _work(counts, makes_channels)
-    family = _family(task, other, channels.model, anchor)
+    family = _family(task, reduced, channels.model, anchor)
     return Site(key, layers, anchor, family, inputs, outputs, makes_channels, per_work)
 
 
@@ -154,11 +166,11 @@ def _anchor(layers: tuple[str, ...], channels: ChannelGraph) -> str:
     return next((layer for layer in layers if layer in kernels), layers[0] if layers else "")
 
 
-def _extent(layer: str, what: tuple[str, ...], channels: ChannelGraph) -> Extent:
+def _extent(layer: str, sides: tuple[str, ...], channels: ChannelGraph) -> Extent:
     per_unit = []
     constant = 0
     for group in channels.groups:
-        members = [m for m in group.members if m.layer == layer and m.what in what]
+        members = [m for m in group.members if m.layer == layer and m.what in sides]
         if members:
             owned = sum(int((member.units >= 0).sum()) for member in members)
             per_unit.append((group.name, owned / group.num_channels))
@@ -167,12 +179,12 @@ def _extent(layer: str, what: tuple[str, ...], channels: ChannelGraph) -> Extent
     return Extent(constant, tuple(per_unit))
 
 
-def _family(task: Task, other: Task, model: Any, anchor: str) -> str:
+def _family(task: RuntimeTask, reduced: RuntimeTask, model: Any, anchor: str) -> str:
     """Kind and shapes, "*" for every extent that differs between two channel counts."""
     shapes = []
-    pairs = zip(task.argument_shapes, other.argument_shapes, strict=True)
-    for (dtype, shape), (_, reduced) in pairs:
-        extents = [str(a) if a == b else "*" for a, b in zip(shape, reduced, strict=True)]
+    pairs = zip(task.argument_shapes, reduced.argument_shapes, strict=True)
+    for (dtype, shape), (_, smaller) in pairs:
+        extents = [str(a) if a == b else "*" for a, b in zip(shape, smaller, strict=True)]
         shapes.append(f"{'x'.join(extents)}{'' if dtype == 'float32' else f':{dtype}'}")
     return f"{task.kind}({', '.join(shapes)}){_unseen_in_shapes(model, anchor)}"
 

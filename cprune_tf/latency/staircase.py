@@ -1,9 +1,9 @@
 """Latency against channel count: a staircase, because programs work in tiles.
 
-Who may keep n channels may always keep more. So what n channels are worth is the least latency of
-any count that is not below n: the *envelope*, a running minimum from the right over what was
-measured. It never falls with the count, and the counts where it rises are those worth pruning to:
-the right edge of each plateau, most channels for their latency.
+A layer that may be pruned to n channels may keep more instead. So the latency to expect at n
+channels is the least one of any count from n on: the *envelope*, a running minimum from the right
+over what was measured. It never falls as the count grows. The counts just before it rises are those
+worth pruning to: the right edge of each plateau has the most channels for its latency.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VERSION = 1
 
 
 class StaircaseError(UserError, ValueError):
-    """Staircases that cannot be read; says the file and what is wrong."""
+    """Staircases that cannot be used; says which and what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Staircase:
                 the larger one is on the same plateau and has more channels.
 
         Returns:
-            Counts, descending; the first is num_channels unless fewer channels were slower still.
+            Counts, descending; the first is num_channels.
         """
         edges: list[Stair] = []
         for stair in reversed(self.stairs):
@@ -146,13 +146,13 @@ def load_staircases(path: str | os.PathLike[str]) -> dict[str, Staircase]:
                 f"{path} has version {content['version']}; expected {_VERSION}. Measure it again: "
                 "with the same --workdir that costs next to nothing."
             )
-        found = [_from_json(values) for values in content["staircases"]]
+        staircases = [_from_json(values) for values in content["staircases"]]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise StaircaseError(
             f"{path} holds no staircases ({type(error).__name__}: {error}); expected what "
             "tools/staircase.py writes."
         ) from error
-    return {staircase.group: staircase for staircase in found}
+    return {staircase.group: staircase for staircase in staircases}
 
 
 def _from_json(values: dict[str, Any]) -> Staircase:

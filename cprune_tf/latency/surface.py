@@ -96,13 +96,13 @@ class Surface:
         self._weights = scipy.linalg.cho_solve(factor, residual)
 
     def estimate(self, queries: Sequence[Query]) -> Estimate:
-        """Predicts tasks; a family that was never measured has the average level, and says so.
+        """Predicts tasks; a family that was never measured has the average level and more doubt.
 
         Args:
             queries: What is asked.
 
         Returns:
-            Latencies with their covariance, what a single task deviates from the surface included.
+            Latencies and their covariance, which includes how far single tasks lie off the surface.
         """
         cross = _covariance(queries, self._queries, self._parameters)
         log_ms = cross @ self._weights + self._level(queries) + np.log(_flops(queries))
@@ -171,9 +171,12 @@ def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
             signal + identity * (noise + _JITTER), lower=True
         )
         weights = scipy.linalg.cho_solve(factor, residual)
-        apart = (parameters - _PRIOR) / _PRIOR_WIDTH
-        value = 0.5 * residual @ weights + np.log(np.diag(lower)).sum() + 0.5 * apart @ apart
-        # Of the likelihood with respect to the covariance; half of each derivative's product sum.
+        deviation = (parameters - _PRIOR) / _PRIOR_WIDTH
+        value = (
+            0.5 * residual @ weights + np.log(np.diag(lower)).sum() + 0.5 * deviation @ deviation
+        )
+        # Twice this value's derivative with respect to the covariance. Multiplied by the
+        # covariance's derivative with respect to a parameter and summed, it is twice the gradient.
         slope = scipy.linalg.cho_solve(factor, identity) - np.outer(weights, weights)
         shared = 1 / (1 + np.exp(-parameters[5]))
         sharing = shared * (1 - shared) * (1 - same) / (shared + (1 - shared) * same)
@@ -186,10 +189,10 @@ def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
                 noise * np.trace(slope),
             ]
         )
-        return float(value), 0.5 * gradient + apart / _PRIOR_WIDTH
+        return float(value), 0.5 * gradient + deviation / _PRIOR_WIDTH
 
     bounds = [(start - 3 * _PRIOR_WIDTH, start + 3 * _PRIOR_WIDTH) for start in _PRIOR]
-    found = scipy.optimize.minimize(
+    optimum = scipy.optimize.minimize(
         cost,
         _PRIOR,
         jac=True,
@@ -197,5 +200,5 @@ def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
         bounds=bounds,
         options={"maxiter": _MAX_ITERATIONS},
     )
-    result: Vector = found.x
+    result: Vector = optimum.x
     return result

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from cprune_tf.config import MeasureConfig
@@ -70,11 +70,11 @@ class RuntimeTask(Protocol):
 
 
 class RuntimeModel(Protocol):
-    """A Keras model as a runtime sees it."""
+    """A Keras model as a runtime sees it: a frozen dataclass with `tasks` among its fields."""
 
     @property
-    def tasks(self) -> Sequence[Any]:
-        """Its distinct workloads (RuntimeTask), in order of first use."""
+    def tasks(self) -> Sequence[RuntimeTask]:
+        """Its distinct workloads, in order of first use."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +186,17 @@ class Runtime(abc.ABC):
             TuningError: If no program of a task works.
         """
 
+    def part(self, model: RuntimeModel, tasks: Iterable[RuntimeTask]) -> RuntimeModel:
+        """A model with some of its tasks only: to price these and leave the others alone.
+
+        Args:
+            model: From prepare.
+            tasks: Some of the model's.
+        """
+        return typing.cast(
+            RuntimeModel, dataclasses.replace(typing.cast(Any, model), tasks=tuple(tasks))
+        )
+
     @abc.abstractmethod
     def tasks_ms(self, model: RuntimeModel) -> float:
         """The sum of all subgraphs' latencies, of a model that was tuned or priced.
@@ -209,11 +220,14 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def filter_tiles(self, task: Any, filters: int) -> tuple[int, ...]:
-        """Tiles of filters that fast code for a tuned task works in: multiples of them pay.
+        """Tiles of filters that fast code for a tuned task works in.
+
+        Filter counts that are multiples of such a tile waste no work.
 
         Args:
             task: The task.
-            filters: Its number of filters; nothing is said of tasks whose last axis is another.
+            filters: How many filters it has. A task whose last axis is not its filters has no
+                tiles here.
 
         Returns:
             Tiles larger than 1, best first; empty where nothing is known.

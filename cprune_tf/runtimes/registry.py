@@ -81,15 +81,16 @@ def find_runtime(name: str, precision: str) -> type[Runtime]:
     """
     if name not in runtime_names():
         raise ConfigError(
-            f"config.runtime is {name!r}; expected one of {', '.join(runtime_names())}."
+            f"The runtime is {name!r}; expected one of {', '.join(runtime_names())} "
+            "(config.runtime, or --runtime of a measuring command)."
         )
     if name not in _CLASSES:
         importlib.import_module(f"cprune_tf.runtimes.{name}")
     runtime, precisions = _CLASSES[name]
     if precision not in precisions:
         raise ConfigError(
-            f"config.precision is {precision!r}; the runtime {name} computes in "
-            f"{', '.join(precisions)}."
+            f"The precision is {precision!r}; expected one that the runtime {name} computes in: "
+            f"{', '.join(precisions)} (config.precision, or --precision of a measuring command)."
         )
     return runtime
 

@@ -14,6 +14,7 @@ from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.structure import program_structure
 from cprune_tf.compiler.tasks import LoweredModel, Task
 from cprune_tf.compiler.transfer import distinct_programs
+from cprune_tf.config import ConfigError
 from cprune_tf.devices import Device
 from cprune_tf.runtimes.base import Progress, Runtime, TaskCost
 from cprune_tf.runtimes.registry import RuntimeOptions, register_runtime
@@ -21,7 +22,7 @@ from cprune_tf.runtimes.registry import RuntimeOptions, register_runtime
 if typing.TYPE_CHECKING:
     import keras
 
-# Of a task's programs that differ in structure, how many say what tiles pay.
+# As many of a task's best programs that differ in structure name its filter tiles.
 _TILE_PROGRAMS = 4
 
 
@@ -104,13 +105,13 @@ class TvmRuntime(Runtime):
         return self._timer.samples_ms(task)
 
     def filter_tiles(self, task: Task, filters: int) -> tuple[int, ...]:
-        """See Runtime: the inner filter tiles of the best few programs that differ in structure."""
+        """See Runtime: the inner tiles of the best few programs that differ in structure."""
         tiles: dict[int, None] = {}
         for lowered in task.lowerings:
             programs = self.session.database.programs(lowered.mod)
             for program in distinct_programs(programs, _TILE_PROGRAMS):
                 structure = program_structure(program, lowered.mod)
-                # Only where the workload's last axis is the filters.
+                # Another extent: the workload's last axis is not its filters.
                 if structure.filters == filters:
                     tiles[math.prod(structure.compute[1:])] = None
         return tuple(tile for tile in tiles if tile > 1)
@@ -123,3 +124,20 @@ class TvmRuntime(Runtime):
         """See Runtime."""
         self._timer.close()
         self.session.close()
+
+
+def require_tvm(runtime: Runtime, purpose: str) -> TvmRuntime:
+    """The runtime as TVM's, for what only TVM's programs can tell.
+
+    Args:
+        runtime: Any runtime.
+        purpose: What needs TVM, as the beginning of a sentence.
+
+    Raises:
+        ConfigError: If it is another runtime.
+    """
+    if not isinstance(runtime, TvmRuntime):
+        raise ConfigError(
+            f"{purpose} needs TVM's programs; the runtime is {runtime}. Use the runtime tvm."
+        )
+    return runtime

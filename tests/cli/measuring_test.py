@@ -55,6 +55,8 @@ def test_help_shows_the_commands_text_and_all_of_its_flags(tool, own):
         "device",
         "cores",
         "frontend",
+        "runtime",
+        "precision",
         "workdir",
         "trials",
         "threads",
@@ -144,6 +146,8 @@ def test_staircases_are_written_and_a_second_run_measures_nothing(flags):
         (("--layers=nothing*",), "there are: first, second"),
         (("--points=1",), "expected at least 2"),
         (("--model=missing.keras",), "missing.keras"),
+        (("--runtime=abacus",), "The runtime is 'abacus'; expected one of"),
+        (("--precision=int7",), "The precision is 'int7'; expected one that the runtime tvm"),
     ],
 )
 def test_wrong_flags_end_in_one_line_before_anything_is_tuned(flags, tmp_path, wrong, says):

@@ -36,7 +36,7 @@ def test_sites_know_the_channels_on_both_sides(lab):
 
 def test_counts_and_flops_are_those_of_the_compiled_model(lab):
     keep = {"stem": 4, "pointwise": 8, "inner": 12}
-    tasks = tasks_by_site(lab.lower(keep))
+    tasks = tasks_by_site(lab.prepare(keep))
     assert tasks.keys() == {site.key for site in lab.sites}
     units = lab.full(keep)
     for site in lab.sites:
@@ -78,7 +78,7 @@ def test_what_was_not_measured_has_no_sum(lab):
 @pytest.mark.parametrize("keep", [{"stem": 0}, {"stem": 9}])
 def test_impossible_counts_are_refused(lab, keep):
     with pytest.raises(ValueError, match="expected 1 to 8"):
-        lab.lower(keep)
+        lab.prepare(keep)
 
 
 def test_a_staircase_holds_what_the_count_matters_to(lab):
@@ -179,9 +179,9 @@ def _no_overhead():
 def test_whole_models_are_timed_once(lab, opened, workdir):
     assignments = [{}, {"pointwise": 8, "inner": 8}]
     before = len(lab.store.wholes)
-    lab.calibrate(assignments, opened.device, _MEASURE, workdir)
+    lab.calibrate(assignments, _MEASURE, workdir)
     assert len(lab.store.wholes) == before + 2
-    lab.calibrate(assignments, opened.device, _MEASURE, workdir)
+    lab.calibrate(assignments, _MEASURE, workdir)
     assert len(lab.store.wholes) == before + 2
     for whole in lab.store.wholes:
         assert whole.whole_ms > 0
@@ -219,6 +219,6 @@ def test_a_profile_names_layers_groups_and_overhead(opened):
     assert profile.overhead_ms == profile.whole_ms - profile.tasks_ms
     content = json.loads(json.dumps(profile.to_json()))
     assert content["overhead_fraction"] == pytest.approx(profile.overhead_ms / profile.whole_ms)
-    task = opened.lowered.task_of_layer("inner")
+    task = opened.prepared.task_of_layer("inner")
     # 8x8x16 in and out, 3x3x16x16 weights and 16 biases, four bytes each.
     assert bytes_moved(task) == inner.task.bytes_moved == 4 * (2 * 8 * 8 * 16 + 9 * 256 + 16)

@@ -9,7 +9,7 @@ _POINT = TaskPoint("conv2d(1x8x8x*)", (16, 24), 0.5, 0.01)
 
 
 def _open(path, **changes):
-    return PointStore(path, **{"target": "llvm", "num_threads": 1, **changes})
+    return PointStore(path, fingerprint={"target": "llvm", "num_threads": 1, **changes})
 
 
 def test_points_survive_the_process(tmp_path):
