@@ -29,7 +29,6 @@ def profile() -> None:
     from cprune_tf.runs import Progress
     from cprune_tf.runtimes.tvm import require_tvm
     from cprune_tf.storage import files
-    from cprune_tf.strategies.workbench import stage_progress
 
     model, workdir = load(measuring.MODEL.value), measuring.workdir()
     num_threads = measuring.THREADS.value
@@ -42,7 +41,7 @@ def profile() -> None:
         require_tvm(opened.runtime, "A profile")
         require_cpu(opened.device)
         with progress.stage(stages[0]) as tuning:
-            opened.tune(measuring.TRIALS.value, stage_progress(tuning))
+            opened.tune(measuring.TRIALS.value, tuning.progress)
         with progress.stage(stages[1]):
             roofline = measure_roofline(opened.device, num_threads)
         with progress.stage(stages[2]) as timing:
@@ -50,7 +49,7 @@ def profile() -> None:
                 opened,
                 roofline,
                 MeasureConfig(num_threads=num_threads),
-                on_round=lambda done, total: stage_progress(timing)(done, total, ""),
+                on_round=lambda done, total: timing.progress(done, total, ""),
             )
         device = opened.device.info()
     content = {

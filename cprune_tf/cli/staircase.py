@@ -64,7 +64,6 @@ def staircases() -> None:
     from cprune_tf.latency.staircase import save_staircases
     from cprune_tf.report import latency_figures, latency_tables
     from cprune_tf.runs import Progress
-    from cprune_tf.strategies.workbench import stage_progress
 
     model, workdir = load(measuring.MODEL.value), measuring.workdir()
     config = SamplingConfig(
@@ -82,7 +81,7 @@ def staircases() -> None:
         measuring.open_model(model) as opened,
     ):
         with progress.stage(stages[0]) as tuning:
-            opened.tune(measuring.TRIALS.value, stage_progress(tuning))
+            opened.tune(measuring.TRIALS.value, tuning.progress)
         with opened.lab() as lab:
             for name, group in zip(stages[1:], chosen, strict=True):
                 with progress.stage(name, config.max_points) as sampling:
