@@ -66,7 +66,7 @@ class Schema:
     def __post_init__(self) -> None:
         kinds = [HEADER_KIND]
         for event in self.events:
-            kind: str = event.kind
+            kind: str = getattr(event, "kind", HEADER_KIND)
             if not dataclasses.is_dataclass(event) or kind in kinds:
                 raise ValueError(f"{event!r}: expected a dataclass with a kind of its own.")
             kinds.append(kind)
