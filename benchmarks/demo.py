@@ -18,7 +18,15 @@ import psutil
 import record
 from absl import app, flags
 
-from cprune_tf.runs import read_events
+from cprune_tf.runs import read_records
+from cprune_tf.runs.events import (
+    RUN_EVENTS,
+    Accepted,
+    CandidateJudged,
+    CrossChecked,
+    StageEnded,
+)
+from cprune_tf.storage import codec
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG = flags.DEFINE_string("config", "configs/fashion_resnet8.py", "The experiment.")
@@ -54,7 +62,8 @@ def main(argv: Sequence[str]) -> None:
     if child.wait() != 0:
         sys.exit(f"the demo ended with exit code {child.returncode}")
     workdir = ROOT / _WORKDIR.value
-    events = read_events(workdir / "journal.jsonl")
+    events = [r.event for r in read_records(workdir / "journal.jsonl", RUN_EVENTS)]
+    checked = next(event for event in events if isinstance(event, CrossChecked))
     report = json.loads((workdir / "report.json").read_text())
     path = record.write(
         "demo",
@@ -63,10 +72,10 @@ def main(argv: Sequence[str]) -> None:
             "command": f"python tools/prune.py --config={_CONFIG.value} --workdir=runs/demo",
             "elapsed_sec": elapsed_sec,
             "peak_memory_bytes": peak,
-            "stages_sec": {e["name"]: e["elapsed_sec"] for e in events if e["event"] == "stage"},
-            "num_candidates": sum(e["event"] == "candidate" for e in events),
-            "num_accepted": sum(e["event"] == "accepted" for e in events),
-            "cross_check": next(e for e in events if e["event"] == "cross_check"),
+            "stages_sec": {e.name: e.elapsed_sec for e in events if isinstance(e, StageEnded)},
+            "num_candidates": sum(isinstance(event, CandidateJudged) for event in events),
+            "num_accepted": sum(isinstance(event, Accepted) for event in events),
+            "cross_check": codec.to_fields(checked),
             "notes": report.get("notes", []),
         },
     )

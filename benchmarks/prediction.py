@@ -13,14 +13,15 @@ in results/prediction.json, and docs/images/prediction.png for all entries.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import record
 from absl import app, flags
@@ -31,7 +32,7 @@ from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
 from cprune_tf.latency.workspace import OpenedModel, open_model
 from cprune_tf.report import latency_figures
-from cprune_tf.runs import Journal
+from cprune_tf.runs import Journal, Schema
 
 _MODEL = flags.DEFINE_string("model", None, "A model's name or path.", required=True)
 _NAME = flags.DEFINE_string("name", None, "What it is called in the result.", required=True)
@@ -46,6 +47,29 @@ _TEST_SEED = flags.DEFINE_integer("test_seed", 1000, "Of the tested assignments.
 _BUDGET_SEC = flags.DEFINE_float("budget_sec", math.inf, "Stop after so long; call again to go on.")
 _MEASURE = MeasureConfig(max_time_sec=1.0)
 _IMAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "images" / "prediction.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One tested assignment.
+
+    Attributes:
+        number: Of the assignment.
+        keep: Units by group.
+        measured_ms: Median latency of the pruned model.
+        unpruned_ms: Of the unpruned model, timed beside it.
+        build_sec: What building the pruned model took.
+    """
+
+    kind: ClassVar[str] = "test"
+    number: int
+    keep: Mapping[str, int]
+    measured_ms: float
+    unpruned_ms: float
+    build_sec: float
+
+
+TEST_EVENTS = Schema(2, (Measured,))
 
 
 def random_assignments(
@@ -103,8 +127,8 @@ def test(
     predictions = [predictor.predict_ms(keep) for keep in assignments]
     unpruned_ms = predictor.predict_ms({}).latency_ms
     rows = []
-    with Journal(opened.workdir / "tests.jsonl") as journal:
-        done = {event["number"]: event for event in journal.events("test")}
+    with Journal(opened.workdir / "tests.jsonl", TEST_EVENTS) as journal:
+        done = {measured.number: measured for measured in journal.events(Measured)}
         for number, (keep, predicted) in enumerate(zip(assignments, predictions, strict=True)):
             if number not in done:
                 library = opened.workdir / f"test_{number}{runtime.suffix}"
@@ -114,17 +138,10 @@ def test(
                 whole, unpruned = runtime.time([library, base], opened.model, _MEASURE)
                 library.unlink()
                 done[number] = journal.append(
-                    "test",
-                    number=number,
-                    keep=keep,
-                    measured_ms=whole.median_ms,
-                    unpruned_ms=unpruned.median_ms,
-                    build_sec=build_sec,
+                    Measured(number, keep, whole.median_ms, unpruned.median_ms, build_sec)
                 )
-            row = {
-                name: done[number][name]
-                for name in ("keep", "measured_ms", "unpruned_ms", "build_sec")
-            }
+            row = dataclasses.asdict(done[number])
+            del row["number"]
             row |= {
                 "predicted_ms": predicted.latency_ms,
                 "uncertainty_ms": predicted.uncertainty_ms,

@@ -84,7 +84,7 @@ def _compare_layers(model: Any, num_threads: int) -> None:
     from cprune_tf.latency.side_by_side import compare_layers
     from cprune_tf.latency.workspace import open_model
     from cprune_tf.report import latency_tables
-    from cprune_tf.runs import LockedError
+    from cprune_tf.storage.lock import LockedError
 
     try:
         tuning = configs.TuningConfig(trials_per_task=_TRIALS.value, database=_DATABASE.value)

@@ -96,7 +96,9 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from cprune_tf.compiler.tuning.tuner import TuningError
     from cprune_tf.devices import DeviceError, DeviceNameError
     from cprune_tf.latency.points import PointStoreError
-    from cprune_tf.runs import JournalError, LockedError, StorageError
+    from cprune_tf.runs import JournalError
+    from cprune_tf.storage.files import StorageError
+    from cprune_tf.storage.lock import LockedError
 
     return (
         DatabaseError,

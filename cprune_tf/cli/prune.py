@@ -59,7 +59,9 @@ def main(argv: Sequence[str]) -> None:
     from cprune_tf.devices import DeviceError
     from cprune_tf.importance import ImportanceError
     from cprune_tf.report import terminal
-    from cprune_tf.runs import JournalError, LockedError, RunDirectoryError, StorageError
+    from cprune_tf.runs import JournalError, RunDirectoryError
+    from cprune_tf.storage.files import StorageError
+    from cprune_tf.storage.lock import LockedError
 
     try:
         result = api.prune(

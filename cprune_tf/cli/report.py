@@ -20,9 +20,10 @@ def run() -> None:
     """The entry point of `cprune-report`."""
     from cprune_tf import runs
     from cprune_tf.report import ReportError
+    from cprune_tf.storage.files import StorageError
 
     flags.mark_flags_as_required(["workdir"])
-    command_line.run_main(main, (ReportError, runs.JournalError, runs.StorageError))
+    command_line.run_main(main, (ReportError, runs.JournalError, StorageError))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ import tvm
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.errors import UserError
+from cprune_tf.storage import jsonl
 
-_LOGGER = logging.getLogger(__name__)
 WORKLOADS = "database_workload.json"
 RECORDS = "database_tuning_record.json"
 _ALL = 1_000_000
@@ -161,31 +160,16 @@ def _latency_ms(run_secs: Sequence[Any]) -> float:
 
 def _repair_last_line(path: pathlib.Path) -> None:
     """Mends what a killed writer left of the last line; refuses anything worse."""
-    data = path.read_bytes()
-    lines = data.splitlines(keepends=True)
-    if not lines:
-        return
-    for number, line in enumerate(lines[:-1], start=1):
-        if not _is_json(line):
-            raise ValueError(f"line {number} of {len(lines)} in {path.name} cannot be read")
-    if not _is_json(lines[-1]):
-        _LOGGER.warning(
-            "%s ended in an unfinished line of %d bytes; it was cut.", path.name, len(lines[-1])
-        )
-        with path.open("r+b") as stream:
-            stream.truncate(len(data) - len(lines[-1]))
-    elif not data.endswith(b"\n"):
-        # Whole but for its end: the next line would be glued to it.
-        with path.open("ab") as stream:
-            stream.write(b"\n")
-
-
-def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+        lines = jsonl.read(path, _check_json)
+    except jsonl.LineError as error:
+        raise ValueError(f"line {error.number} of {path.name} cannot be read") from error
+    jsonl.repair(path, lines)
+
+
+def _check_json(line: bytes) -> None:
+    """Raises ValueError for what is not JSON; keeps nothing, since a database may be large."""
+    json.loads(line)
 
 
 def _ends_whole(path: pathlib.Path) -> bool:

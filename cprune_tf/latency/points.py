@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from cprune_tf.errors import UserError
 from cprune_tf.latency.sites import Counts
-from cprune_tf.runs import Journal
-
-_VERSION = 1
+from cprune_tf.runs import Journal, Schema, differences
+from cprune_tf.storage import codec
 
 
 class PointStoreError(UserError, RuntimeError):
-    """A file of points that does not fit this device or version; says what differs."""
+    """A file of points that were measured otherwise than this runtime does; says what differs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreOpened:
+    """The first line of a store.
+
+    Attributes:
+        fingerprint: What its latencies hold for, see `runtimes.Runtime.fingerprint`.
+    """
+
+    kind: ClassVar[str] = "opened"
+    fingerprint: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +44,7 @@ class TaskPoint:
         spread_ms: Between the quartiles of its samples.
     """
 
+    kind: ClassVar[str] = "point"
     family: str
     counts: Counts
     latency_ms: float
@@ -50,9 +61,14 @@ class WholePoint:
         whole_ms: Median latency of the built library.
     """
 
+    kind: ClassVar[str] = "whole"
     units: Mapping[str, int]
     tasks_ms: float
     whole_ms: float
+
+
+POINT_EVENTS = Schema(2, (StoreOpened, TaskPoint, WholePoint))
+"""What a store's file holds. Format 1 had no header and knew TVM's targets only."""
 
 
 class PointStore:
@@ -60,33 +76,42 @@ class PointStore:
 
     Args:
         path: The file, made where missing.
-        fingerprint: What the points hold for, see `Runtime.fingerprint`.
+        fingerprint: What the latencies hold for, as JSON types: see `runtimes.Runtime.fingerprint`.
 
     Raises:
-        PointStoreError: If the file holds another version's or another fingerprint's points.
-        JournalError: If a line in its middle cannot be read.
+        PointStoreError: If the file holds points with another fingerprint.
+        JournalError: If the file is of another format, or a line of it cannot be read.
         LockedError: If another process has it open.
+        StorageError: If the file system refuses.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, fingerprint: Mapping[str, Any]) -> None:
-        path = pathlib.Path(path)
-        self._journal = Journal(path)
-        header = {"version": _VERSION, **fingerprint}
-        opened = self._journal.events("opened")
-        if not opened:
-            self._journal.append("opened", **header)
-        elif (found := {name: opened[0].get(name) for name in header}) != header:
+    def __init__(self, path: str | os.PathLike[str], fingerprint: Mapping[str, Any]) -> None:
+        self._journal = Journal(path, POINT_EVENTS)
+        try:
+            self._check(StoreOpened(fingerprint))
+        except BaseException:
             self._journal.close()
-            raise PointStoreError(
-                f"{path} holds points of {found}; expected {header}. Use another --workdir."
-            )
+            raise
         self._points: dict[tuple[str, Counts], TaskPoint] = {}
-        for event in self._journal.events("point"):
-            self._keep(_task_point(event))
-        self._wholes = [
-            WholePoint(event["units"], event["tasks_ms"], event["whole_ms"])
-            for event in self._journal.events("whole")
-        ]
+        for point in self._journal.events(TaskPoint):
+            self._keep(point)
+        self._wholes = list(self._journal.events(WholePoint))
+
+    def _check(self, expected: StoreOpened) -> None:
+        """Refuses points of another fingerprint; writes it where the file is new."""
+        opened = self._journal.last(StoreOpened)
+        if opened is None:
+            self._journal.append(expected)
+            return
+        # As both are in JSON: tuples are lists there.
+        fields = codec.to_fields(expected)["fingerprint"]
+        changes = differences.compare(opened.fingerprint, fields)
+        if changes:
+            listed = "; ".join(map(str, changes))
+            raise PointStoreError(
+                f"{self._journal.path} holds latencies that were measured otherwise ({listed}). "
+                "Measure as before, or use another --workdir."
+            )
 
     def __len__(self) -> int:
         return len(self._points)
@@ -111,8 +136,7 @@ class PointStore:
         Raises:
             StorageError: Where the file system refuses.
         """
-        self._journal.append("point", **dataclasses.asdict(point))
-        self._keep(point)
+        self._keep(self._journal.append(point))
 
     def add_whole(self, whole: WholePoint) -> None:
         """Writes a whole model's latency; when this returns, it is on the disk.
@@ -120,8 +144,7 @@ class PointStore:
         Raises:
             StorageError: Where the file system refuses.
         """
-        self._journal.append("whole", **dataclasses.asdict(whole))
-        self._wholes.append(whole)
+        self._wholes.append(self._journal.append(whole))
 
     def close(self) -> None:
         """Lets other processes write."""
@@ -135,8 +158,3 @@ class PointStore:
 
     def _keep(self, point: TaskPoint) -> None:
         self._points[point.family, point.counts] = point
-
-
-def _task_point(event: Mapping[str, Any]) -> TaskPoint:
-    inputs, outputs = event["counts"]
-    return TaskPoint(event["family"], (inputs, outputs), event["latency_ms"], event["spread_ms"])

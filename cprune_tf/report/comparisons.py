@@ -6,8 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cprune_tf.report import fields, types
+from cprune_tf.report import types
 from cprune_tf.report.cross_check import LatencyKey
+from cprune_tf.runs.results import ExportedFile
 
 ORIGINAL, PRUNED = "original", "pruned"
 RUNTIME_ORDER = ("keras", "tvm", "litert")
@@ -19,7 +20,6 @@ def latencies(
     original: types.Iteration | None,
     pruned: types.Iteration | None,
     emulated: bool,
-    num_threads: int | None,
 ) -> tuple[types.LatencyComparison, ...]:
     """Compares whole-model latencies.
 
@@ -28,14 +28,14 @@ def latencies(
         original: The first model, as measured during the run.
         pruned: The last accepted one, as measured during the run.
         emulated: Whether latencies mean nothing: no speed-up is given then.
-        num_threads: Threads the model was tuned for; those come first.
 
     Returns:
-        One comparison for each runtime and thread count. Without a cross-check, the one that
-        the run itself has made.
+        One comparison for each runtime and thread count; the threads that the model was tuned for
+        come first. Without a cross-check, the one that the run itself has made.
     """
+    num_threads = original.latency.num_threads if original else None
     rows = sorted({key[1:] for key in measured}, key=lambda row: _row_order(row, num_threads))
-    found = [
+    compared = [
         _compare(
             runtime,
             threads,
@@ -46,17 +46,15 @@ def latencies(
         )
         for runtime, threads in rows
     ]
-    before = original.latency if original else None
-    after = pruned.latency if pruned else None
-    if not found and (before or after):
-        threads = before.num_threads if before else after.num_threads if after else None
-        found.append(_compare("tvm", threads or num_threads, before, after, emulated, False))
-    return tuple(found)
+    if not compared and original:
+        before, after = original.latency, pruned.latency if pruned else None
+        compared.append(_compare("tvm", before.num_threads, before, after, emulated, False))
+    return tuple(compared)
 
 
-def _row_order(row: tuple[str, int | None], num_threads: int | None) -> tuple[Any, ...]:
+def _row_order(row: tuple[str, int], num_threads: int | None) -> tuple[Any, ...]:
     runtime, threads = row
-    return (threads != num_threads, threads or 0, _runtime_order(runtime))
+    return (threads != num_threads, threads, _runtime_order(runtime))
 
 
 def _runtime_order(runtime: str) -> tuple[int, str]:
@@ -66,14 +64,14 @@ def _runtime_order(runtime: str) -> tuple[int, str]:
 
 def _compare(
     runtime: str,
-    threads: int | None,
+    threads: int,
     original: types.Latency | None,
     pruned: types.Latency | None,
     emulated: bool,
     interleaved: bool,
 ) -> types.LatencyComparison:
     speedup, is_clear = None, None
-    if original and pruned and not emulated and pruned.median_ms > 0:
+    if original and pruned and not emulated:
         speedup = original.median_ms / pruned.median_ms
         is_clear = _apart(original, pruned)
     measured = original or pruned
@@ -83,9 +81,7 @@ def _compare(
     )
 
 
-def _apart(a: types.Latency, b: types.Latency) -> bool | None:
-    if a.q1_ms is None or a.q3_ms is None or b.q1_ms is None or b.q3_ms is None:
-        return None
+def _apart(a: types.Latency, b: types.Latency) -> bool:
     return a.q3_ms < b.q1_ms or b.q3_ms < a.q1_ms
 
 
@@ -103,7 +99,9 @@ def accuracies(
     Returns:
         One comparison for each runtime, Keras first.
     """
-    table = {(check.runtime, check.deployment): check.accuracy for check in checks}
+    table: dict[tuple[str, str], float | None] = {
+        (check.runtime, check.deployment): check.accuracy for check in checks
+    }
     table.setdefault(("keras", ORIGINAL), keras_original)
     table.setdefault(("keras", PRUNED), keras_pruned)
     runtimes = sorted({runtime for runtime, _ in table}, key=_runtime_order)
@@ -136,23 +134,23 @@ def sizes(
     Returns:
         "parameters", "MACs", then one comparison for each kind of file, in bytes.
     """
-    found = [
-        compare("parameters", _get(original, "params"), _get(pruned, "params")),
-        compare("MACs", _get(original, "macs"), _get(pruned, "macs")),
+    compared = [
+        compare(
+            "parameters",
+            original.params if original else None,
+            pruned.params if pruned else None,
+        ),
+        compare("MACs", original.macs if original else None, pruned.macs if pruned else None),
     ]
     for kind in dict.fromkeys(kind for kind, _ in file_bytes):
         before, after = file_bytes.get((kind, ORIGINAL)), file_bytes.get((kind, PRUNED))
-        found.append(compare(kind, before, after))
-    return tuple(found)
-
-
-def _get(model: types.Iteration | None, name: str) -> float | None:
-    return getattr(model, name) if model else None
+        compared.append(compare(kind, before, after))
+    return tuple(compared)
 
 
 def file_sizes(
     keras_files: Mapping[str, int | None],
-    exported: Sequence[types.ExportedFile],
+    exported: Sequence[ExportedFile],
     checks: Sequence[types.RuntimeCheck],
 ) -> dict[tuple[str, str], int]:
     """Finds the sizes of the same kind of file of both models.
@@ -167,31 +165,20 @@ def file_sizes(
         Bytes by kind of file and "original" or "pruned".
     """
     stems = {ORIGINAL: ORIGINAL, "final": PRUNED, PRUNED: PRUNED}
-    found = {(".keras file", which): size for which, size in keras_files.items() if size}
+    sizes_by_kind = {(".keras file", which): size for which, size in keras_files.items() if size}
     for file in exported:
         path = pathlib.PurePosixPath(file.path)
-        if path.stem in stems and file.bytes is not None:
+        if path.stem in stems:
             kind = FILE_KINDS.get(path.suffix, f"{path.suffix} file")
-            found[kind, stems[path.stem]] = file.bytes
+            sizes_by_kind[kind, stems[path.stem]] = file.bytes
     for check in checks:
         kind = {"litert": FILE_KINDS[".tflite"], "tvm": FILE_KINDS[".so"]}.get(check.runtime, "")
         if kind and check.file_bytes is not None:
-            found[kind, check.deployment] = check.file_bytes
-    return found
+            sizes_by_kind[kind, check.deployment] = check.file_bytes
+    return sizes_by_kind
 
 
 def size_of(root: pathlib.Path, relative: str) -> int | None:
     """A file's size in bytes; None where it is not there."""
     path = root / relative
     return path.stat().st_size if path.is_file() else None
-
-
-def exported_files(root: pathlib.Path, event: Mapping[str, Any]) -> tuple[types.ExportedFile, ...]:
-    """The files of an "exported" event, with their sizes."""
-    found = []
-    for file in fields.mappings(event, "files"):
-        path = fields.text(file, "path") or ""
-        size = fields.integer(file, "bytes")
-        name = fields.text(file, "name") or path or "(unnamed)"
-        found.append(types.ExportedFile(name, path, size_of(root, path) if size is None else size))
-    return tuple(found)

@@ -1,51 +1,42 @@
-"""Reads the journal's "cross_check" event."""
+"""What the cross-check found, as a report shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
 
-from cprune_tf.report import fields, types
+from cprune_tf.report import history, types
+from cprune_tf.runs import results
 
-LatencyKey = tuple[str, str, int | None]
+LatencyKey = tuple[str, str, int]
 """Deployment ("original", "pruned"), runtime, threads."""
 
 
-def read(event: Mapping[str, Any]) -> types.CrossCheck | None:
-    """The checks and problems of an event.
-
-    Args:
-        event: The event; empty where the run has not come so far.
-
-    Returns:
-        What it says, or None.
-    """
-    if not event:
-        return None
+def summarize(check: results.CrossCheck) -> types.CrossCheck:
+    """Its checks and problems, without latencies."""
     checks = tuple(
         types.RuntimeCheck(
-            deployment=fields.text(record, "deployment") or "(unnamed)",
-            runtime=fields.text(record, "runtime") or "(unnamed)",
-            accuracy=fields.number(record, "accuracy"),
-            max_abs_error=fields.number(record, "max_abs_error"),
-            max_relative_error=fields.number(record, "max_relative_error"),
-            top1_agreement=fields.number(record, "top1_agreement"),
-            file_bytes=fields.integer(record, "file_bytes"),
+            deployment=result.deployment,
+            runtime=result.runtime,
+            accuracy=result.accuracy,
+            max_abs_error=_finite(result.max_abs_error),
+            max_relative_error=_finite(result.max_relative_error),
+            top1_agreement=result.top1_agreement,
+            file_bytes=result.file_bytes,
         )
-        for record in fields.mappings(event, "results")
+        for result in check.results
     )
-    return types.CrossCheck(
-        fields.integer(event, "num_images"), checks, fields.texts(event, "problems")
-    )
+    return types.CrossCheck(check.num_images, checks, check.problems)
 
 
-def latencies(event: Mapping[str, Any]) -> dict[LatencyKey, types.Latency]:
-    """The latencies of an event, all timed turn by turn."""
-    found: dict[LatencyKey, types.Latency] = {}
-    for record in fields.mappings(event, "results"):
-        deployment, runtime = fields.text(record, "deployment"), fields.text(record, "runtime")
-        for value in fields.mappings(record, "latencies"):
-            latency = fields.latency({"latency": value}, "latency")
-            if deployment and runtime and latency:
-                found[deployment, runtime, latency.num_threads] = latency
-    return found
+def latencies(check: results.CrossCheck) -> dict[LatencyKey, types.Latency]:
+    """Its latencies, all timed turn by turn."""
+    return {
+        (result.deployment, result.runtime, latency.num_threads): history.latency(latency)
+        for result in check.results
+        for latency in result.latencies
+    }
+
+
+def _finite(value: float) -> float | None:
+    """An error of outputs that are not finite numbers is none that could be shown."""
+    return value if math.isfinite(value) else None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cprune_tf.report import formats, theme, types
+from cprune_tf.runs.events import REFUSED_ACCURACY, REFUSED_LATENCY
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
@@ -123,9 +124,9 @@ def _draw_history(
 
 
 def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:
-    accepted = [i for i in report.iterations if i.latency is not None]
+    accepted = report.iterations
     x = [i.after_candidate for i in accepted]
-    medians = [i.latency.median_ms for i in accepted if i.latency]
+    medians = [i.latency.median_ms for i in accepted]
     axes.step(
         [*x, max(len(report.decisions), *x, 0)],
         [*medians, medians[-1]],
@@ -136,7 +137,7 @@ def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes
     axes.errorbar(
         x,
         medians,
-        yerr=_spread([i.latency for i in accepted if i.latency]),
+        yerr=_spread([i.latency for i in accepted]),
         fmt="o",
         color=palette.accepted,
         ecolor=palette.accepted,
@@ -147,23 +148,21 @@ def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes
     _draw_refused(
         report, palette, axes, lambda d: d.measured.median_ms if d.measured else d.price_ms
     )
-    threads = next((i.latency.num_threads for i in accepted if i.latency), None)
-    axes.set_ylabel(f"latency, {_unit(report)}\nTVM, {formats.threads(threads)}")
+    threads = formats.threads(accepted[0].latency.num_threads)
+    axes.set_ylabel(f"latency, {_unit(report)}\nTVM, {threads}")
 
 
 def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:
-    accepted = [i for i in report.iterations if i.accuracy is not None]
-    x = [i.after_candidate for i in accepted]
-    values = [100 * i.accuracy for i in accepted if i.accuracy is not None]
-    if x:
-        axes.step(
-            [*x, max(len(report.decisions), *x)],
-            [*values, values[-1]],
-            where="post",
-            color=palette.accepted,
-            linewidth=1.6,
-        )
-        axes.plot(x, values, "o", color=palette.accepted, markersize=5.5)
+    x = [i.after_candidate for i in report.iterations]
+    values = [100 * i.accuracy for i in report.iterations]
+    axes.step(
+        [*x, max(len(report.decisions), *x)],
+        [*values, values[-1]],
+        where="post",
+        color=palette.accepted,
+        linewidth=1.6,
+    )
+    axes.plot(x, values, "o", color=palette.accepted, markersize=5.5)
     _draw_refused(report, palette, axes, lambda d: None if d.accuracy is None else 100 * d.accuracy)
     if report.long_term_epochs and report.final_accuracy is not None:
         axes.plot(
@@ -193,8 +192,8 @@ def _draw_refused(
     value: Callable[[types.Decision], float | None],
 ) -> None:
     kinds = (
-        ("refused_latency", "x", palette.refused_latency),
-        ("refused_accuracy", "v", palette.refused_accuracy),
+        (REFUSED_LATENCY, "x", palette.refused_latency),
+        (REFUSED_ACCURACY, "v", palette.refused_accuracy),
     )
     for decision, marker, color in kinds:
         found = [(d.number, value(d)) for d in report.decisions if d.decision == decision]
@@ -212,8 +211,8 @@ def _draw_refused(
 
 
 def _spread(latencies: list[types.Latency]) -> list[list[float]]:
-    low = [x.median_ms - (x.median_ms if x.q1_ms is None else x.q1_ms) for x in latencies]
-    high = [(x.median_ms if x.q3_ms is None else x.q3_ms) - x.median_ms for x in latencies]
+    low = [latency.median_ms - latency.q1_ms for latency in latencies]
+    high = [latency.q3_ms - latency.median_ms for latency in latencies]
     return [low, high]
 
 
@@ -294,7 +293,7 @@ def shown_layers(report: types.Report) -> list[types.LayerChannels]:
 _PLOTS: dict[str, tuple[str, Callable[[types.Report], bool], Callable[..., Figure]]] = {
     "history": (
         "Latency and accuracy over the candidates tried",
-        lambda report: bool(report.decisions) and any(i.latency for i in report.iterations),
+        lambda report: bool(report.decisions) and bool(report.iterations),
         _draw_history,
     ),
     "latency": (

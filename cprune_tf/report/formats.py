@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cprune_tf.runs.events import ACCEPTED, REFUSED_ACCURACY, REFUSED_LATENCY
 from cprune_tf.runs.progress import format_duration
 
 MISSING = "not measured"
@@ -15,10 +16,9 @@ _FEW_COUNTS = 3
 RUNTIME_NAMES = {"keras": "Keras", "tvm": "TVM", "litert": "LiteRT"}
 
 DECISION_NAMES = {
-    "accepted": "accepted",
-    "refused_latency": "refused: latency",
-    "refused_accuracy": "refused: accuracy",
-    "infeasible": "infeasible",
+    ACCEPTED: "accepted",
+    REFUSED_LATENCY: "refused: latency",
+    REFUSED_ACCURACY: "refused: accuracy",
 }
 
 
@@ -72,6 +72,17 @@ def factor(value: float) -> str:
     return f"{value:.2f}×"
 
 
+def ratio(value: float) -> str:
+    """A latency / the current model's, as finely as the gate compares: "0.886x"."""
+    return f"{value:.3f}x"
+
+
+def ratios(lowest: float, highest: float) -> str:
+    """A range of latencies / the current model's: "0.995x to 1.021x"."""
+    low, high = ratio(lowest), ratio(highest)
+    return low if low == high else f"{low} to {high}"
+
+
 def count(value: float) -> str:
     """A whole number with separators."""
     return f"{value:,.0f}"
@@ -123,10 +134,8 @@ def error(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
-def threads(value: int | None) -> str:
+def threads(value: int) -> str:
     """A thread count."""
-    if value is None:
-        return "threads not recorded"
     return "1 thread" if value == 1 else f"{value} threads"
 
 

@@ -2,119 +2,146 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from cprune_tf.report import fields, types
+from cprune_tf.devices.latency import Latency
+from cprune_tf.report import types
+from cprune_tf.runs.events import (
+    Accepted,
+    Baseline,
+    CandidateJudged,
+    CountRuledOut,
+    Finished,
+    RunStarted,
+    StageEnded,
+)
+from cprune_tf.runs.records import Event, Record
+from cprune_tf.runs.results import ModelRecord, TaskRecord
 
-Event = Mapping[str, Any]
+E = TypeVar("E", bound=Event)
 
 
-def of_kind(events: Sequence[Event], kind: str) -> list[Event]:
-    """The events of one kind, oldest first."""
-    return [event for event in events if event.get("event") == kind]
+def of_kind(records: Iterable[Record], kind: type[E]) -> list[E]:
+    """The events of one class, oldest first."""
+    return [record.event for record in records if type(record.event) is kind]
 
 
-def last(events: Sequence[Event], kind: str) -> Event:
-    """The newest event of a kind; an empty one where there is none."""
-    found = of_kind(events, kind)
-    return found[-1] if found else {}
+def last(records: Iterable[Record], kind: type[E]) -> E | None:
+    """The newest event of a class, or None."""
+    events = of_kind(records, kind)
+    return events[-1] if events else None
 
 
-def models(events: Sequence[Event]) -> list[tuple[int, Event]]:
+def models(records: Iterable[Record]) -> list[tuple[int, ModelRecord]]:
     """The models that became the current one, by iteration; number 0 is the original.
 
     Args:
-        events: The journal.
+        records: The journal.
 
     Returns:
-        Pairs of the number of candidates tried before and the "baseline" or "accepted" event. An
-        iteration that was journalled twice counts as it was the last time.
+        Pairs of the number of candidates tried before and the model. An iteration that was
+        journalled twice counts as it was the last time.
     """
-    found: dict[int, tuple[int, Event]] = {}
+    by_iteration: dict[int, tuple[int, ModelRecord]] = {}
     tried = 0
-    for event in events:
-        if event.get("event") == "candidate":
+    for record in records:
+        event = record.event
+        if isinstance(event, CandidateJudged):
             tried += 1
-        elif event.get("event") == "baseline":
-            found[0] = (0, event)
-        elif event.get("event") == "accepted":
-            number = fields.integer(event, "iteration")
-            found[max(found, default=0) + 1 if number is None else number] = (tried, event)
-    return [found[number] for number in sorted(found)]
+        elif isinstance(event, (Baseline, Accepted)):
+            by_iteration[event.iteration] = (tried, event)
+    return [by_iteration[iteration] for iteration in sorted(by_iteration)]
 
 
-def iterations(events: Sequence[Event]) -> tuple[types.Iteration, ...]:
+def iterations(records: Iterable[Record]) -> tuple[types.Iteration, ...]:
     """The accepted models, the original first."""
     return tuple(
         types.Iteration(
-            iteration=fields.integer(event, "iteration") or 0,
+            iteration=model.iteration,
             after_candidate=tried,
-            accuracy=fields.number(event, "accuracy"),
-            latency=fields.latency(event, "latency"),
-            params=fields.integer(event, "params"),
-            macs=fields.integer(event, "macs"),
-            channels=fields.counts(event, "channels"),
-            model=fields.text(event, "model"),
+            accuracy=model.accuracy,
+            latency=latency(model.latency),
+            params=model.params,
+            macs=round(model.macs),
+            channels=dict(model.channels),
+            model=model.model,
         )
-        for tried, event in models(events)
+        for tried, model in models(records)
     )
 
 
-def decisions(events: Sequence[Event]) -> tuple[types.Decision, ...]:
+def latency(measured: Latency) -> types.Latency:
+    """A measured latency as a report shows it."""
+    return types.Latency(
+        median_ms=measured.median_ms,
+        q1_ms=measured.q1_ms,
+        q3_ms=measured.q3_ms,
+        min_ms=measured.min_ms,
+        count=measured.count,
+        num_threads=measured.num_threads,
+        processor=measured.conditions.processor,
+    )
+
+
+def decisions(records: Iterable[Record]) -> tuple[types.Decision, ...]:
     """Every candidate, oldest first."""
     return tuple(
-        types.Decision(
-            number=number,
-            iteration=fields.integer(event, "iteration"),
-            task=fields.text(event, "task"),
-            layers=fields.texts(event, "layers"),
-            removed=fields.counts(event, "removed"),
-            step=fields.integer(event, "step"),
-            price_ms=fields.number(event, "price_ms"),
-            current_latency_ms=fields.number(event, "current_latency_ms"),
-            measured=fields.latency(event, "measured"),
-            accuracy=fields.number(event, "accuracy"),
-            current_accuracy=fields.number(event, "current_accuracy"),
-            decision=fields.text(event, "decision") or "not recorded",
-            reason=fields.text(event, "reason"),
-            elapsed_sec=fields.number(event, "elapsed_sec"),
-        )
-        for number, event in enumerate(of_kind(events, "candidate"), start=1)
+        _decision(number, event)
+        for number, event in enumerate(of_kind(records, CandidateJudged), start=1)
     )
 
 
-def decision_counts(found: Sequence[types.Decision]) -> dict[str, int]:
+def _decision(number: int, event: CandidateJudged) -> types.Decision:
+    current_ms, measured = event.current_latency_ms, event.measured
+    return types.Decision(
+        number=number,
+        iteration=event.iteration,
+        task=event.task,
+        layers=event.layers,
+        removed=dict(event.removed),
+        step=event.step,
+        price_ms=event.price_ms,
+        price_ratio=None if event.price_ms is None else event.price_ms / current_ms,
+        current_latency_ms=current_ms,
+        measured=None if measured is None else latency(measured),
+        latency_ratio=None if measured is None else measured.median_ms / current_ms,
+        accuracy=event.accuracy,
+        current_accuracy=event.current_accuracy,
+        decision=event.decision,
+        reason=event.reason,
+        elapsed_sec=event.elapsed_sec,
+    )
+
+
+def decision_counts(tried: Sequence[types.Decision]) -> dict[str, int]:
     """How many candidates ended how, in the order of their first appearance."""
     result: dict[str, int] = {}
-    for decision in found:
+    for decision in tried:
         result[decision.decision] = result.get(decision.decision, 0) + 1
     return result
 
 
-def tasks(event: Event) -> tuple[types.Task, ...]:
-    """A model's tasks, the one with the largest share first."""
-    found = [_task(task) for task in fields.mappings(event, "tasks")]
-    return tuple(sorted(found, key=lambda task: -(task.total_ms or 0.0)))
-
-
-def _task(task: Event) -> types.Task:
-    return types.Task(
-        name=fields.text(task, "name") or "(unnamed)",
-        anchor=fields.text(task, "anchor"),
-        weight=fields.integer(task, "weight"),
-        layers=fields.texts(task, "layers"),
-        groups=fields.texts(task, "groups"),
-        macs=fields.number(task, "macs"),
-        latency_ms=fields.number(task, "latency_ms"),
-        total_ms=fields.number(task, "total_ms"),
-        share=fields.number(task, "share"),
-        gflops=fields.number(task, "gflops"),
-        structure_step=fields.integer(task, "structure_step"),
-        program=fields.text(task, "program"),
-        protected=fields.text(task, "protected"),
+def ruled_out(records: Iterable[Record]) -> tuple[types.RuledOut, ...]:
+    """The channel counts that were ruled out by their price, by target in order of appearance."""
+    by_key: dict[str, list[CountRuledOut]] = {}
+    for event in of_kind(records, CountRuledOut):
+        by_key.setdefault(event.key, []).append(event)
+    return tuple(
+        types.RuledOut(
+            key=key,
+            steps=tuple(event.step for event in events),
+            lowest_ratio=min(event.price_ratio for event in events),
+            highest_ratio=max(event.price_ratio for event in events),
+            reason=events[-1].reason,
+        )
+        for key, events in by_key.items()
     )
+
+
+def tasks(model: ModelRecord) -> tuple[TaskRecord, ...]:
+    """A model's tasks, the one with the largest share first."""
+    return tuple(sorted(model.tasks, key=lambda task: -task.total_ms))
 
 
 def layers(
@@ -135,12 +162,11 @@ def layers(
     )
 
 
-def stages(events: Sequence[Event]) -> tuple[types.StageTime, ...]:
+def stages(records: Iterable[Record]) -> tuple[types.StageTime, ...]:
     """Time by stage over all sessions, in the order of their first ending."""
     times: dict[str, float] = {}
-    for event in of_kind(events, "stage"):
-        name = fields.text(event, "name") or "(unnamed)"
-        times[name] = times.get(name, 0.0) + (fields.number(event, "elapsed_sec") or 0.0)
+    for event in of_kind(records, StageEnded):
+        times[event.name] = times.get(event.name, 0.0) + event.elapsed_sec
     total = sum(times.values())
     return tuple(
         types.StageTime(name, elapsed, elapsed / total if total else 0.0)
@@ -148,27 +174,21 @@ def stages(events: Sequence[Event]) -> tuple[types.StageTime, ...]:
     )
 
 
-def elapsed_sec(events: Sequence[Event]) -> float | None:
+def elapsed_sec(records: Iterable[Record]) -> float | None:
     """Seconds the sessions of a run took, from its start to the last thing it wrote."""
-    sessions: list[list[Event]] = []
-    for event in events:
-        if event.get("event") == "run_started":
+    sessions: list[list[Record]] = []
+    for record in records:
+        if isinstance(record.event, RunStarted):
             sessions.append([])
         if sessions:
-            sessions[-1].append(event)
+            sessions[-1].append(record)
     if not sessions:
         return None
     return sum(_session_sec(session) for session in sessions)
 
 
-def _session_sec(session: Sequence[Event]) -> float:
-    told = fields.number(last(session, "finished"), "elapsed_sec")
-    if told is not None:
-        return told
-    first, final = _time(session[0]), _time(session[-1])
-    return (final - first).total_seconds() if first and final else 0.0
-
-
-def _time(event: Event) -> datetime.datetime | None:
-    value = fields.text(event, "time")
-    return datetime.datetime.fromisoformat(value.replace("Z", "+00:00")) if value else None
+def _session_sec(session: Sequence[Record]) -> float:
+    finished = last(session, Finished)
+    if finished is not None:
+        return finished.elapsed_sec
+    return (session[-1].time - session[0].time).total_seconds()

@@ -27,6 +27,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "ms": formats.milliseconds,
     "percent": formats.percent,
     "points": formats.points,
+    "ratio": formats.ratio,
     "share": formats.share,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import rich.box
 import rich.console
@@ -11,14 +11,10 @@ import rich.table
 import rich.text
 
 from cprune_tf.report import formats, types
+from cprune_tf.runs.events import ACCEPTED, REFUSED_ACCURACY, REFUSED_LATENCY
 
-_TOO_SLOW = "refused_latency"
-_STYLES = {
-    "accepted": "green",
-    _TOO_SLOW: "yellow",
-    "refused_accuracy": "magenta",
-    "infeasible": "dim",
-}
+_STYLES = {ACCEPTED: "green", REFUSED_LATENCY: "yellow", REFUSED_ACCURACY: "magenta"}
+_MAX_TARGETS = 5
 
 
 def render(report: types.Report) -> rich.console.Group:
@@ -33,6 +29,8 @@ def render(report: types.Report) -> rich.console.Group:
     parts: list[rich.console.RenderableType] = [_heading(report), _summary(report)]
     if report.decisions:
         parts.append(_decisions(report))
+    if report.ruled_out:
+        parts.append(_ruled_out(report.ruled_out))
     if report.cross_check is not None:
         parts.append(_cross_check(report.cross_check))
     if report.files:
@@ -95,38 +93,57 @@ def _summary(report: types.Report) -> rich.table.Table:
 def _latency(latency: types.Latency | None) -> str:
     if latency is None:
         return formats.MISSING
-    if latency.q1_ms is None or latency.q3_ms is None:
-        return formats.milliseconds(latency.median_ms)
     low, high = (formats.significant(q) for q in (latency.q1_ms, latency.q3_ms))
     return f"{formats.milliseconds(latency.median_ms)} [{low}–{high}]"
 
 
 def _decisions(report: types.Report) -> rich.table.Table:
     # Latency refusals are many and cheap; the page and the log have them all.
-    shown = [row for row in report.decisions if row.decision != _TOO_SLOW]
+    shown = [row for row in report.decisions if row.decision != REFUSED_LATENCY]
     left_out = len(report.decisions) - len(shown)
     title = "Decisions" + (f" ({left_out} latency refusals left out)" if left_out else "")
     table = _table(title, "#", "decision", "task", "removed", "latency", "accuracy", "why")
     for row in shown:
         removed = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
-        measured = row.measured.median_ms if row.measured else None
-        predicted = "" if row.price_ms is None else f"~{formats.milliseconds(row.price_ms)}"
         table.add_row(
             str(row.number),
             rich.text.Text(formats.decision(row.decision), style=_STYLES.get(row.decision, "")),
-            rich.text.Text(row.task or ""),
+            rich.text.Text(row.task),
             rich.text.Text(removed),
-            predicted if measured is None else formats.milliseconds(measured),
+            _decided_latency(row),
             "" if row.accuracy is None else formats.percent(row.accuracy),
-            rich.text.Text(row.reason or ""),
+            rich.text.Text(row.reason),
         )
     return table
 
 
+def _decided_latency(row: types.Decision) -> str:
+    # The ratio first: it was measured side by side, while absolute times drift with the machine.
+    if row.measured is not None and row.latency_ratio is not None:
+        milliseconds = formats.milliseconds(row.measured.median_ms)
+        return f"{formats.ratio(row.latency_ratio)} of the current, {milliseconds}"
+    if row.price_ms is not None and row.price_ratio is not None:
+        milliseconds = formats.milliseconds(row.price_ms)
+        return f"~{formats.ratio(row.price_ratio)} of the current, ~{milliseconds}"
+    return ""
+
+
+def _ruled_out(targets: Sequence[types.RuledOut]) -> rich.text.Text:
+    number = sum(len(target.steps) for target in targets)
+    shown = [
+        f"{target.key}: {', '.join(map(str, target.steps))} removed "
+        f"({formats.ratios(target.lowest_ratio, target.highest_ratio)} of the current latency)"
+        for target in targets[:_MAX_TARGETS]
+    ]
+    if len(targets) > _MAX_TARGETS:
+        shown.append(f"and {len(targets) - _MAX_TARGETS} more targets")
+    text = f"Channel counts ruled out by their price: {number} ({'; '.join(shown)})"
+    return rich.text.Text(text, style="dim")
+
+
 def _cross_check(check: types.CrossCheck) -> rich.table.Table:
-    images = _value(check.num_images, formats.count)
     table = _table(
-        f"Cross-check against Keras ({images} images)",
+        f"Cross-check against Keras ({formats.count(check.num_images)} images)",
         "model",
         "runtime",
         "max abs error",
@@ -142,7 +159,7 @@ def _cross_check(check: types.CrossCheck) -> rich.table.Table:
             formats.runtime(row.runtime),
             _value(row.max_abs_error, formats.error),
             _value(row.max_relative_error, formats.error),
-            _value(row.top1_agreement, formats.percent),
+            formats.percent(row.top1_agreement),
         )
     return table
 
@@ -150,6 +167,6 @@ def _cross_check(check: types.CrossCheck) -> rich.table.Table:
 def _files(report: types.Report) -> rich.table.Table:
     table = _table("Files", "what", "path", "size", numbers=1)
     for file in report.files:
-        size = _value(file.bytes, formats.file_bytes)
+        size = formats.file_bytes(file.bytes)
         table.add_row(rich.text.Text(file.name), rich.text.Text(file.path), size)
     return table

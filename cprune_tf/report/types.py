@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cprune_tf.runs.results import ExportedFile, TaskRecord
+
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
@@ -25,11 +27,11 @@ class Latency:
     """
 
     median_ms: float
-    q1_ms: float | None = None
-    q3_ms: float | None = None
-    min_ms: float | None = None
-    count: int | None = None
-    num_threads: int | None = None
+    q1_ms: float
+    q3_ms: float
+    min_ms: float
+    count: int
+    num_threads: int
     processor: str = ""
 
 
@@ -43,14 +45,14 @@ class LatencyComparison:
         original: The first model's, or None.
         pruned: The result's, or None.
         speedup: Ratio of the medians; None where one is missing or the device is emulated.
-        is_clear: Whether the quartile ranges are apart; None where that is not known.
+        is_clear: Whether the quartile ranges are apart; None where there is no speed-up.
         interleaved: Whether both were timed turn by turn in one session (the cross-check); else
             each was timed when its model was made.
         processor: What computed both; see Latency.
     """
 
     runtime: str
-    num_threads: int | None
+    num_threads: int
     original: Latency | None
     pruned: Latency | None
     speedup: float | None
@@ -79,41 +81,6 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """One distinct workload of a compiled model.
-
-    Attributes:
-        name: Its name.
-        anchor: Its main operator.
-        weight: How many subgraphs share it.
-        layers: The Keras layers it came from.
-        groups: The channel groups its filters belong to.
-        macs: Of one call.
-        latency_ms: Of one call, by its fastest program.
-        total_ms: latency_ms x weight.
-        share: Of the sum over all tasks.
-        gflops: Speed of that program.
-        structure_step: Filters whose removal keeps its structure; None where it has no such axis.
-        program: That program's structure, for people.
-        protected: Why its filters are not removed, or None.
-    """
-
-    name: str
-    anchor: str | None
-    weight: int | None
-    layers: tuple[str, ...]
-    groups: tuple[str, ...]
-    macs: float | None
-    latency_ms: float | None
-    total_ms: float | None
-    share: float | None
-    gflops: float | None
-    structure_step: int | None
-    program: str | None
-    protected: str | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Iteration:
     """A model that became the current one; number 0 is the original.
 
@@ -130,12 +97,12 @@ class Iteration:
 
     iteration: int
     after_candidate: int
-    accuracy: float | None
-    latency: Latency | None
-    params: int | None
-    macs: int | None
+    accuracy: float
+    latency: Latency
+    params: int
+    macs: int
     channels: dict[str, int]
-    model: str | None
+    model: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,34 +112,58 @@ class Decision:
     Attributes:
         number: 1 for the first one of the run.
         iteration: Of the model it would have replaced.
-        task: The task that was to be made faster.
-        layers: The layers whose filters were to go.
+        task: The task that was to be made faster; "" where the strategy aimed at no single one.
+        layers: The layers of that task.
         removed: Channel group to the number of channels.
-        step: The structure step that led to it.
-        price_ms: Whole-model latency predicted by transferred programs.
-        current_latency_ms: Of the model it would have replaced.
+        step: Channels removed from each group of the target.
+        price_ms: Whole-model latency predicted by transferred programs, or None.
+        price_ratio: price_ms / current_latency_ms, or None.
+        current_latency_ms: Of the model it would have replaced; where the candidate was measured,
+            this was measured beside it.
         measured: Its own whole-model latency, where it came so far.
+        latency_ratio: measured / current_latency_ms, side by side; None where it was not measured.
         accuracy: After its short training, where it came so far.
         current_accuracy: Of the model it would have replaced.
-        decision: "accepted", "refused_latency", "refused_accuracy" or "infeasible".
+        decision: "accepted", "refused_latency" or "refused_accuracy".
         reason: Why.
         elapsed_sec: What it took.
     """
 
     number: int
-    iteration: int | None
-    task: str | None
+    iteration: int
+    task: str
     layers: tuple[str, ...]
     removed: dict[str, int]
-    step: int | None
+    step: int
     price_ms: float | None
-    current_latency_ms: float | None
+    price_ratio: float | None
+    current_latency_ms: float
     measured: Latency | None
+    latency_ratio: float | None
     accuracy: float | None
-    current_accuracy: float | None
+    current_accuracy: float
     decision: str
-    reason: str | None
-    elapsed_sec: float | None
+    reason: str
+    elapsed_sec: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RuledOut:
+    """Channel counts of one target that were not proposed, since their price ruled them out.
+
+    Attributes:
+        key: Of the target.
+        steps: The channels that would have been removed, in the order they were priced.
+        lowest_ratio: The lowest of their prices / the current model's.
+        highest_ratio: The highest.
+        reason: Why the last one was ruled out.
+    """
+
+    key: str
+    steps: tuple[int, ...]
+    lowest_ratio: float
+    highest_ratio: float
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +184,8 @@ class RuntimeCheck:
         deployment: "original" or "pruned".
         runtime: "keras", "tvm" or "litert".
         accuracy: On the test set.
-        max_abs_error: Largest difference of an output from Keras'.
+        max_abs_error: Largest difference of an output from Keras'; None where outputs are not
+            finite numbers.
         max_relative_error: The same, relative to Keras' largest output.
         top1_agreement: Fraction of the images with the same first class as in Keras.
         file_bytes: Size of what runs; None for Keras.
@@ -201,10 +193,10 @@ class RuntimeCheck:
 
     deployment: str
     runtime: str
-    accuracy: float | None
+    accuracy: float
     max_abs_error: float | None
     max_relative_error: float | None
-    top1_agreement: float | None
+    top1_agreement: float
     file_bytes: int | None
 
 
@@ -218,18 +210,9 @@ class CrossCheck:
         problems: What is not as it should be, in sentences; empty: nothing.
     """
 
-    num_images: int | None
+    num_images: int
     checks: tuple[RuntimeCheck, ...]
     problems: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportedFile:
-    """A file made for use elsewhere; `bytes` is its size."""
-
-    name: str
-    path: str
-    bytes: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +252,8 @@ class Report:
         version: Of the package.
         config_hash: Short name of the config.
         sessions: How often the run was started or resumed.
-        metric: "top1" or "top5": what `accuracy` means in iterations and decisions.
+        metric: "top1" or "top5": what `accuracy` means in iterations and decisions; None before the
+            original was measured.
         required_accuracy: Below it nothing is accepted.
         final_accuracy: The result's, by Keras.
         device: Where latencies were measured.
@@ -279,6 +263,7 @@ class Report:
         iterations: The accepted models, the original first.
         decisions: Every candidate.
         decision_counts: Decision to how many.
+        ruled_out: Channel counts that were ruled out by their price, by target.
         layers: Channels before and after.
         tasks_original: The original's tasks, the slowest first.
         tasks_pruned: Those of the last accepted model; empty where there is none.
@@ -311,9 +296,10 @@ class Report:
     iterations: tuple[Iteration, ...]
     decisions: tuple[Decision, ...]
     decision_counts: dict[str, int]
+    ruled_out: tuple[RuledOut, ...]
     layers: tuple[LayerChannels, ...]
-    tasks_original: tuple[Task, ...]
-    tasks_pruned: tuple[Task, ...]
+    tasks_original: tuple[TaskRecord, ...]
+    tasks_pruned: tuple[TaskRecord, ...]
     cross_check: CrossCheck | None
     files: tuple[ExportedFile, ...]
     stages: tuple[StageTime, ...]

@@ -1,21 +1,20 @@
-"""The run directory: journal, atomic files, environment, progress."""
+"""The run directory: journal, events, environment, progress."""
 
 from __future__ import annotations
 
 from cprune_tf.runs.directory import RunDirectory, RunDirectoryError
-from cprune_tf.runs.journal import Journal, JournalError, read_events
+from cprune_tf.runs.journal import Journal, read_records
 from cprune_tf.runs.progress import Progress, Stage
-from cprune_tf.storage.files import StorageError
-from cprune_tf.storage.lock import LockedError
+from cprune_tf.runs.records import JournalError, Record, Schema
 
 __all__ = [
     "Journal",
     "JournalError",
-    "LockedError",
     "Progress",
+    "Record",
     "RunDirectory",
     "RunDirectoryError",
+    "Schema",
     "Stage",
-    "StorageError",
-    "read_events",
+    "read_records",
 ]

@@ -26,7 +26,7 @@ class Difference:
         return f"{self.field}: was {_shown(self.before)}, is {_shown(self.now)}"
 
 
-def differences(before: Any, now: Any) -> tuple[Difference, ...]:
+def compare(before: Any, now: Any) -> tuple[Difference, ...]:
     """Compares nested mappings of plain JSON types.
 
     Args:

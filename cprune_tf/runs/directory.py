@@ -10,8 +10,9 @@ from typing import Any
 
 from cprune_tf import config as config_lib
 from cprune_tf.errors import UserError
-from cprune_tf.runs import environment
-from cprune_tf.runs.differences import Difference, differences
+from cprune_tf.runs import differences, environment
+from cprune_tf.runs.differences import Difference
+from cprune_tf.runs.events import RUN_EVENTS, EnvironmentChanged
 from cprune_tf.runs.journal import Journal
 from cprune_tf.storage import files
 
@@ -35,7 +36,7 @@ class RunDirectory:
         journal: Its record, open for appending.
         resumed: Whether the run had begun before.
         environment_changes: How the machine or the packages differ from those the run began with
-            (also journalled, as "environment_changed").
+            (also journalled, as EnvironmentChanged).
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class RunDirectory:
         if root.exists() and not root.is_dir():
             raise RunDirectoryError(f"{root} is a file; expected a directory for the run.")
         _refuse_unless_resumed(root, resume)
-        journal = Journal(root / JOURNAL_NAME)
+        journal = Journal(root / JOURNAL_NAME, RUN_EVENTS)
         try:
-            resumed = (root / CONFIG_NAME).exists() or bool(journal.events())
+            resumed = (root / CONFIG_NAME).exists() or bool(journal.records)
             if resumed:
                 # Again, now under the lock: another process may have begun a run since.
                 _refuse_unless_resumed(root, resume)
@@ -126,21 +127,6 @@ class RunDirectory:
     def tuning_dir(self) -> pathlib.Path:
         """The tuning database's folder."""
         return self.root / "tuning"
-
-    @property
-    def models_dir(self) -> pathlib.Path:
-        """The accepted models' folder."""
-        return self.root / "models"
-
-    @property
-    def figures_dir(self) -> pathlib.Path:
-        """The report's plots' folder."""
-        return self.root / "figures"
-
-    @property
-    def deploy_dir(self) -> pathlib.Path:
-        """The folder of what runs on the device."""
-        return self.root / "deploy"
 
     @property
     def tensorboard_dir(self) -> pathlib.Path:
@@ -226,13 +212,13 @@ class RunDirectory:
 
     def _note_environment_changes(self, now: dict[str, Any]) -> None:
         before = self.read_json(ENVIRONMENT_NAME)
-        for event in self.journal.events("environment_changed"):
-            before = event["now"]
-        self.environment_changes = differences(before, now)
+        known = self.journal.last(EnvironmentChanged)
+        if known is not None:
+            before = known.now
+        self.environment_changes = differences.compare(before, now)
         if self.environment_changes:
-            self.journal.append(
-                "environment_changed", changes=[str(c) for c in self.environment_changes], now=now
-            )
+            changes = tuple(str(change) for change in self.environment_changes)
+            self.journal.append(EnvironmentChanged(changes, now))
 
 
 def config_hash(config: config_lib.PruneConfig) -> str:
@@ -256,9 +242,9 @@ def _refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> 
             f"{root} holds a journal but no {CONFIG_NAME}, so what it was run with is not known; "
             "choose another --workdir."
         )
-    found = differences(_read_json(path), config.to_json_dict())
-    if found:
-        listed = "; ".join(f"config.{difference}" for difference in found)
+    changes = differences.compare(_read_json(path), config.to_json_dict())
+    if changes:
+        listed = "; ".join(f"config.{change}" for change in changes)
         raise RunDirectoryError(
             f"{root} was begun with another config, so its results cannot be gone on with "
             f"({listed}). Pass the same values, or choose another --workdir."

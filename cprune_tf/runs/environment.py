@@ -54,6 +54,14 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def package_version() -> str:
+    """The version of this package; "unknown" where it is not installed."""
+    try:
+        return importlib.metadata.version("cprune_tf")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def _read_line(path: str) -> str | None:
     try:
         return pathlib.Path(path).read_text(encoding="utf-8").strip(" \n\0") or None

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from cprune_tf.devices.base import DeviceInfo
 from cprune_tf.devices.latency import Latency
-from cprune_tf.runs.results import ExportedFile, ModelRecord
+from cprune_tf.runs.records import Schema
+from cprune_tf.runs.results import CrossCheck, ExportedFile, ModelRecord
 
 ACCEPTED = "accepted"
 REFUSED_LATENCY = "refused_latency"
@@ -209,6 +210,18 @@ class Exported:
 
 
 @dataclasses.dataclass(frozen=True)
+class CrossChecked(CrossCheck):
+    """The original and the result were compared on every runtime."""
+
+    kind: ClassVar[str] = "cross_check"
+
+    @classmethod
+    def of(cls, check: CrossCheck) -> CrossChecked:
+        """The event that says what a cross-check found."""
+        return cls(**{f.name: getattr(check, f.name) for f in dataclasses.fields(CrossCheck)})
+
+
+@dataclasses.dataclass(frozen=True)
 class StageEnded:
     """A stage of the run ended.
 
@@ -234,3 +247,25 @@ class Finished:
     kind: ClassVar[str] = "finished"
     elapsed_sec: float
     peak_memory_bytes: int
+
+
+RUN_EVENTS = Schema(
+    2,
+    (
+        RunStarted,
+        EnvironmentChanged,
+        Evaluated,
+        Baseline,
+        CountRuledOut,
+        CandidateMeasured,
+        CandidateJudged,
+        Accepted,
+        Stopped,
+        LongTermTrained,
+        Exported,
+        CrossChecked,
+        StageEnded,
+        Finished,
+    ),
+)
+"""What a run's journal holds. Format 1 had no header and fields that could be missing."""

@@ -3,58 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
-import io
 import json
-import logging
 import os
 import pathlib
 import threading
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
-from cprune_tf.errors import UserError
-from cprune_tf.storage import files, lock, plain
+from cprune_tf.runs import environment
+from cprune_tf.runs.records import (
+    Event,
+    JournalError,
+    Raw,
+    Record,
+    Schema,
+    complaint,
+    decode_lines,
+    header,
+)
+from cprune_tf.storage import codec, files, jsonl, lock
 
-_RESERVED = ("seq", "time", "event")
-_LOGGER = logging.getLogger(__name__)
-
-
-class JournalError(UserError, RuntimeError):
-    """A journal that cannot be read; names the file and the line."""
-
-
-@dataclasses.dataclass(frozen=True)
-class JournalContents:
-    """What a journal file holds.
-
-    Attributes:
-        events: One dict a line, oldest first.
-        torn: The bytes of a last line that was cut off while being written, or b"".
-        valid_bytes: Length of the part of the file that can be read.
-        ends_with_newline: Whether that part's last line is closed.
-    """
-
-    events: tuple[dict[str, Any], ...]
-    torn: bytes
-    valid_bytes: int
-    ends_with_newline: bool
+E = TypeVar("E", bound=Event)
 
 
-def read_events(path: str | os.PathLike[str]) -> tuple[dict[str, Any], ...]:
+def read_records(path: str | os.PathLike[str], schema: Schema) -> tuple[Record, ...]:
     """Reads a journal without locking or changing it, even while a run writes to it.
 
     Args:
         path: The journal file.
+        schema: What it holds.
 
     Returns:
         Its events, oldest first, without a last line that was cut off.
 
     Raises:
         FileNotFoundError: Where there is no such file.
-        JournalError: For a line in the middle that cannot be read.
+        JournalError: For another format and for a line that cannot be read.
     """
-    return _read(pathlib.Path(path)).events
+    path = pathlib.Path(path)
+    return decode_lines(path, _read(path).values, schema).records
 
 
 class Journal:
@@ -62,83 +49,94 @@ class Journal:
 
     Attributes:
         path: The file.
+        schema: What it holds.
         repaired: What was cut off the end on opening because a killed process had left its last
             line unfinished ("" where nothing was); it is kept in `<path>.torn`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], schema: Schema) -> None:
         """Opens a journal, making it where missing, and locks it.
+
+        Lines of an older format that the schema can upgrade are rewritten; the file as it was is
+        kept in `<path>.format<number>`.
 
         Args:
             path: The journal file.
+            schema: What it holds.
 
         Raises:
             LockedError: Where another process has it open for writing.
-            JournalError: For a line in the middle that cannot be read.
+            JournalError: For another format and for a line that cannot be read.
             StorageError: Where the file system refuses.
         """
         self.path = pathlib.Path(path)
+        self.schema = schema
         self._mutex = threading.Lock()
-        self._lock = lock.FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        self._lock = lock.FileLock(self._beside("lock"))
         try:
-            is_new = not self.path.exists()
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close())
-            if is_new:
-                files.sync_directory(self.path.parent)
-            contents = _read(self.path)
-            self._events = list(contents.events)
-            self.repaired = self._repair(contents)
-        except OSError as error:
-            self._lock.release()
-            raise files.storage_error(self.path, error) from error
+            with _storage_errors(self.path):
+                is_new = not self.path.exists()
+                self.path.touch()
+                if is_new:
+                    files.sync_directory(self.path.parent)
+                self.repaired, is_empty = self._load()
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close())
         except BaseException:
-            self._file.close()
             self._lock.release()
             raise
+        try:
+            if is_empty:
+                self._write(header(schema, environment.package_version()))
+        except BaseException:
+            self.close()
+            raise
 
-    def append(self, event: str, **fields: Any) -> dict[str, Any]:
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All events so far with their numbers and times, oldest first."""
+        with self._mutex:
+            return tuple(self._records)
+
+    def append(self, event: E) -> E:
         """Writes one event; when this returns, it is on the disk.
 
         Args:
-            event: Its kind.
-            **fields: What belongs to it: see `plain.to_plain` for what can be written.
+            event: Of one of the schema's classes; see `plain.to_plain` for what its fields can
+                hold.
 
         Returns:
-            The event as it will be read back: "seq", "time" (UTC), "event" and the fields.
+            The event as a later process will read it.
 
         Raises:
-            ValueError: For a field named "seq", "time" or "event", or a closed journal.
-            TypeError: For a field that is not data.
+            TypeError: For an event of another class, or a field that is not of its type.
+            ValueError: For a closed journal.
             StorageError: Where the file system refuses (a full disk); the journal is then as it
                 was before the call.
         """
-        taken = [name for name in _RESERVED if name in fields]
-        if taken:
-            raise ValueError(f"Journal field {taken[0]!r} is set by the journal itself; rename it.")
         with self._mutex:
             if self._file.closed:
                 raise ValueError(f"{self.path} is closed; nothing can be appended to it.")
-            record = {"seq": len(self._events), "time": _utc_now(), "event": event}
-            record.update(plain.to_plain(fields))
-            line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-            self._write(line.encode("utf-8") + b"\n")
-            # What a later process will read, not what was passed in: tuples are lists by then.
-            self._events.append(json.loads(line))
-            return json.loads(line)
+            # The header is number 0.
+            raw = self.schema.encode(len(self._records) + 1, event)
+            try:
+                # Read before it is written: what no process could read must not get into the file.
+                record = self.schema.decode(json.loads(_line(raw)))
+            except codec.CodecError as error:
+                raise TypeError(f"{event!r} cannot be journalled: {error}") from error
+            self._write(raw)
+            self._records.append(record)
+            appended: E = record.event
+            return appended
 
-    def events(self, kind: str | None = None) -> tuple[dict[str, Any], ...]:
-        """The events so far, oldest first.
-
-        Args:
-            kind: Only those of this kind.
-        """
+    def events(self, kind: type[E]) -> tuple[E, ...]:
+        """The events of a class, and of no class derived from it, oldest first."""
         with self._mutex:
-            return tuple(e for e in self._events if kind is None or e["event"] == kind)
+            return tuple(r.event for r in self._records if type(r.event) is kind)
 
-    def last(self, kind: str) -> dict[str, Any] | None:
-        """The newest event of a kind, or None."""
-        found = self.events(kind)
-        return found[-1] if found else None
+    def last(self, kind: type[E]) -> E | None:
+        """The newest event of a class, or None."""
+        events = self.events(kind)
+        return events[-1] if events else None
 
     def close(self) -> None:
         """Closes the file and gives up the lock; safe to call again."""
@@ -152,7 +150,23 @@ class Journal:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _write(self, data: bytes) -> None:
+    def _beside(self, suffix: str) -> pathlib.Path:
+        return self.path.with_name(f"{self.path.name}.{suffix}")
+
+    def _load(self) -> tuple[str, bool]:
+        """Reads and mends the file; returns what was cut off, and whether nothing is in it."""
+        lines = _read(self.path)
+        decoded = decode_lines(self.path, lines.values, self.schema)
+        jsonl.repair(self.path, lines, keep_in=self._beside("torn"))
+        if decoded.upgraded:
+            before = self.path.read_bytes()
+            files.write_bytes(self._beside(f"format{decoded.older_format}"), before)
+            files.write_bytes(self.path, b"".join(map(_line, decoded.upgraded)))
+        self._records = list(decoded.records)
+        return lines.torn.decode("utf-8", "replace"), not lines.values
+
+    def _write(self, raw: Raw) -> None:
+        data = _line(raw)
         length = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
@@ -165,65 +179,32 @@ class Journal:
                 os.ftruncate(self._file.fileno(), length)
             raise files.storage_error(self.path, error) from error
 
-    def _repair(self, contents: JournalContents) -> str:
-        if not contents.torn:
-            if not contents.ends_with_newline:
-                self._write(b"\n")
-            return ""
-        torn_path = self.path.with_name(f"{self.path.name}.torn")
-        with open(torn_path, "ab") as torn_file:
-            torn_file.write(contents.torn.rstrip(b"\n") + b"\n")
-            torn_file.flush()
-            os.fsync(torn_file.fileno())
-        os.ftruncate(self._file.fileno(), contents.valid_bytes)
-        os.fsync(self._file.fileno())
-        _LOGGER.warning(
-            "The last line of %s (%d bytes) was cut off while being written; moved to %s.",
-            self.path,
-            len(contents.torn),
-            torn_path.name,
-        )
-        return contents.torn.decode("utf-8", "replace")
 
-
-def _read(path: pathlib.Path) -> JournalContents:
-    data = path.read_bytes()
-    lines = io.BytesIO(data).readlines()
-    events: list[dict[str, Any]] = []
-    valid_bytes = 0
-    for number, line in enumerate(lines, start=1):
-        record = _parse(line)
-        if record is None and number == len(lines):
-            return JournalContents(tuple(events), line, valid_bytes, True)
-        if record is None or record.get("seq") != len(events):
-            raise JournalError(_complaint(path, number, line, record, len(events)))
-        events.append(record)
-        valid_bytes += len(line)
-    return JournalContents(tuple(events), b"", valid_bytes, not data or data.endswith(b"\n"))
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def _storage_errors(path: pathlib.Path) -> Iterator[None]:
     try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "event" in record else None
+        yield
+    except files.StorageError:
+        raise
+    except OSError as error:
+        raise files.storage_error(path, error) from error
 
 
-def _complaint(
-    path: pathlib.Path, number: int, line: bytes, record: dict[str, Any] | None, expected: int
-) -> str:
-    if record is None:
-        shown = line[:60].decode("utf-8", "replace").strip()
-        what = f"is not a journal event: {shown!r}"
-    else:
-        what = f"has sequence number {record.get('seq')!r}; expected {expected}"
-    return (
-        f"{path}, line {number} {what}. The file was changed or damaged after it was written: "
-        "restore it from a copy, or start a new run in another --workdir."
-    )
+def _read(path: pathlib.Path) -> jsonl.Lines[Raw]:
+    try:
+        return jsonl.read(path, _parse)
+    except jsonl.LineError as error:
+        shown = error.line[:60].decode("utf-8", "replace").strip()
+        problem = f"is not a journal event: {shown!r}"
+        raise JournalError(complaint(path, error.number, problem)) from error
 
 
-def _utc_now() -> str:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _parse(line: bytes) -> Raw:
+    raw: Any = json.loads(line)
+    if not isinstance(raw, dict) or "event" not in raw:
+        raise ValueError("not a journal event")
+    return raw
+
+
+def _line(raw: Raw) -> bytes:
+    return json.dumps(raw, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 
 import pytest
@@ -8,7 +10,17 @@ from cprune_tf import report as report_lib
 from cprune_tf.report import build as data
 from cprune_tf.report import history
 from cprune_tf.runs.directory import RunDirectory
+from cprune_tf.runs.events import (
+    RUN_EVENTS,
+    Accepted,
+    Baseline,
+    CrossChecked,
+    Finished,
+    RunStarted,
+    StageEnded,
+)
 from cprune_tf.runs.journal import Journal, JournalError
+from cprune_tf.runs.records import Record
 
 from . import sample_run
 
@@ -30,9 +42,8 @@ def test_finished_run(finished):
     assert finished.status.startswith("Finished: 4 of 9 candidates accepted.")
     assert finished.decision_counts == {
         "accepted": 4,
-        "refused_latency": 2,
+        "refused_latency": 3,
         "refused_accuracy": 2,
-        "infeasible": 1,
     }
     assert [i.after_candidate for i in finished.iterations] == [0, 1, 3, 6, 8]
     assert finished.device.name == "AMD EPYC 7B13 (x86_64)"
@@ -132,37 +143,42 @@ def test_emulated_latencies_give_no_speedup(tmp_path):
 
 def test_slower_and_missed_are_said(tmp_path):
     with RunDirectory.create(tmp_path, sample_run.CONFIG) as run:
-        run.journal.append(
-            "baseline", accuracy=0.9, required_accuracy=0.89, latency=sample_run.latency(1.0)
-        )
-        run.journal.append("accepted", iteration=1, accuracy=0.88, latency=sample_run.latency(1.25))
+        original = sample_run.model_fields(0, 1.0, 0.9)
+        run.journal.append(Baseline(**original, required_accuracy=0.89))
+        run.journal.append(Accepted(**sample_run.model_fields(1, 1.25, 0.88)))
     verdict = report_lib.build_report(tmp_path).verdict
     assert "0.80× as fast with TVM (slower)" in verdict
     assert "MISSED" in verdict
 
 
-def test_events_without_their_fields_are_not_measured(tmp_path):
-    kinds = (
-        "run_started", "stage", "baseline", "candidate", "accepted", "stopped",
-        "long_term_trained", "exported", "cross_check", "something_new", "finished",
-    )  # fmt: skip
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        for kind in kinds:
-            journal.append(kind)
-        journal.append("candidate", removed=3, measured={"q1_ms": 1}, accuracy="high", layers=None)
-    written = report_lib.write_report(tmp_path)
-    assert written.report.finished
-    assert len(written.report.decisions) == 2
-    assert written.report.final_accuracy is None
-    assert "not measured" in written.html_path.read_text()
+def test_run_of_another_version_is_refused(tmp_path):
+    line = {"seq": 0, "time": "2026-01-01T00:00:00.000Z", "event": "run_started"}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(JournalError, match="format 1; this version reads format 2"):
+        data.build_report(tmp_path)
+
+
+def test_decisions_compare_with_the_current_model(finished):
+    first, second = finished.decisions[:2]
+    assert first.latency_ratio == pytest.approx(0.2398 / 0.2706)
+    assert first.price_ratio == pytest.approx(0.2441 / 0.2706)
+    assert (second.latency_ratio, second.measured) == (None, None)
+    assert second.price_ratio == pytest.approx(0.2389 / 0.2398)
+
+
+def test_ruled_out_counts_are_told_by_target(finished):
+    (target,) = finished.ruled_out
+    assert (target.key, target.steps) == ("stem_conv", (1, 2, 3))
+    assert (target.lowest_ratio, target.highest_ratio) == (0.997, 1.021)
+    assert target.reason == "priced at 99.7% of the current"
 
 
 def test_resumed_sessions_add_up(tmp_path):
     root = sample_run.make_run(tmp_path, until="accepted")
     with RunDirectory.open(root, sample_run.CONFIG, resume=True) as run:
-        run.journal.append("run_started", resumed=True, device=sample_run.device())
-        run.journal.append("stage", name="Tune the original model", elapsed_sec=8.6)
-        run.journal.append("finished", elapsed_sec=100.0)
+        run.journal.append(RunStarted("0.1.0", "abc", "m", sample_run.device(), True))
+        run.journal.append(StageEnded("Tune the original model", 8.6))
+        run.journal.append(Finished(100.0, 2**30))
     report = report_lib.build_report(root)
     assert report.sessions == 2
     assert {s.name: s.elapsed_sec for s in report.stages}["Tune the original model"] == 180.0
@@ -170,20 +186,23 @@ def test_resumed_sessions_add_up(tmp_path):
     assert any("2 sessions" in note for note in report.notes)
 
 
+def _records(*events):
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    times = (start + n * datetime.timedelta(seconds=90.5) for n in range(len(events)))
+    return [Record(n, *pair) for n, pair in enumerate(zip(times, events, strict=True), start=1)]
+
+
 def test_elapsed_time_of_a_killed_session_comes_from_its_events():
-    times = ("2026-01-01T00:00:00.000Z", "2026-01-01T00:01:30.500Z")
-    events = [{"event": "run_started", "time": times[0]}, {"event": "stage", "time": times[1]}]
-    assert history.elapsed_sec(events) == 90.5
+    started = RunStarted("0.1.0", "abc", "m", sample_run.device(), False)
+    assert history.elapsed_sec(_records(started, StageEnded("Prune", 3.0))) == 90.5
     assert history.elapsed_sec([]) is None
 
 
 def test_iteration_journalled_twice_counts_once():
-    events = [
-        {"event": "baseline", "iteration": 0},
-        {"event": "accepted", "iteration": 1, "accuracy": 0.5},
-        {"event": "accepted", "iteration": 1, "accuracy": 0.6},
-    ]
-    assert [i.accuracy for i in history.iterations(events)] == [None, 0.6]
+    original = Baseline(**sample_run.model_fields(0, 1.0, 0.7))
+    accepted = [Accepted(**sample_run.model_fields(1, 0.9, value)) for value in (0.5, 0.6)]
+    iterations = history.iterations(_records(original, *accepted))
+    assert [i.accuracy for i in iterations] == [0.7, 0.6]
 
 
 def test_torn_journal_of_a_running_run_is_read_and_left_alone(tmp_path):
@@ -217,29 +236,17 @@ def test_wrong_directories_are_refused(tmp_path):
 
 
 def test_reads_what_the_cross_check_writes(tmp_path):
-    """The event is made by the cross-check's own class, so both agree on the format."""
-    cross_check = pytest.importorskip("cprune_tf.cross_check")
-    from cprune_tf.devices.base import DeviceInfo
-
-    event = sample_run.check_event(emulated=False)
-    results = tuple(
-        cross_check.RuntimeResult(**{**result, "latencies": tuple(result["latencies"])})
-        for result in event["results"]
-    )
-    check = cross_check.CrossCheck(
-        device=DeviceInfo.from_json(event["device"]),
-        metric="top1",
-        num_images=2000,
-        results=results,
-        speedups=(),
-        problems=("something is wrong.",),
-    )
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.append("cross_check", **check.to_json())
+    """The event is made of the cross-check's own class, so both agree on the format."""
+    check = sample_run.cross_check(problems=("something is wrong.",))
+    unusable = dataclasses.replace(check.results[2], max_abs_error=float("inf"))
+    check = dataclasses.replace(check, results=(*check.results[:2], unusable, *check.results[3:]))
+    with Journal(tmp_path / "journal.jsonl", RUN_EVENTS) as journal:
+        journal.append(CrossChecked.of(check))
     report = data.build_report(tmp_path)
     assert report.cross_check.problems == ("something is wrong.",)
     assert report.cross_check.num_images == 2000
     assert len(report.cross_check.checks) == 6
     assert report.cross_check.checks[1].max_relative_error == 8.3e-7
+    assert report.cross_check.checks[2].max_abs_error is None, "shown as not measured"
     assert _row(report, "tvm", 2).original.median_ms == 0.1893
     assert report.device.name == "AMD EPYC 7B13 (x86_64)"

@@ -38,7 +38,7 @@ from cprune_tf.report import formats
         (formats.error, 1.13e-6, "1.1e-06"),
         (formats.threads, 1, "1 thread"),
         (formats.threads, 2, "2 threads"),
-        (formats.threads, None, "threads not recorded"),
+        (formats.ratio, 0.88634, "0.886x"),
         (formats.duration, 4.2, "4.2 s"),
         (formats.duration, 551.2, "9:11 min"),
         (formats.duration, 7650, "2:07:30 h"),

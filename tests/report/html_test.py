@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -8,6 +9,14 @@ import pytest
 
 from cprune_tf import report as report_lib
 from cprune_tf.report import theme
+from cprune_tf.runs.events import (
+    RUN_EVENTS,
+    Accepted,
+    Baseline,
+    CandidateJudged,
+    CountRuledOut,
+    RunStarted,
+)
 from cprune_tf.runs.journal import Journal
 
 from . import sample_run
@@ -152,16 +161,33 @@ def test_plots_of_an_earlier_report_are_removed(tmp_path):
 
 def test_text_from_the_run_is_escaped(tmp_path):
     attack = "<script>alert(1)</script>"
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.append("run_started", model=attack, device={"cpu_name": attack, "abi": attack})
-        journal.append(
-            "baseline", channels={attack: 4}, tasks=[{"name": attack, "program": attack}]
-        )
-        journal.append("candidate", task=attack, reason=attack, decision=attack)
-        journal.append("accepted", iteration=1, channels={attack: 2})
+    device = dataclasses.replace(sample_run.device(), cpu_name=attack, abi=attack)
+    model = sample_run.model_fields(0, 1.0, 0.9)
+    task = dataclasses.replace(model["tasks"][0], name=attack, program=attack)
+    model |= {"channels": {attack: 4}, "tasks": (task,)}
+    candidate = CandidateJudged(
+        index=0, iteration=0, key=attack, task=attack, layers=(attack,), removed={attack: 1},
+        step=1, price_ms=None, current_latency_ms=1.0, measured=None, accuracy=None,
+        current_accuracy=0.9, decision=attack, reason=attack, elapsed_sec=1.0, accepted=None,
+    )  # fmt: skip
+    with Journal(tmp_path / "journal.jsonl", RUN_EVENTS) as journal:
+        journal.append(RunStarted("0.1.0", "abc", attack, device, False))
+        journal.append(Baseline(**model))
+        journal.append(CountRuledOut(attack, 1, 1.01, attack))
+        journal.append(candidate)
+        journal.append(Accepted(**{**model, "iteration": 1, "channels": {attack: 2}}))
     text = report_lib.write_report(tmp_path).html_path.read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_decisions_tell_the_ratio_first(tmp_path):
+    root = sample_run.make_run(tmp_path / "run")
+    page = _Page(report_lib.write_report(root).html_path.read_text())
+    text = " ".join(page.text.replace("\u00a0", " ").split())
+    assert "0.886x of the current latency 0.240 ms against 0.271 ms" in text
+    assert "3 channel counts ruled out by their price" in text
+    assert "stem_conv1, 2, 30.997x of the current latency1.021x of the current latency" in text
 
 
 def test_themed_svg_needs_a_view_box():

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from cprune_tf import config as config_lib
 from cprune_tf.devices import DeviceInfo, Latency
 from cprune_tf.runs.directory import RunDirectory
+from cprune_tf.runs.events import (
+    Accepted,
+    Baseline,
+    CandidateJudged,
+    CountRuledOut,
+    CrossChecked,
+    Evaluated,
+    Exported,
+    Finished,
+    LongTermTrained,
+    RunStarted,
+    StageEnded,
+    Stopped,
+)
+from cprune_tf.runs.results import (
+    CrossCheck,
+    ExportedFile,
+    ModelRecord,
+    RuntimeResult,
+    TaskRecord,
+)
+
+Events = Generator[Any, None, None]
 
 CONFIG = config_lib.from_mapping(
     {"strategy": {"required_accuracy": 0.9}, "training": {"long_term": {"epochs": 12}}}
@@ -48,8 +71,8 @@ _TRIED: tuple[tuple[str, int, float | None, float | None, float | None, str, str
      "0.219 ms is 0.912 of the current latency; accuracy 0.9098 is above 0.995 x 0.9121"),
     ("stage1_conv2", 4, 0.2057, 0.2039, 0.8987, "refused_accuracy",
      "accuracy 0.8987 is below 0.995 x 0.9098 = 0.9053; this task is never pruned again"),
-    ("stage1_conv1", 1, None, None, None, "infeasible",
-     "1 of 16 filters would break the program's filter tile of 8; no step is left below 80 %"),
+    ("stage1_conv1", 1, 0.2201, None, None, "refused_latency",
+     "predicted 0.220 ms is 1.006 of the current latency; at most 0.99 is accepted"),
     ("stage3_conv1", 16, 0.1974, 0.1961, 0.9089, "accepted",
      "0.196 ms is 0.896 of the current latency; accuracy 0.9089 is above 0.995 x 0.9098"),
     ("stage2_conv1", 8, 0.1881, 0.1969, None, "refused_latency",
@@ -59,6 +82,9 @@ _TRIED: tuple[tuple[str, int, float | None, float | None, float | None, str, str
     ("stem_conv", 4, 0.1712, 0.1699, 0.8952, "refused_accuracy",
      "accuracy 0.8952 is below 0.995 x 0.9064 = 0.9019; this task is never pruned again"),
 )  # fmt: skip
+
+# Removed channels of one target, and their price / the current model's.
+RULED_OUT = ((1, 1.021), (2, 1.004), (3, 0.997))
 
 _STAGES = (
     ("Read model and data", 6.2),
@@ -78,7 +104,7 @@ def latency(median_ms: float, num_threads: int = 1) -> Latency:
     )
 
 
-def device(emulated: bool = False) -> dict[str, Any]:
+def device(emulated: bool = False) -> DeviceInfo:
     """What a device tells about itself."""
     return DeviceInfo(
         kind="local",
@@ -94,65 +120,82 @@ def device(emulated: bool = False) -> dict[str, Any]:
         python="3.11.2",
         runtimes={"tvm": "0.27.0.post1", "litert": "ai-edge-litert 2.3.0"},
         emulated=emulated,
-    ).to_json()
-
-
-def tasks(channels: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The tasks of a model with these channels."""
-    found = []
-    for layer, base_ms in _TASK_MS.items():
-        latency_ms = base_ms * channels[layer] / CHANNELS[layer]
-        macs = round(2.1e6 * channels[layer] / CHANNELS[layer])
-        found.append(
-            {
-                "name": f"fused_conv2d_{layer}",
-                "anchor": "conv2d",
-                "weight": 1,
-                "layers": [layer, f"{layer}_bn", f"{layer}_relu"],
-                "groups": [layer],
-                "macs": macs,
-                "latency_ms": latency_ms,
-                "total_ms": latency_ms,
-                "gflops": 2 * macs / latency_ms / 1e6,
-                "structure_step": channels[layer] // 4,
-                "program": f"filters [1, {channels[layer] // 16}, 16, 1], columns [4, 1, 2, 2]",
-                "protected": None,
-            }
-        )
-    found.append(
-        {
-            "name": "fused_matmul_classifier",
-            "anchor": "matmul",
-            "weight": 1,
-            "layers": ["classifier"],
-            "groups": [],
-            "macs": 640,
-            "latency_ms": 0.0009,
-            "total_ms": 0.0009,
-            "gflops": 1.42,
-            "structure_step": None,
-            "program": None,
-            "protected": "its channels are the model's output",
-        }
     )
-    total = sum(task["total_ms"] for task in found)
-    return [{**task, "share": task["total_ms"] / total} for task in found]
 
 
-def _model(channels: Mapping[str, int], latency_ms: float, accuracy: float) -> dict[str, Any]:
+def tasks(channels: Mapping[str, int]) -> tuple[TaskRecord, ...]:
+    """The tasks of a model with these channels."""
+    latencies = {
+        layer: base_ms * channels[layer] / CHANNELS[layer] for layer, base_ms in _TASK_MS.items()
+    }
+    classifier_ms = 0.0009
+    total_ms = sum(latencies.values()) + classifier_ms
+    rows = [
+        _convolution(layer, channels[layer], latency_ms, latency_ms / total_ms)
+        for layer, latency_ms in latencies.items()
+    ]
+    classifier = TaskRecord(
+        name="fused_matmul_classifier",
+        anchor="matmul",
+        weight=1,
+        layers=("classifier",),
+        groups=(),
+        macs=640,
+        latency_ms=classifier_ms,
+        total_ms=classifier_ms,
+        share=classifier_ms / total_ms,
+        gflops=1.42,
+        structure_step=None,
+        program="",
+        protected="its channels are the model's output",
+    )
+    return (*rows, classifier)
+
+
+def _convolution(layer: str, channels: int, latency_ms: float, share: float) -> TaskRecord:
+    macs = round(2.1e6 * channels / CHANNELS[layer])
+    return TaskRecord(
+        name=f"fused_conv2d_{layer}",
+        anchor="conv2d",
+        weight=1,
+        layers=(layer, f"{layer}_bn", f"{layer}_relu"),
+        groups=(layer,),
+        macs=macs,
+        latency_ms=latency_ms,
+        total_ms=latency_ms,
+        share=share,
+        gflops=2 * macs / latency_ms / 1e6,
+        structure_step=channels // 4,
+        program=f"filters [1, {channels // 16}, 16, 1], columns [4, 1, 2, 2]",
+        protected=None,
+    )
+
+
+def model_fields(
+    iteration: int,
+    latency_ms: float,
+    accuracy: float,
+    channels: Mapping[str, int] = CHANNELS,
+) -> dict[str, Any]:
+    """What a ModelRecord, a Baseline or an Accepted event is made of."""
     kept = sum(channels.values()) / sum(CHANNELS.values())
+    name = f"models/iter_{iteration:04d}"
     return {
+        "iteration": iteration,
         "accuracy": accuracy,
         "latency": latency(latency_ms),
+        "latency_ratio": latency_ms / 0.2706,
         "params": round(77_754 * kept**2),
         "macs": round(12_501_632 * kept**1.6),
         "channels": channels,
         "tasks": tasks(channels),
+        "model": f"{name}.keras",
+        "history": f"{name}.history.json" if iteration else "",
     }
 
 
-def check_event(emulated: bool) -> dict[str, Any]:
-    """The cross-check's event."""
+def cross_check(emulated: bool = False, problems: tuple[str, ...] = ()) -> CrossCheck:
+    """What a cross-check finds."""
     times = {
         ("original", "tvm"): (0.2706, 0.1893),
         ("original", "litert"): (0.2683, 0.1811),
@@ -164,29 +207,26 @@ def check_event(emulated: bool) -> dict[str, Any]:
         accuracy = 0.9145 if deployment == "original" else 0.9102
         for runtime in ("keras", "tvm", "litert"):
             medians = times.get((deployment, runtime), ())
-            results.append(
-                {
-                    "deployment": deployment,
-                    "runtime": runtime,
-                    "accuracy": accuracy - (0.0005 if runtime == "litert" else 0.0),
-                    "max_abs_error": 0.0 if runtime == "keras" else 1.1e-6,
-                    "max_relative_error": 0.0 if runtime == "keras" else 8.3e-7,
-                    "top1_agreement": 1.0 if runtime != "litert" else 0.9995,
-                    "file_bytes": None
-                    if runtime == "keras"
-                    else {"original": 318_764, "pruned": 171_204}[deployment]
-                    + (61_440 if runtime == "tvm" else 0),
-                    "latencies": [latency(m, n) for n, m in enumerate(medians, start=1)],
-                }
+            size = {"original": 318_764, "pruned": 171_204}[deployment]
+            result = RuntimeResult(
+                deployment=deployment,
+                runtime=runtime,
+                accuracy=accuracy - (0.0005 if runtime == "litert" else 0.0),
+                max_abs_error=0.0 if runtime == "keras" else 1.1e-6,
+                max_relative_error=0.0 if runtime == "keras" else 8.3e-7,
+                top1_agreement=1.0 if runtime != "litert" else 0.9995,
+                file_bytes={"keras": None, "tvm": size + 61_440, "litert": size}[runtime],
+                latencies=tuple(latency(m, n) for n, m in enumerate(medians, start=1)),
             )
-    return {
-        "device": device(emulated),
-        "metric": "top1",
-        "num_images": 2000,
-        "results": results,
-        "speedups": [],
-        "problems": [],
-    }
+            results.append(result)
+    return CrossCheck(
+        device=device(emulated),
+        metric="top1",
+        num_images=2000,
+        results=tuple(results),
+        speedups=(),
+        problems=problems,
+    )
 
 
 def make_run(
@@ -210,98 +250,71 @@ def make_run(
         The directory.
     """
     with RunDirectory.create(root, CONFIG) as run:
-        for event, fields in _events(run, emulated, problems, num_tried):
-            run.journal.append(event, **fields)
-            if event == until:
+        for event in _events(run, emulated, problems, num_tried):
+            run.journal.append(event)
+            if event.kind == until:
                 break
     return root
 
 
-def _events(run: RunDirectory, emulated: bool, problems: tuple[str, ...], num_tried: int) -> Any:
-    hash_ = run.config_hash
-    yield (
-        "run_started",
-        {
-            "version": "0.1.0",
-            "config_hash": hash_,
-            "model": "resnet8_fashion",
-            "device": device(emulated),
-            "resumed": False,
-        },
-    )
-    stages = {name: {"name": name, "elapsed_sec": elapsed} for name, elapsed in _STAGES}
-    yield "stage", stages["Read model and data"]
+def _events(run: RunDirectory, emulated: bool, problems: tuple[str, ...], num_tried: int) -> Events:
+    yield RunStarted("0.1.0", run.config_hash, "resnet8_fashion", device(emulated), False)
+    stages = [StageEnded(name, elapsed) for name, elapsed in _STAGES]
+    yield stages[0]
+    yield Evaluated(0.9145)
     run.write_bytes("models/iter_0000.keras", b"k" * 421_900)
-    original = _model(CHANNELS, 0.2706, 0.9145)
-    yield (
-        "baseline",
-        {
-            "iteration": 0,
-            "model": "models/iter_0000.keras",
-            "required_accuracy": 0.9,
-            "metric": "top1",
-            **original,
-        },
-    )
-    yield "stage", stages["Tune the original model"]
+    yield Baseline(**model_fields(0, 0.2706, 0.9145), required_accuracy=0.9, metric="top1")
+    yield stages[1]
     channels = yield from _search(run, num_tried)
-    yield "stopped", {"reason": "every task is protected or was refused", "iteration": 4}
-    yield "stage", stages["Prune"]
+    yield Stopped("every task is protected or was refused", 4)
+    yield stages[2]
     run.write_bytes("final.keras", b"k" * 243_100)
-    yield "long_term_trained", {"accuracy": 0.9102, "epochs": 12, "model": "final.keras"}
-    for name in list(stages)[3:6]:
-        yield "stage", stages[name]
-    yield (
-        "exported",
-        {
-            "files": [
-                {"name": "Keras model", "path": "final.keras", "bytes": 243_100},
-                {"name": "LiteRT model", "path": "final.tflite", "bytes": 171_204},
-                {"name": "TVM library", "path": "final.so", "bytes": 232_644},
-            ]
-        },
+    yield LongTermTrained(0.9102, 12, "trained", "final.keras")
+    yield from stages[3:6]
+    yield Exported(
+        (
+            ExportedFile("Keras model", "final.keras", 243_100),
+            ExportedFile("LiteRT model", "final.tflite", 171_204),
+            ExportedFile("TVM library", "final.so", 232_644),
+        )
     )
     assert sum(channels.values()) < sum(CHANNELS.values()) or not num_tried
-    yield "cross_check", {**check_event(emulated), "problems": problems}
-    yield "stage", stages["Cross-check"]
-    yield "finished", {"elapsed_sec": 551.2, "peak_memory_bytes": 2_143_289_344}
+    yield CrossChecked.of(cross_check(emulated, problems))
+    yield stages[6]
+    yield Finished(551.2, 2_143_289_344)
 
 
-def _search(run: RunDirectory, num_tried: int) -> Any:
-    channels, current_ms, accuracy, iteration = dict(CHANNELS), 0.2706, 0.9145, 0
-    for index, row in enumerate(_TRIED[:num_tried], start=1):
+def _search(run: RunDirectory, num_tried: int) -> Generator[Any, None, dict[str, int]]:
+    channels, current = dict(CHANNELS), ModelRecord(**model_fields(0, 0.2706, 0.9145))
+    for index, row in enumerate(_TRIED[:num_tried]):
         layer, count, price_ms, measured_ms, reached, decision, reason = row
-        yield (
-            "candidate",
-            {
-                "index": index,
-                "iteration": iteration,
-                "task": f"fused_conv2d_{layer}",
-                "layers": [layer],
-                "removed": {layer: count},
-                "step": count,
-                "price_ms": price_ms,
-                "current_latency_ms": current_ms,
-                "measured": None if measured_ms is None else latency(measured_ms),
-                "accuracy": reached,
-                "current_accuracy": accuracy,
-                "decision": decision,
-                "reason": reason,
-                "elapsed_sec": 4.2 if measured_ms is None else 31.7,
-            },
-        )
+        accepted = None
         if decision == "accepted" and measured_ms is not None and reached is not None:
-            iteration, current_ms, accuracy = iteration + 1, measured_ms, reached
             channels = {**channels, layer: channels[layer] - count}
-            name = f"models/iter_{iteration:04d}"
-            run.write_bytes(f"{name}.keras", b"k" * 300_000)
-            yield (
-                "accepted",
-                {
-                    "iteration": iteration,
-                    "model": f"{name}.keras",
-                    "history": f"{name}.history.json",
-                    **_model(channels, measured_ms, reached),
-                },
-            )
+            fields = model_fields(current.iteration + 1, measured_ms, reached, channels)
+            accepted = ModelRecord(**fields)
+        yield CandidateJudged(
+            index=index,
+            iteration=current.iteration,
+            key=layer,
+            task=f"fused_conv2d_{layer}",
+            layers=(layer,),
+            removed={layer: count},
+            step=count,
+            price_ms=price_ms,
+            current_latency_ms=current.latency.median_ms,
+            measured=None if measured_ms is None else latency(measured_ms),
+            accuracy=reached,
+            current_accuracy=current.accuracy,
+            decision=decision,
+            reason=reason,
+            elapsed_sec=4.2 if measured_ms is None else 31.7,
+            accepted=accepted,
+        )
+        if accepted is not None:
+            current = accepted
+            run.write_bytes(accepted.model, b"k" * 300_000)
+            yield Accepted(**fields)
+    for step, ratio in RULED_OUT[: num_tried and None]:
+        yield CountRuledOut("stem_conv", step, ratio, f"priced at {ratio:.1%} of the current")
     return channels

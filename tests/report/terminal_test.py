@@ -32,7 +32,10 @@ def test_tables_hold_the_report(tmp_path):
         "1.00× speed, not clear",
         "−0.43 pp",
         "refused: accuracy",
-        "2 latency refusals left out",
+        "3 latency refusals left out",
+        "0.886x of the current",
+        "Channel counts ruled out by their price: 3 (stem_conv: 1, 2, 3 removed",
+        "0.997x to 1.021x of the current",
         "8.3e-07",
         "final.tflite",
     ):

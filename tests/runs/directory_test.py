@@ -16,7 +16,8 @@ import pytest
 from cprune_tf import config as config_lib
 from cprune_tf.runs.differences import flatten
 from cprune_tf.runs.directory import RunDirectory, RunDirectoryError, config_hash
-from cprune_tf.storage import files
+from cprune_tf.runs.events import EnvironmentChanged, Evaluated
+from cprune_tf.runs.journal import JournalError
 from cprune_tf.storage.lock import LockedError
 
 _CONFIG = config_lib.PruneConfig()
@@ -35,17 +36,25 @@ def test_create_lays_out_the_directory(tmp_path):
 
 def test_existing_run_needs_resume(tmp_path):
     with RunDirectory.create(tmp_path, _CONFIG) as run:
-        run.journal.append("baseline")
+        run.journal.append(Evaluated(0.9))
     with pytest.raises(RunDirectoryError, match="--resume"):
         RunDirectory.create(tmp_path, _CONFIG)
     with RunDirectory.open(tmp_path, _CONFIG, resume=True) as run:
         assert run.resumed
-        assert run.journal.events()[0]["event"] == "baseline"
+        assert run.journal.records[0].event == Evaluated(0.9)
 
 
 def test_resume_of_nothing_begins_a_run(tmp_path):
     with RunDirectory.open(tmp_path / "new", _CONFIG, resume=True) as run:
         assert not run.resumed
+
+
+def test_run_of_another_journal_format_is_refused(tmp_path):
+    RunDirectory.create(tmp_path, _CONFIG).close()
+    line = {"seq": 0, "time": "2026-01-01T00:00:00.000Z", "event": "run_started", "model": "m"}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(JournalError, match=r"format 1; this version reads format 2\. Finish"):
+        RunDirectory.open(tmp_path, _CONFIG, resume=True)
 
 
 def test_foreign_files_are_left_alone(tmp_path):
@@ -79,7 +88,7 @@ def test_config_written_by_a_version_with_other_fields_differs(tmp_path):
 @pytest.mark.parametrize("resume", [False, True])
 def test_journal_without_config_is_refused(tmp_path, resume):
     with RunDirectory.create(tmp_path, _CONFIG) as run:
-        run.journal.append("baseline")
+        run.journal.append(Evaluated(0.9))
     (tmp_path / "config.json").unlink()
     with pytest.raises(RunDirectoryError, match=r"no config\.json"):
         RunDirectory.open(tmp_path, _CONFIG, resume=resume)
@@ -124,10 +133,10 @@ def test_changed_environment_is_reported_once(tmp_path):
     path.write_text(json.dumps(stored))
     with RunDirectory.open(tmp_path, _CONFIG, resume=True) as run:
         assert [c.field for c in run.environment_changes] == ["machine.model"]
-        assert "Some other CPU" in run.journal.last("environment_changed")["changes"][0]
+        assert "Some other CPU" in run.journal.last(EnvironmentChanged).changes[0]
     with RunDirectory.open(tmp_path, _CONFIG, resume=True) as run:
         assert run.environment_changes == ()
-        assert len(run.journal.events("environment_changed")) == 1
+        assert len(run.journal.events(EnvironmentChanged)) == 1
 
 
 @pytest.mark.parametrize("name", ["../x.json", "/tmp/x.json", "models/../../x.json"])
@@ -148,22 +157,7 @@ def test_write_json_replaces_whole_files(tmp_path):
         with pytest.raises(TypeError):
             run.write_json("deploy/result.json", {"bad": object()})
         assert run.read_json("deploy/result.json") == {"values": [0.5, 1.5]}
-        assert [p.name for p in run.deploy_dir.iterdir()] == ["result.json"]
-
-
-def test_failed_write_keeps_the_old_file_and_says_why(tmp_path):
-    path = tmp_path / "model.bin"
-    files.write_bytes(path, b"old")
-    with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise ZeroDivisionError
-    assert path.read_bytes() == b"old"
-    with pytest.raises(files.StorageError, match=r"Cannot write .*bin"), files.replacing(path):
-        pass  # never written
-    (tmp_path / "file").write_text("")
-    with pytest.raises(files.StorageError, match="Cannot write"):
-        files.write_bytes(tmp_path / "file" / "x", b"")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model.bin"]
+        assert [p.name for p in run.path("deploy").iterdir()] == ["result.json"]
 
 
 def test_save_model_round_trip(tmp_path):
@@ -173,7 +167,7 @@ def test_save_model_round_trip(tmp_path):
         path = run.save_model(model, "models/iter_0001.keras")
         with pytest.raises(ValueError, match=r"\.keras"):
             run.save_model(model, "models/iter_0001.h5")
-        assert [p.name for p in run.models_dir.iterdir()] == ["iter_0001.keras"]
+        assert [p.name for p in run.path("models").iterdir()] == ["iter_0001.keras"]
     loaded = keras.models.load_model(path)
     x = np.ones((1, 4), "float32")
     np.testing.assert_array_equal(loaded(x), model(x))

@@ -11,7 +11,7 @@ from cprune_tf.compiler.database import RECORDS, DatabaseError
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tuning.shared_database import ABOUT
 from cprune_tf.config import TuningConfig
-from cprune_tf.runs import LockedError
+from cprune_tf.storage.lock import LockedError
 
 from .. import workloads
 
