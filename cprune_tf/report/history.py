@@ -63,7 +63,7 @@ def iterations(records: Iterable[Record]) -> tuple[types.Iteration, ...]:
             accuracy=model.accuracy,
             latency=latency(model.latency),
             params=model.params,
-            macs=round(model.macs),
+            macs=model.macs,
             channels=dict(model.channels),
             model=model.model,
         )

@@ -56,7 +56,7 @@ class ModelRecord:
         latency: Of the whole model on the device.
         latency_ratio: latency / the original's, measured side by side.
         params: Parameters.
-        macs: Multiply-adds of one inference.
+        macs: Multiply-adds of one inference; None where a size is unknown.
         channels: Output channels of every layer that makes channels.
         tasks: What its latency is made of.
         model: The `.keras` file, relative to the run directory.
@@ -68,7 +68,7 @@ class ModelRecord:
     latency: Latency
     latency_ratio: float
     params: int
-    macs: float
+    macs: int | None
     channels: Mapping[str, int]
     tasks: tuple[TaskRecord, ...]
     model: str
