@@ -84,16 +84,20 @@ def latency(measured: Latency) -> types.Latency:
     )
 
 
-def decisions(records: Iterable[Record]) -> tuple[types.Decision, ...]:
+def decisions(records: Sequence[Record]) -> tuple[types.Decision, ...]:
     """Every candidate, oldest first."""
+    current = {model.iteration: model for _, model in models(records)}
     return tuple(
-        _decision(number, event)
+        _decision(number, event, current[event.iteration])
         for number, event in enumerate(of_kind(records, CandidateJudged), start=1)
     )
 
 
-def _decision(number: int, event: CandidateJudged) -> types.Decision:
-    current_ms, measured = event.current_latency_ms, event.measured
+def _decision(number: int, event: CandidateJudged, current: ModelRecord) -> types.Decision:
+    measured = event.measured
+    # Prices are scaled to the current model's latency as it was when that model was made, and
+    # candidates are timed beside it: each is compared with its own.
+    priced_ms, current_ms = current.latency.median_ms, event.current_latency_ms
     return types.Decision(
         number=number,
         iteration=event.iteration,
@@ -102,7 +106,7 @@ def _decision(number: int, event: CandidateJudged) -> types.Decision:
         removed=dict(event.removed),
         step=event.step,
         price_ms=event.price_ms,
-        price_ratio=None if event.price_ms is None else event.price_ms / current_ms,
+        price_ratio=None if event.price_ms is None else event.price_ms / priced_ms,
         current_latency_ms=current_ms,
         measured=None if measured is None else latency(measured),
         latency_ratio=None if measured is None else measured.median_ms / current_ms,

@@ -117,7 +117,7 @@ class Decision:
         removed: Channel group to the number of channels.
         step: Channels removed from each group of the target.
         price_ms: Whole-model latency predicted by transferred programs, or None.
-        price_ratio: price_ms / current_latency_ms, or None.
+        price_ratio: price_ms / the latency that the current model had when it was made, or None.
         current_latency_ms: Of the model it would have replaced; where the candidate was measured,
             this was measured beside it.
         measured: Its own whole-model latency, where it came so far.

@@ -14,6 +14,7 @@ from cprune_tf.runs.events import (
     RUN_EVENTS,
     Accepted,
     Baseline,
+    CandidateJudged,
     CrossChecked,
     Finished,
     RunStarted,
@@ -164,6 +165,17 @@ def test_decisions_compare_with_the_current_model(finished):
     assert first.price_ratio == pytest.approx(0.2441 / 0.2706)
     assert (second.latency_ratio, second.measured) == (None, None)
     assert second.price_ratio == pytest.approx(0.2389 / 0.2398)
+
+
+def test_a_price_is_compared_with_the_latency_it_was_scaled_to():
+    original = Baseline(**sample_run.model_fields(0, 1.0, 0.9))
+    judged = CandidateJudged(
+        index=0, iteration=0, key="a", task="", layers=(), removed={"a": 1}, step=1, price_ms=0.95,
+        current_latency_ms=2.0, measured=sample_run.latency(1.9), accuracy=0.9,
+        current_accuracy=0.9, decision="refused_latency", reason="", elapsed_sec=1.0, accepted=None,
+    )  # fmt: skip
+    (decision,) = history.decisions(_records(original, judged))
+    assert (decision.price_ratio, decision.latency_ratio) == (0.95, 0.95)
 
 
 def test_ruled_out_counts_are_told_by_target(finished):

@@ -185,7 +185,7 @@ def test_decisions_tell_the_ratio_first(tmp_path):
     root = sample_run.make_run(tmp_path / "run")
     page = _Page(report_lib.write_report(root).html_path.read_text())
     text = " ".join(page.text.replace("\u00a0", " ").split())
-    assert "0.886x of the current latency 0.240 ms against 0.271 ms" in text
+    assert "0.886x of the current latency0.240 ms against 0.271 ms" in text
     assert "3 channel counts ruled out by their price" in text
     assert "stem_conv1, 2, 30.997x of the current latency1.021x of the current latency" in text
 
