@@ -121,12 +121,12 @@ def structure_counts(lab: LatencyLab, group: ChannelGroup) -> tuple[int, ...]:
 
 
 def first_counts(total: int, structural: Sequence[int], config: SamplingConfig) -> tuple[int, ...]:
-    """Where sampling begins: both ends, then structure-preserving counts spread over the range.
+    """Where sampling begins: both ends of the range, and counts spread over it.
 
     Args:
         total: Units of the group.
-        structural: Counts that keep a structure; better ones first.
-        config: How many.
+        structural: Counts to be preferred, because they keep a structure; better ones first.
+        config: How many counts, and the least one.
 
     Returns:
         Counts, descending.
@@ -147,11 +147,12 @@ def first_counts(total: int, structural: Sequence[int], config: SamplingConfig) 
 
 
 def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int | None:
-    """The count that tells most about the staircase: inside the interval that can hide most of it.
+    """Chooses the next count: inside the interval that can hide most of the staircase.
 
-    The staircase is the running minimum from the right, so a count that a larger one beats says
-    little by itself. But where there is one, counts are rugged, and a good one may be hidden beside
-    it: as much faster, at most, as it is smaller.
+    The staircase is the running minimum from the right, so a count that is slower than a larger one
+    says little by itself. But it shows that latency is rugged there, and a good count may be hidden
+    beside it. That one is assumed to be faster than the interval's larger end by the ratio of the
+    two counts at most.
 
     Args:
         latencies_ms: By measured count.
