@@ -90,7 +90,7 @@ class Iteration:
         accuracy: After its short training.
         latency: Of the whole tuned model.
         params: Parameters.
-        macs: Multiply-accumulates of one call.
+        macs: Multiply-accumulates of one inference; None where a size is unknown.
         channels: Layer to channel count.
         model: Its file, relative to the run directory.
     """
@@ -100,7 +100,7 @@ class Iteration:
     accuracy: float
     latency: Latency
     params: int
-    macs: int
+    macs: int | None
     channels: dict[str, int]
     model: str
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,18 +10,15 @@ import pytest
 
 from cprune_tf.graph import Effect, GraphError, Weight, analyze, mask, rebuild, register_rule
 from cprune_tf.graph.rules import REGISTRY
+from tests.docs_examples import run_section
 from tests.graph.models import functional, random_inputs, relative_error
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extending.md"
 layers = keras.layers
 
 
 @pytest.fixture
 def example() -> Iterator[dict[str, Any]]:
-    """Runs the page's code in order, as a newcomer would."""
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_section("extending.md", "Adding a layer rule")
     yield names
     REGISTRY.unregister(names["ChannelScale"])
     REGISTRY.unregister(names["Quadratic"])

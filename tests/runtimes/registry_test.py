@@ -34,7 +34,7 @@ def _net():
 def registered():
     register_runtime("analytic", ("exact",))(AnalyticRuntime)
     yield "analytic"
-    del registry._FACTORIES["analytic"]
+    del registry._CLASSES["analytic"]
 
 
 @pytest.fixture(scope="module")
