@@ -20,6 +20,7 @@ from cprune_tf.cross_check import check_deployments
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
 from cprune_tf.runs import Progress, RunDirectory, events
+from cprune_tf.runs.environment import package_version
 from cprune_tf.runs.results import ExportedFile
 from cprune_tf.runtimes import Runtime, RuntimeOptions, find_runtime, open_runtime
 from cprune_tf.strategies.registry import registered_strategies
@@ -93,7 +94,7 @@ class Pipeline:
         if journal.last(events.Finished) is None:
             journal.append(
                 events.RunStarted(
-                    version=_version(),
+                    version=package_version(),
                     config_hash=self._run.config_hash,
                     model=config.model,
                     device=self._device.info(),
@@ -292,12 +293,3 @@ def _load(path: pathlib.Path) -> Any:
     import keras
 
     return keras.models.load_model(path)
-
-
-def _version() -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("cprune_tf")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
