@@ -1,0 +1,296 @@
+"""Chooses a channel count for every group: the most importance that fits into a latency budget.
+
+Exact, by a mixed-integer linear program like that of MDP (Sun et al., 2024), with latencies that
+were measured for each site at its groups' counts together. For each group g and option n a variable
+x[g, n] in {0, 1}, one of which is 1. For each site s and combination c of its groups' options a
+variable y[s, c] whose sums over the other groups equal x. Then
+
+    maximise    sum over g, n of value[g, n] x[g, n]
+    subject to  constant + sum over s, c of latency[s, c] y[s, c] <= budget.
+
+Since the marginals of y are x, y is 0 or 1 wherever x is, so only x has to be integral.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
+from scipy.sparse import coo_array
+
+from cprune_tf.errors import UserError
+
+_TOLERANCE = 1e-9
+
+
+class BudgetError(UserError, ValueError):
+    """No choice of counts fits into the budget: says how low the latency can get."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupOptions:
+    """The channel counts that a group may take.
+
+    Attributes:
+        name: The group's name.
+        counts: Different counts of units, ascending.
+        values: What keeping each count is worth, e.g. the sum of the importances of its units.
+    """
+
+    name: str
+    counts: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.counts or len(self.counts) != len(self.values):
+            raise ValueError(
+                f"Group {self.name} has {len(self.counts)} counts and {len(self.values)} values; "
+                "expected as many values as counts, at least one."
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SiteCosts:
+    """What a site costs for each combination of its groups' options.
+
+    Attributes:
+        name: The site's name, for messages.
+        groups: The groups that decide its shape, each once.
+        latency_ms: Array with one axis for each of these groups, indexed by its options.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    latency_ms: npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """A choice of counts.
+
+    Attributes:
+        counts: Units to keep, by group.
+        latency_ms: What the sites cost with these counts, the constant included.
+        value: The sum of the chosen options' values.
+        gap: (best value that is possible at most - value) / |value|; 0 if proven optimal.
+        elapsed_sec: Time that the solver took.
+    """
+
+    counts: Mapping[str, int]
+    latency_ms: float
+    value: float
+    gap: float
+    elapsed_sec: float
+
+
+def allocate(
+    groups: Sequence[GroupOptions],
+    sites: Sequence[SiteCosts],
+    budget_ms: float,
+    *,
+    constant_ms: float = 0.0,
+    max_gap: float = 1e-6,
+    time_limit_sec: float = 60.0,
+) -> Allocation:
+    """Chooses the counts of most value whose latency fits into a budget.
+
+    Args:
+        groups: All groups with their options.
+        sites: All sites whose latency depends on a group.
+        budget_ms: What the sites and the constant may take together.
+        constant_ms: What does not depend on any count.
+        max_gap: The solver stops when it is proven that no choice is better by a larger fraction.
+        time_limit_sec: The solver stops after this long with the best choice so far.
+
+    Returns:
+        The choice.
+
+    Raises:
+        BudgetError: No choice fits, or none was found in time.
+        ValueError: A site names an unknown group, or its latencies have another shape.
+    """
+    program = _Program(groups, sites)
+    start_sec = time.monotonic()
+    result = program.solve(budget_ms - constant_ms, max_gap, time_limit_sec)
+    elapsed_sec = time.monotonic() - start_sec
+    if result.x is None:
+        cheapest = program.cheapest_ms(time_limit_sec) + constant_ms
+        raise BudgetError(
+            f"No channel counts fit into {budget_ms:.4g} ms ({result.message.rstrip('.')}). The "
+            f"least that the allowed counts take is {cheapest:.4g} ms: ask for no less, or allow "
+            "smaller counts."
+        )
+    chosen = program.chosen(result.x)
+    value = sum(group.values[chosen[group.name]] for group in groups)
+    gap = 0.0 if result.mip_gap is None else float(result.mip_gap)
+    return Allocation(
+        {group.name: group.counts[chosen[group.name]] for group in groups},
+        constant_ms + program.latency_ms(chosen),
+        value,
+        gap,
+        elapsed_sec,
+    )
+
+
+class _Program:
+    """The mixed-integer linear program of some groups and sites."""
+
+    def __init__(self, groups: Sequence[GroupOptions], sites: Sequence[SiteCosts]) -> None:
+        self._groups = {group.name: group for group in groups}
+        self._sites = tuple(sites)
+        for site in sites:
+            self._check(site)
+        self._first: dict[str, int] = {}
+        number = 0
+        for group in groups:
+            self._first[group.name] = number
+            number += len(group.counts)
+        self._num_choices = number
+        self._site_first = []
+        for site in sites:
+            self._site_first.append(number)
+            number += site.latency_ms.size
+        self._num_variables = number
+        self._rows: list[dict[int, float]] = []
+        self._right: list[float] = []
+        self._add_one_choice_per_group()
+        self._add_marginals()
+
+    def _check(self, site: SiteCosts) -> None:
+        unknown = [name for name in site.groups if name not in self._groups]
+        if unknown or len(set(site.groups)) != len(site.groups):
+            raise ValueError(
+                f"Site {site.name} depends on {list(site.groups)}; expected different groups out "
+                f"of {list(self._groups)}."
+            )
+        shape = tuple(len(self._groups[name].counts) for name in site.groups)
+        if site.latency_ms.shape != shape:
+            raise ValueError(
+                f"Site {site.name} has latencies of shape {site.latency_ms.shape}; expected "
+                f"{shape}, one for each combination of its groups' options."
+            )
+
+    def _add_one_choice_per_group(self) -> None:
+        for name, group in self._groups.items():
+            first = self._first[name]
+            self._rows.append({first + index: 1.0 for index in range(len(group.counts))})
+            self._right.append(1.0)
+
+    def _add_marginals(self) -> None:
+        for site, first in zip(self._sites, self._site_first, strict=True):
+            numbers = first + np.arange(site.latency_ms.size).reshape(site.latency_ms.shape)
+            for axis, name in enumerate(site.groups):
+                for option, slab in enumerate(np.moveaxis(numbers, axis, 0)):
+                    row = {int(number): 1.0 for number in slab.ravel()}
+                    row[self._first[name] + option] = -1.0
+                    self._rows.append(row)
+                    self._right.append(0.0)
+
+    def solve(self, budget_ms: float, max_gap: float, time_limit_sec: float) -> OptimizeResult:
+        """The choice of most value within a budget."""
+        costs = np.zeros(self._num_variables)
+        for name, group in self._groups.items():
+            first = self._first[name]
+            costs[first : first + len(group.counts)] = -np.asarray(group.values)
+        latencies = {
+            int(number): float(value)
+            for number, value in enumerate(self._latencies())
+            if value and number >= self._num_choices
+        }
+        return self._milp(
+            costs,
+            [*self._rows, latencies],
+            [*self._right, -math.inf],
+            [*self._right, budget_ms + _TOLERANCE * max(abs(budget_ms), 1.0)],
+            {"mip_rel_gap": max_gap, "time_limit": time_limit_sec},
+        )
+
+    def cheapest_ms(self, time_limit_sec: float) -> float:
+        """The least latency of all choices, without the constant."""
+        options = {"time_limit": time_limit_sec}
+        result = self._milp(self._latencies(), self._rows, self._right, self._right, options)
+        return math.inf if result.x is None else self.latency_ms(self.chosen(result.x))
+
+    def chosen(self, values: npt.NDArray[np.float64]) -> dict[str, int]:
+        """The option of each group, by its index."""
+        return {
+            name: int(np.argmax(values[first : first + len(self._groups[name].counts)]))
+            for name, first in self._first.items()
+        }
+
+    def latency_ms(self, chosen: Mapping[str, int]) -> float:
+        """What the sites cost with a choice of options."""
+        return sum(
+            float(site.latency_ms[tuple(chosen[name] for name in site.groups)])
+            for site in self._sites
+        )
+
+    def _latencies(self) -> npt.NDArray[np.float64]:
+        """One latency for each variable; 0 for the choices of groups."""
+        parts = [np.zeros(self._num_choices), *(site.latency_ms.ravel() for site in self._sites)]
+        return np.concatenate(parts)
+
+    def _milp(
+        self,
+        costs: npt.NDArray[np.float64],
+        rows: Sequence[Mapping[int, float]],
+        low: Sequence[float],
+        high: Sequence[float],
+        options: Mapping[str, float],
+    ) -> OptimizeResult:
+        entries = [
+            (number, variable, value)
+            for number, row in enumerate(rows)
+            for variable, value in row.items()
+        ]
+        numbers, variables, values = (np.array(column) for column in zip(*entries, strict=True))
+        matrix = coo_array((values, (numbers, variables)), shape=(len(rows), self._num_variables))
+        integrality = np.zeros(self._num_variables)
+        integrality[: self._num_choices] = 1
+        return milp(
+            costs,
+            integrality=integrality,
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix.tocsr(), low, high),
+            options=dict(options),
+        )
+
+
+def brute_force(
+    groups: Sequence[GroupOptions],
+    sites: Sequence[SiteCosts],
+    budget_ms: float,
+    *,
+    constant_ms: float = 0.0,
+) -> Allocation | None:
+    """Tries every choice: what `allocate` is checked against on small models.
+
+    Args:
+        groups: See allocate; the product of their options is tried.
+        sites: See allocate.
+        budget_ms: See allocate.
+        constant_ms: See allocate.
+
+    Returns:
+        The best choice; None if none fits.
+    """
+    start_sec = time.monotonic()
+    program = _Program(groups, sites)
+    best: tuple[float, float, dict[str, int]] | None = None
+    for indices in itertools.product(*(range(len(group.counts)) for group in groups)):
+        chosen = {group.name: index for group, index in zip(groups, indices, strict=True)}
+        latency_ms = constant_ms + program.latency_ms(chosen)
+        value = sum(group.values[chosen[group.name]] for group in groups)
+        if latency_ms <= budget_ms and (best is None or value > best[0]):
+            best = (value, latency_ms, chosen)
+    if best is None:
+        return None
+    value, latency_ms, chosen = best
+    counts = {group.name: group.counts[chosen[group.name]] for group in groups}
+    return Allocation(counts, latency_ms, value, 0.0, time.monotonic() - start_sec)
