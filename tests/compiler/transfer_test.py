@@ -13,7 +13,6 @@ from cprune_tf.compiler.transfer import (
     distinct_programs,
     keep_inner,
     reduce_largest,
-    tile_decisions,
 )
 
 from . import workloads

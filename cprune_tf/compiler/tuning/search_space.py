@@ -1,16 +1,13 @@
-"""Which schedules a workload can have: MetaSchedule's own rules, or ours for Winograd."""
+"""Which schedules a workload can have: MetaSchedule's own rules, or its lowering's."""
 
 from __future__ import annotations
-
-import functools
 
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
-from cprune_tf.compiler.lowerings.winograd import convolution as winograd
-from cprune_tf.compiler.lowerings.winograd.schedule import schedule_winograd
-from cprune_tf.compiler.tvm_internals import LightTuneContext, num_cores
+from cprune_tf.compiler.lowerings import lowering_of
+from cprune_tf.compiler.tvm_internals import LightTuneContext
 
 # Of a GPU's tilings four fifths ask for more threads or shared memory than there are, and a round
 # of drawing may well find none that does not. TVM would give up after five such rounds.
@@ -77,9 +74,7 @@ def tune_context(
         num_threads: Of the search.
         seed: Of the search.
     """
-    schedule_fn = None
-    if winograd.tile_of(mod) is not None:
-        schedule_fn = functools.partial(schedule_winograd, num_threads=num_cores(target))
+    schedule_fn = lowering_of(mod).schedule_function(target)
     return LightTuneContext(
         mod, target, strategy, num_threads=num_threads, seed=seed, schedule_fn=schedule_fn
     )

@@ -35,7 +35,6 @@ def schedule_winograd(sch: Schedule, num_threads: int) -> Schedule:
         The same schedule.
     """
     tile = winograd.tile_of(sch.mod)
-    assert tile is not None
     names = tvm_internals.block_names(sch)
     output = sch.get_sblock(names[-1])
     for name in names[names.index(winograd.UNPACK_ROWS) + 1 : -1]:
