@@ -4,8 +4,8 @@ A subgraph is one fused call of the compiled model; a task is one distinct workl
 hash), shared by one or more subgraphs. What ties a subgraph to Keras layers is exact: the names its
 parameters were imported under, and data flow (see compiler.importer.provenance).
 
-A task has an alternative for each other lowering that matches its subgraphs. Where a lowering's code
-depends on weights, subgraphs that are computed alike directly are different workloads in that
+A task has an alternative for each other lowering that matches its subgraphs. Where a lowering's
+code depends on weights, subgraphs that are computed alike directly are different workloads in that
 lowering, or some cannot be lowered so at all. They are different tasks then: the subgraphs of one
 task always have the same alternatives.
 """
@@ -78,6 +78,14 @@ class Task:
     def lowerings(self) -> tuple[Task, ...]:
         """Itself and its alternatives."""
         return (self, *self.alternatives)
+
+    def in_lowering(self, name: str) -> Task | None:
+        """Itself or its alternative in a lowering; None where it has none.
+
+        Args:
+            name: The lowering's.
+        """
+        return next((task for task in self.lowerings if task.lowering == name), None)
 
     def fastest(self, database: ProgramDatabase) -> tuple[Task, Program] | None:
         """The fastest measured program among all lowerings, and which lowering it is of."""

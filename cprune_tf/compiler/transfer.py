@@ -199,7 +199,9 @@ def _refitted(decisions: Sequence[Any], refit: Refit) -> Decide:
 
     def decide(kind: str, extent: int) -> Any:
         decision = next(remaining)
-        return refit([int(factor) for factor in decision], extent) if kind == SAMPLE_TILE else decision
+        return (
+            refit([int(factor) for factor in decision], extent) if kind == SAMPLE_TILE else decision
+        )
 
     return decide
 

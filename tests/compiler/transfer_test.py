@@ -14,6 +14,7 @@ from cprune_tf.compiler.transfer import (
     keep_inner,
     reduce_largest,
 )
+from cprune_tf.compiler.tvm_internals import tile_decisions
 
 from . import workloads
 

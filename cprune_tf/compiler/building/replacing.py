@@ -1,7 +1,7 @@
 """Puts other lowerings of operators into a model's groups, before these are fused.
 
-Which operators are fused is decided once, for the direct lowering. A lowering's call takes the place
-of the direct one inside its group; what it does to weights goes in front of the group.
+Which operators are fused is decided once, for the direct lowering. A lowering's call takes the
+place of the direct one inside its group; what it does to weights goes in front of the group.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class Replacement:
     lowering: Lowering
 
 
-def replace_operators(
-    mod: tvm.IRModule, replacements: Mapping[str, Replacement]
-) -> tvm.IRModule:
+def replace_operators(mod: tvm.IRModule, replacements: Mapping[str, Replacement]) -> tvm.IRModule:
     """Computes some operators in other lowerings.
 
     Args:
@@ -138,7 +136,8 @@ class _Replacing:
             callee, read, *_ = binding.value.args
             reads = [values.get(argument, argument) for argument in read]
             is_last = number == len(calls) - 1
-            function = legal[callee]
+            # te.create_prim_func calls every function "main".
+            function = legal[callee].without_attr("global_symbol")
             if is_last:
                 function = function.with_attr("op_pattern", _OUT_ELEMENTWISE_FUSABLE)
             own = self._builder.add_func(function, callee.name_hint)

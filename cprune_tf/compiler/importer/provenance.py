@@ -135,9 +135,7 @@ def trace_calls(
                 "expected the module that the passes up to FuseTIR make of it."
             )
         values.bind(binding.var, params[0] if len(params) == 1 else ("params", *params))
-        result[name] = FusedCall(
-            _union(imported.layers_of_param[param[1]] for param in params), ()
-        )
+        result[name] = FusedCall(_union(imported.layers_of_param[param[1]] for param in params), ())
     return result
 
 

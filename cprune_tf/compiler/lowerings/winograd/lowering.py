@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import tvm
-from tvm import relax
+from tvm import relax, te
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import Trace
@@ -17,6 +17,9 @@ from cprune_tf.compiler.lowerings.register_tiles import vector_unit
 from cprune_tf.compiler.lowerings.registry import register_lowering
 from cprune_tf.compiler.lowerings.winograd import convolution
 from cprune_tf.compiler.lowerings.winograd.schedule import schedule_winograd, seed_decisions
+
+# What Relax counts shapes and indices in.
+_INDEX = "int64"
 
 
 @register_lowering
@@ -35,17 +38,15 @@ class Winograd(Lowering):
     def legalize(self, builder: relax.BlockBuilder, operator: OperatorCall) -> relax.Expr:
         """See Lowering; the kernel's transform runs when a library is built."""
         data, kernel = operator.call.args
+        padding = tuple(int(size) for size in operator.call.attrs.padding)
         tile = convolution.output_tile(operator.call)
-        top, left, bottom, right = (int(size) for size in operator.call.attrs.padding)
+        assert tile is not None  # it matches
+        transform, convolve, transformed = _functions(_shape(data), _shape(kernel), padding, tile)
         weight = builder.emit(
-            builder.call_te(
-                convolution.transform_kernel, kernel, tile, primfunc_name_hint="winograd_weight"
-            )
+            relax.call_tir(builder.add_func(transform, "winograd_weight"), [kernel], transformed)
         )
-        padding = ((top, bottom), (left, right))
-        return builder.call_te(
-            convolution.convolve, data, weight, tile, padding, primfunc_name_hint="winograd"
-        )
+        own = builder.add_func(convolve, "winograd")
+        return relax.call_tir(own, [data, weight], operator.call.ty)
 
     def schedule_function(self, target: tvm.target.Target) -> ScheduleFunction:
         """See Lowering."""
@@ -81,3 +82,35 @@ class Winograd(Lowering):
         """See Lowering; the products have more axes than the output, the filters last as well."""
         del output_rank
         return -1
+
+
+def _shape(value: relax.Expr) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.ty.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _functions(
+    data_shape: tuple[int, ...], kernel_shape: tuple[int, ...], padding: tuple[int, ...], tile: int
+) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc, relax.TensorType]:
+    """What transforms the kernel, what convolves, and the type of a transformed kernel.
+
+    Remembered, since models repeat their convolutions and a search lowers many models.
+
+    Args:
+        data_shape: NHWC.
+        kernel_shape: HWIO.
+        padding: Top, left, bottom, right.
+        tile: The m of F(m x m, 3 x 3).
+    """
+    top, left, bottom, right = padding
+    data, kernel = (
+        te.placeholder(data_shape, name="data"),
+        te.placeholder(kernel_shape, name="kernel"),
+    )
+    weight = convolution.transform_kernel(kernel, tile)
+    transform = te.create_prim_func([kernel, weight], _INDEX)
+    transformed = te.placeholder(weight.shape, name="weight")
+    output = convolution.convolve(data, transformed, tile, ((top, bottom), (left, right)))
+    convolve = te.create_prim_func([data, transformed, output], _INDEX)
+    shape = [int(size) for size in weight.shape]
+    return transform, convolve, relax.TensorType(shape, "float32")
