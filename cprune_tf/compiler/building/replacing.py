@@ -22,7 +22,7 @@ _OUT_ELEMENTWISE_FUSABLE = 4
 
 
 class LoweringError(ValueError):
-    """A lowering's legalisation has not the form that it must have; says what was found."""
+    """A lowering's legalisation does not have the form that `Lowering.legalize` asks for."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Replacement:
     """One operator of a group, and what computes it.
 
     Attributes:
-        position: Which of the group's calls it is.
+        position: Which of the group's calls of functions it is.
         operator: The operator.
         lowering: One that matches it.
     """
@@ -108,7 +108,8 @@ class _Replacing:
 
     def bindings(self) -> list[Any]:
         """The weights' transforms, then the group's call."""
-        number = self._replacement.position
+        calls = [number for number, b in enumerate(self._inside) if _is_call_tir(b.value)]
+        number = calls[self._replacement.position]
         before = self._inside[number].value
         transforms, call = self._legalized(before)
         if self._group is None:
@@ -166,6 +167,13 @@ class _Replacing:
         parameters: dict[Any, Any] = {}
         bindings = []
         for binding in self._inside:
+            if not _is_call_tir(binding.value):  # a tuple, or a field of one
+                free = relax.analysis.free_vars(binding.value)
+                if not all(variable in bound for variable in free):
+                    self._refuse(f"its group reads {binding.value}", "values of its own in tuples")
+                bindings.append(binding)
+                bound.add(binding.var)
+                continue
             callee, read, *_ = binding.value.args
             reads = []
             for value in read:

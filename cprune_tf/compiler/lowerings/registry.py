@@ -68,8 +68,8 @@ def lowering_of(mod: tvm.IRModule) -> Lowering:
         mod: A workload with one function "main".
     """
     blocks = tvm_internals.block_names(Schedule(mod))
-    found = (lowering for lowering in alternative_lowerings() if lowering.anchor in blocks)
-    return next(found, None) or find_lowering(DIRECT)
+    others = (lowering for lowering in alternative_lowerings() if lowering.anchor in blocks)
+    return next(others, None) or find_lowering(DIRECT)
 
 
 @functools.cache

@@ -62,9 +62,9 @@ class TaskPricer:
         workloads: set[int] = set()
         for task, sources in requests:
             known = list(sources)
-            for lowered, limit in self.shares(task, known):
+            for lowered, limit in self.missing(task, known):
                 workload = tvm_internals.structural_hash(lowered.mod)
-                if workload in workloads or self._database.programs(lowered.mod, 1):
+                if workload in workloads:
                     continue
                 workloads.add(workload)
                 own = [source.in_lowering(lowered.lowering) for source in known]
@@ -74,6 +74,25 @@ class TaskPricer:
         for (lowered, limit, _), results in zip(begun, measured, strict=True):
             if not any_succeeded(results):
                 self._fall_back(lowered, limit)
+
+    def missing(self, task: Task, sources: Sequence[Task]) -> list[tuple[Task, int]]:
+        """Those of a task's shares that nothing was measured of; none: the task is priced.
+
+        A task whose direct workload is known may still have to be priced: the workload of a
+        lowering that depends on weights is new with every change of these.
+
+        Args:
+            task: What is priced.
+            sources: Tasks whose programs may fit, most similar first.
+
+        Returns:
+            See `shares`.
+        """
+        return [
+            (lowered, limit)
+            for lowered, limit in self.shares(task, sources)
+            if not self._database.programs(lowered.mod, 1)
+        ]
 
     def shares(self, task: Task, sources: Sequence[Task]) -> list[tuple[Task, int]]:
         """How many programs price each lowering: most for the one that won at a source's shape.

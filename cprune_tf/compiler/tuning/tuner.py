@@ -154,6 +154,15 @@ class Tuner:
         """
         self._pricer.price_all(requests)
 
+    def is_priced(self, task: Task, sources: Sequence[Task]) -> bool:
+        """Whether `price_all` would measure nothing of a task.
+
+        Args:
+            task: A task, most often of a pruned shape.
+            sources: The tasks whose programs may fit.
+        """
+        return not self._pricer.missing(task, sources)
+
     def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
         """The first round of each lowering that has no program yet; the trials it took."""
         spent = 0
