@@ -26,7 +26,7 @@ from workloads import convolution, direct_only
 
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tasks import LoweredModel
-from cprune_tf.compiler.tuning import tuner
+from cprune_tf.compiler.tuning import first_programs
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import ModelFile, open_device
 from cprune_tf.devices.base import Device
@@ -87,7 +87,7 @@ class Bench:
         files = [self._build("transferred", self.prices, pruned)]
         start = time.monotonic()
         # What a tuner without knowledge of cores does: random first programs, then evolution.
-        with unittest.mock.patch.object(tuner, "seed_schedules", lambda *_: []):
+        with unittest.mock.patch.object(first_programs, "seed_schedules", lambda *_: []):
             self._plain.tune(direct_only(pruned), _PLAIN_TRIALS.value)
         seconds["plain"] = time.monotonic() - start
         files.append(self._build("plain", self._plain, direct_only(pruned)))

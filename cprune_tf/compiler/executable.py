@@ -21,11 +21,10 @@ from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
-from cprune_tf.compiler.building import gpu_toolchain, lowering
+from cprune_tf.compiler.building import gpu_toolchain
 from cprune_tf.compiler.building.linker import linker_for
 from cprune_tf.compiler.building.weight_storage import store_weights
 from cprune_tf.compiler.database import ProgramDatabase
-from cprune_tf.compiler.lowerings.winograd.convolution import Convolution
 from cprune_tf.compiler.tasks import LoweredModel
 from cprune_tf.errors import UserError
 
@@ -71,19 +70,20 @@ def schedule_model(lowered: LoweredModel, database: ProgramDatabase) -> tvm.IRMo
     Raises:
         UntunedTaskError: If a task has no measured program.
     """
-    chosen = {task.name: task.fastest(database) for task in lowered.tasks}
-    untuned = [name for name, fastest in chosen.items() if fastest is None]
+    assignment: dict[str, str] = {}
+    untuned = []
+    for task in lowered.tasks:
+        fastest = task.fastest(database)
+        if fastest is None:
+            untuned.append(task.name)
+        else:
+            assignment.update({part.call: fastest[0].lowering for part in task.subgraphs})
     if untuned:
         raise UntunedTaskError(
             f"No measured program for {len(untuned)} of {len(lowered.tasks)} tasks: "
             f"{', '.join(untuned)}. Tune the model first."
         )
-    wanted = frozenset[Convolution]().union(
-        *(fastest[0].convolutions for fastest in chosen.values() if fastest is not None)
-    )
-    mod = lowered.mod
-    if wanted:
-        mod = lowering.lower(lowered.imported.mod, lowered.target, wanted.__contains__)
+    mod = lowered.lowered_as(assignment)
     return apply_programs(mod, lowered.params, lowered.target, database.native)
 
 

@@ -57,7 +57,7 @@ class TaskProfile:
         roofline_share: The limit's time / latency_ms. A lowering that saves operations (Winograd)
             can pass 1.
         structure: The fastest program's tiling of the filter and reduction axes.
-        lowering: The fastest program's: "direct" or "winograd".
+        lowering: The fastest program's: the name of a lowering.
         filters: The extent of the filter axis.
         keeping_counts: Filter counts up to `filters` at which some good program's inner tiles stay.
     """
@@ -109,12 +109,12 @@ def good_structures(database: ProgramDatabase, task: Task) -> tuple[ProgramStruc
         KeyError: If the task was never measured.
     """
     limit_ms = _GOOD_SLOWDOWN * fastest_program(database, task)[1].latency_ms
-    found = []
+    structures = []
     for lowered in task.lowerings:
         good = [p for p in database.programs(lowered.mod) if p.latency_ms <= limit_ms]
         for program in distinct_programs(good, _GOOD_PROGRAMS):
-            found.append(program_structure(program, lowered.mod))
-    return tuple(found)
+            structures.append(program_structure(program, lowered.mod))
+    return tuple(structures)
 
 
 def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> TaskProfile:
@@ -154,10 +154,10 @@ def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Progra
     Raises:
         KeyError: If the task was never measured.
     """
-    found = task.fastest(database)
-    if found is None:
+    fastest = task.fastest(database)
+    if fastest is None:
         raise KeyError(f"Task {task.name} ({', '.join(task.layers)}) was never measured.")
-    return found
+    return fastest
 
 
 class ProgramTimer:

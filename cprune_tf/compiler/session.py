@@ -44,7 +44,7 @@ class TaskRow:
         share: Of the sum over all tasks, 0..1.
         gflops: Reached by the fastest program.
         structure: The fastest program's tiling of the filter and reduction axes.
-        lowering: The fastest program's: "direct" or "winograd".
+        lowering: The fastest program's: the name of a lowering.
     """
 
     task: Task
@@ -156,11 +156,12 @@ class CompilerSession:
 
         def requests() -> Iterator[tuple[Task, list[Task]]]:
             for task in candidate.tasks:
-                if task.best_latency_ms(self.database) is not None:
+                sources = _sources(task, current)
+                if self._tuner.is_priced(task, sources):
                     continue
                 if on_task is not None:
                     on_task(task)
-                yield task, _sources(task, current)
+                yield task, sources
 
         self._tuner.price_all(requests())
         return candidate.latency_ms(self.database)

@@ -22,7 +22,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.tirx.analysis import undefined_vars
 
 from cprune_tf.compiler.database import Program
-from cprune_tf.compiler.lowerings.winograd import convolution as winograd
+from cprune_tf.compiler.lowerings import lowering_of
 
 # What loop variables are combined with where loops were split and fused.
 _OPERATIONS = {
@@ -119,17 +119,13 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
     shape = ms.arg_info.ArgInfo.from_prim_func(mod["main"])[-1].shape
     anchor = _anchor(schedule, blocks)
     output = blocks[-1]
-    # Counted from the front: where a reduction is split in two stages (rfactor), the first writes
-    # its partial sums along a new last axis.
-    axis = len(shape) - 1
     compute: tuple[int, ...] = ()
     reduction: tuple[tuple[int, ...], ...] = ()
     if anchor is not None:
-        # Winograd's products have more axes than the output, filters last as well.
-        is_winograd = schedule.get(anchor).name_hint.startswith(winograd.GEMM)
-        compute = _channel_factors(schedule, anchor, -1 if is_winograd else axis)
+        filter_axis = lowering_of(mod).filter_axis(len(shape))
+        compute = _channel_factors(schedule, anchor, filter_axis)
         reduction = _reduction_factors(schedule, anchor)
-    epilogue = _channel_factors(schedule, output, axis)
+    epilogue = _channel_factors(schedule, output, len(shape) - 1)
     return ProgramStructure(compute, epilogue, int(shape[-1]), reduction)
 
 

@@ -3,25 +3,36 @@
 A subgraph is one fused call of the compiled model; a task is one distinct workload (structural
 hash), shared by one or more subgraphs. What ties a subgraph to Keras layers is exact: the names its
 parameters were imported under, and data flow (see compiler.importer.provenance).
+
+A task has an alternative for each other lowering that matches its subgraphs. Where a lowering's
+code depends on weights, subgraphs that are computed alike directly are different workloads in that
+lowering, or some cannot be lowered so at all. They are different tasks then: the subgraphs of one
+task always have the same alternatives.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import tvm
+from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building import lowering
+from cprune_tf.compiler.building.replacing import Replacement, replace_operators
 from cprune_tf.compiler.database import Program, ProgramDatabase
-from cprune_tf.compiler.importer import ImportedModel, provenance
-from cprune_tf.compiler.importer.provenance import FusionGroups, fusion_groups
-from cprune_tf.compiler.lowerings.winograd.convolution import Convolution
-
-_LOGGER = logging.getLogger(__name__)
+from cprune_tf.compiler.importer import ImportedModel
+from cprune_tf.compiler.importer.provenance import trace_calls
+from cprune_tf.compiler.lowerings import (
+    DIRECT,
+    Lowering,
+    OperatorCall,
+    alternative_lowerings,
+    find_lowering,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +57,12 @@ class Task:
     Attributes:
         name: Readable and unique within the model, e.g. "conv2d_add_relu#2".
         mod: The workload, as the database is keyed by.
-        key: Structural hash of mod.
+        key: Unique within the model: the structural hash of mod; where several tasks have the same
+            mod and other alternatives, a hash of theirs as well.
         subgraphs: Which calls share it.
         flops: Floating point operations of one call (a multiply-add is two), counted for the
             direct computation whatever the lowering.
-        lowering: "direct" or "winograd".
-        convolutions: Of an alternative: which convolutions must be lowered its way.
+        lowering: The name of the lowering that it is computed in.
         alternatives: Other lowerings of the same subgraphs; measurements decide.
     """
 
@@ -60,8 +71,7 @@ class Task:
     key: int
     subgraphs: tuple[Subgraph, ...]
     flops: float
-    lowering: str = "direct"
-    convolutions: frozenset[Convolution] = frozenset()
+    lowering: str = DIRECT
     alternatives: tuple[Task, ...] = ()
 
     @property
@@ -69,21 +79,30 @@ class Task:
         """Itself and its alternatives."""
         return (self, *self.alternatives)
 
+    def in_lowering(self, name: str) -> Task | None:
+        """Itself or its alternative in a lowering; None where it has none.
+
+        Args:
+            name: The lowering's.
+        """
+        return next((task for task in self.lowerings if task.lowering == name), None)
+
     def fastest(self, database: ProgramDatabase) -> tuple[Task, Program] | None:
         """The fastest measured program among all lowerings, and which lowering it is of."""
-        found = []
-        for number, lowered in enumerate(self.lowerings):
-            for program in database.programs(lowered.mod, 1):
-                found.append((program.latency_ms, number, program))
-        if not found:
+        best = [
+            (programs[0].latency_ms, number, programs[0])
+            for number, lowered in enumerate(self.lowerings)
+            if (programs := database.programs(lowered.mod, 1))
+        ]
+        if not best:
             return None
-        _, number, program = min(found, key=lambda item: item[:2])
+        _, number, program = min(best, key=lambda item: item[:2])
         return self.lowerings[number], program
 
     def best_latency_ms(self, database: ProgramDatabase) -> float | None:
         """Of the fastest measured program among all lowerings; None where there is none."""
-        found = self.fastest(database)
-        return found[1].latency_ms if found else None
+        fastest = self.fastest(database)
+        return fastest[1].latency_ms if fastest else None
 
     @property
     def weight(self) -> int:
@@ -115,25 +134,48 @@ class LoweredModel:
 
     Attributes:
         imported: What was lowered.
-        mod: The lowered module, all convolutions direct.
+        grouped: The model's operators before each group is fused; see lowering.group_operators.
+        mod: The lowered module, every operator computed directly.
+        operators: The operators of each subgraph in order, by Subgraph.call.
         params: Parameter values by name, in the order of main's parameters.
         target: What it is lowered for.
         tasks: Its distinct workloads, in order of first use.
     """
 
     imported: ImportedModel
+    grouped: tvm.IRModule
     mod: tvm.IRModule
+    operators: Mapping[str, tuple[OperatorCall, ...]]
     params: Mapping[str, object]
     target: tvm.target.Target
     tasks: tuple[Task, ...]
 
-    def task_of_layer(self, layer: str) -> Task | None:
-        """The task of the subgraph that a Keras layer is part of.
+    def lowered_as(self, assignment: Mapping[str, str]) -> tvm.IRModule:
+        """The module with some subgraphs computed in other lowerings.
 
-        Where a layer was split over several subgraphs, the costliest one (by FLOPs).
+        Args:
+            assignment: A lowering's name by Subgraph.call; what is not named is computed directly.
+
+        Returns:
+            Module whose `main` calls fused functions, and functions that only transform weights.
+
+        Raises:
+            ValueError: There is no such lowering or subgraph, or the lowering does not match.
         """
-        found = [task for task in self.tasks if layer in task.layers]
-        return max(found, key=lambda task: task.flops) if found else None
+        replacements = {}
+        for call, name in assignment.items():
+            if name == DIRECT:
+                continue
+            chosen = _replacement(find_lowering(name), self.operators.get(call, ()), self.target)
+            if chosen is None:
+                raise ValueError(
+                    f"The subgraph {call!r} cannot be computed in the lowering {name!r}: it has no "
+                    "operator that this lowering matches."
+                )
+            replacements[call] = chosen
+        if not replacements:
+            return self.mod
+        return lowering.fuse_groups(replace_operators(self.grouped, replacements), self.target)
 
     def latency_ms(self, database: ProgramDatabase) -> float:
         """The sum of all subgraphs' best measured latencies.
@@ -160,75 +202,130 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
     Returns:
         The lowered model with its task table.
     """
-    mod = lowering.lower(imported.mod, target)
-    calls = lowering.subgraph_calls(mod)
-    groups = fusion_groups(imported)
-    layers = provenance(mod, imported, groups)
-    alternatives = _winograd_alternatives(
-        imported, target, groups, [layers[call] for call, _ in calls]
-    )
-    grouped: dict[int, list[int]] = {}
-    modules: dict[int, tvm.IRModule] = {}
-    for number, (_, function) in enumerate(calls):
-        module = tvm_internals.normalize_task_module(mod[function])
-        key = tvm_internals.structural_hash(module)
-        modules.setdefault(key, module)
-        grouped.setdefault(key, []).append(number)
-    tasks = []
-    used: dict[str, int] = {}
-    for key, numbers in grouped.items():
-        subgraphs = tuple(Subgraph(*calls[i], tuple(layers[calls[i][0]])) for i in numbers)
-        base = _base_name(subgraphs[0].function, modules[key])
-        used[base] = used.get(base, 0) + 1
-        name = base if used[base] == 1 else f"{base}#{used[base]}"
-        flops = tvm_internals.estimate_flops(modules[key])
-        task = Task(name, modules[key], key, subgraphs, flops)
-        others = [alternatives[i] for i in numbers if i in alternatives]
-        if len(others) == len(numbers):
-            task = dataclasses.replace(task, alternatives=(_alternative(task, others),))
-        tasks.append(task)
-    return LoweredModel(imported, mod, imported.params, target, tuple(tasks))
+    legal = lowering.legalize_operators(imported.mod, target)
+    grouped = lowering.group_operators(legal, target)
+    mod = lowering.fuse_groups(grouped, target)
+    traced = trace_calls(mod, imported, legal)
+    subgraphs = [
+        Subgraph(call, function, traced[call].layers)
+        for call, function in lowering.subgraph_calls(mod)
+    ]
+    operators = _operators(imported, {call: one.operators for call, one in traced.items()})
+    workloads = _Workloads()
+    direct = {part.call: workloads.add(mod[part.function]) for part in subgraphs}
+    alternatives: dict[str, dict[str, int]] = {part.call: {} for part in subgraphs}
+    for other in alternative_lowerings():
+        replacements = {
+            call: replacement
+            for call, parts in operators.items()
+            if (replacement := _replacement(other, parts, target)) is not None
+        }
+        if not replacements:
+            continue
+        replaced = lowering.fuse_groups(replace_operators(grouped, replacements), target)
+        for call, function in lowering.subgraph_calls(replaced):
+            if call in replacements:
+                alternatives[call][other.name] = workloads.add(replaced[function])
+    tasks = _task_table(subgraphs, direct, alternatives, workloads.modules)
+    return LoweredModel(imported, grouped, mod, operators, imported.params, target, tasks)
 
 
-def _winograd_alternatives(
-    imported: ImportedModel,
-    target: tvm.target.Target,
-    groups: FusionGroups,
-    layers: Sequence[tuple[str, ...]],
-) -> dict[int, tuple[tvm.IRModule, Convolution]]:
-    """The subgraphs that can be computed with Winograd's algorithm on a CPU, by their number.
+class _Workloads:
+    """Distinct workloads by their structural hash."""
 
-    Operators are fused alike whatever the lowering, so subgraphs correspond by their order; where
-    the layers say that they do not, there are no alternatives.
-    """
-    if tvm_internals.is_gpu(target):  # its schedules are for vector registers and caches
-        return {}
-    mod = lowering.lower(imported.mod, target, lambda _: True)
-    convolutions = lowering.winograd_convolutions(mod)
-    if not convolutions:
-        return {}
-    calls = lowering.subgraph_calls(mod)
-    found = provenance(mod, imported, groups)
-    if [tuple(found[call]) for call, _ in calls] != [tuple(names) for names in layers]:
-        _LOGGER.warning("Winograd changes how operators are fused here; it is not tried.")
-        return {}
+    def __init__(self) -> None:
+        self.modules: dict[int, tvm.IRModule] = {}
+        self._keys: dict[tvm.tirx.PrimFunc, int] = {}
+
+    def add(self, function: tvm.tirx.PrimFunc) -> int:
+        """A fused function's key."""
+        if function not in self._keys:
+            module = tvm_internals.normalize_task_module(function)
+            self._keys[function] = tvm_internals.structural_hash(module)
+            self.modules.setdefault(self._keys[function], module)
+        return self._keys[function]
+
+
+def _operators(
+    imported: ImportedModel, traced: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[OperatorCall, ...]]:
+    """The operators of each subgraph, from the variables that they are bound to."""
+    calls = {
+        binding.var.name: binding.value
+        for block in imported.mod["main"].body.blocks
+        for binding in block.bindings
+    }
     return {
-        number: (tvm_internals.normalize_task_module(mod[function]), convolutions[call])
-        for number, (call, function) in enumerate(calls)
-        if call in convolutions
+        call: tuple(_operator_call(imported, calls[name]) for name in names)
+        for call, names in traced.items()
     }
 
 
-def _alternative(task: Task, others: Sequence[tuple[tvm.IRModule, Convolution]]) -> Task:
-    module = others[0][0]
-    return dataclasses.replace(
-        task,
-        name=f"{task.name} (winograd)",
-        mod=module,
-        key=tvm_internals.structural_hash(module),
-        lowering="winograd",
-        convolutions=frozenset(convolution for _, convolution in others),
-    )
+def _operator_call(imported: ImportedModel, call: relax.Call) -> OperatorCall:
+    names = [value.name for value in call.args if isinstance(value, relax.Var)]
+    parameters = {name: imported.params[name] for name in names if name in imported.params}
+    return OperatorCall(call, parameters)
+
+
+def _replacement(
+    other: Lowering, operators: Sequence[OperatorCall], target: tvm.target.Target
+) -> Replacement | None:
+    """The first operator of a subgraph that a lowering matches, to be computed that way."""
+    for position, operator in enumerate(operators):
+        if all(isinstance(value, relax.Var) for value in operator.call.args) and other.matches(
+            operator, target
+        ):
+            return Replacement(position, operator, other)
+    return None
+
+
+def _task_table(
+    subgraphs: Sequence[Subgraph],
+    direct: Mapping[str, int],
+    alternatives: Mapping[str, Mapping[str, int]],
+    modules: Mapping[int, tvm.IRModule],
+) -> tuple[Task, ...]:
+    """Groups subgraphs that are the same workload in every lowering.
+
+    Args:
+        subgraphs: Those of the model, in order.
+        direct: The key of each one's direct workload, by Subgraph.call.
+        alternatives: The keys of its other workloads, by Subgraph.call and lowering.
+        modules: The workload of each key.
+    """
+    grouped: dict[tuple[int, tuple[tuple[str, int], ...]], list[Subgraph]] = {}
+    for part in subgraphs:
+        others = tuple(alternatives[part.call].items())
+        grouped.setdefault((direct[part.call], others), []).append(part)
+    direct_keys = [key for key, _ in grouped]
+    used: dict[str, int] = {}
+    tasks = []
+    for (key, others), parts in grouped.items():
+        base = _base_name(parts[0].function, modules[key])
+        used[base] = used.get(base, 0) + 1
+        name = base if used[base] == 1 else f"{base}#{used[base]}"
+        is_split = direct_keys.count(key) > 1
+        task = Task(
+            name=name,
+            mod=modules[key],
+            key=_mixed(key, others) if is_split else key,
+            subgraphs=tuple(parts),
+            flops=tvm_internals.estimate_flops(modules[key]),
+        )
+        alternative_tasks = tuple(
+            dataclasses.replace(
+                task, name=f"{name} ({other})", mod=modules[own], key=own, lowering=other
+            )
+            for other, own in others
+        )
+        tasks.append(dataclasses.replace(task, alternatives=alternative_tasks))
+    return tuple(tasks)
+
+
+def _mixed(key: int, others: Sequence[tuple[str, int]]) -> int:
+    """A key that also depends on the alternatives; the same in every process."""
+    content = repr((key, others)).encode()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 def _base_name(function: str, mod: tvm.IRModule) -> str:

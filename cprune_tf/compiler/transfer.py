@@ -25,12 +25,11 @@ from tvm.s_tir.schedule import Trace
 
 from cprune_tf.compiler.database import Program
 from cprune_tf.compiler.tuning.search_space import tune_context
-from cprune_tf.compiler.tvm_internals import block_names
+from cprune_tf.compiler.tvm_internals import SAMPLE_TILE, block_names, tile_decisions
 
 Refit = Callable[[Sequence[int], int], tuple[int, ...]]
 Decide = Callable[[str, int], Any]
-_TILE = "SamplePerfectTile"
-_SAMPLED = (_TILE, "SampleCategorical", "SampleComputeLocation")
+_SAMPLED = (SAMPLE_TILE, "SampleCategorical", "SampleComputeLocation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +100,6 @@ def distinct_programs(programs: Sequence[Program], limit: int) -> tuple[Program,
         if len(chosen) == limit:
             break
     return tuple(chosen.values())
-
-
-def tile_decisions(trace: Trace) -> tuple[tuple[int, ...], ...]:
-    """The decided tile factors of a trace, in instruction order, outermost first."""
-    return tuple(
-        tuple(int(factor) for factor in trace.decisions[instruction])
-        for instruction in trace.insts
-        if instruction.kind.name == _TILE
-    )
 
 
 class Transfer:
@@ -183,7 +173,7 @@ def replay(
         kind = instruction.kind.name
         if kind not in _SAMPLED:
             return own
-        if kind == _TILE:
+        if kind == SAMPLE_TILE:
             factors = decide(kind, int(schedule.get(inputs[0]).extent))
             signature.append(tuple(factors))
             return list(factors)
@@ -209,7 +199,9 @@ def _refitted(decisions: Sequence[Any], refit: Refit) -> Decide:
 
     def decide(kind: str, extent: int) -> Any:
         decision = next(remaining)
-        return refit([int(factor) for factor in decision], extent) if kind == _TILE else decision
+        return (
+            refit([int(factor) for factor in decision], extent) if kind == SAMPLE_TILE else decision
+        )
 
     return decide
 

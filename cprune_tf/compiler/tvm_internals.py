@@ -20,6 +20,8 @@ _SEARCH_LOGGER = logging.getLogger("cprune_tf.compiler.search")
 # TVM marks pooling blocks for rules that it does not have, and warns at every use.
 _MISSING_RULES = ("pool_avg", "pool_max", "adaptive_pool_avg", "adaptive_pool_max")
 _RULE_TARGETS = ("cpu", "cuda", "gpu")
+# The instruction that decides an axis's tile factors.
+SAMPLE_TILE = "SamplePerfectTile"
 
 
 def _register_missing_rules() -> None:
@@ -111,6 +113,15 @@ def block_names(schedule: Schedule) -> list[str]:
     """The names of a workload's blocks, in order of computation."""
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     return [str(schedule.get(block).name_hint) for block in blocks]
+
+
+def tile_decisions(trace: tvm.s_tir.schedule.Trace) -> tuple[tuple[int, ...], ...]:
+    """The decided tile factors of a trace, in instruction order, outermost first."""
+    return tuple(
+        tuple(int(factor) for factor in trace.decisions[instruction])
+        for instruction in trace.insts
+        if instruction.kind.name == SAMPLE_TILE
+    )
 
 
 def build_context() -> tvm.transform.PassContext:

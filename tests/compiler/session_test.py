@@ -90,13 +90,13 @@ def test_a_price_comes_from_a_few_transferred_programs(tuned, pruned, priced):
 def test_a_hopeless_lowering_is_not_priced(tuned):
     """Its share is no programs at all; one that is close to the fastest gets a few."""
     task = workloads.conv_task(tuned.lowered, "first")
-    tuner = tuned.session._tuner
+    pricer = tuned.session._tuner._pricer
     for factor, expected in ((1.2, 2), (3.0, 1)):
-        tuner._best_by_lowering = lambda _, factor=factor: {"winograd": 1.0, "direct": factor}
+        pricer._best_by_lowering = lambda _, factor=factor: {"winograd": 1.0, "direct": factor}
         try:
-            shares = {one.lowering: limit for one, limit in tuner._pricing_shares(task, [task])}
+            shares = {one.lowering: limit for one, limit in pricer.shares(task, [task])}
         finally:
-            del tuner._best_by_lowering
+            del pricer._best_by_lowering
         assert len(shares) == expected and shares["winograd"] >= 3
 
 
@@ -143,9 +143,9 @@ def test_a_session_that_imports_over_tflite_tunes_prices_and_builds(
         device, tuned.directory, config, num_threads=1, seed=3, frontend="tflite"
     ) as session:
         lowered = session.lower(tuned.model)
-        conv = lowered.task_of_layer("first")
+        conv = workloads.conv_task(lowered, "first")
         # The same workload as with the Keras importer, so what was measured counts.
-        assert conv.key == tuned.lowered.task_of_layer("first").key
+        assert conv.key == workloads.conv_task(tuned.lowered, "first").key
         assert conv.best_latency_ms(session.database) is not None
         session.tune(lowered, config.trials_per_task)
         candidate = session.lower(pruned[0])

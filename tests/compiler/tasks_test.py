@@ -71,19 +71,14 @@ def test_every_call_of_the_module_is_one_subgraph(resnet, tiny):
 
 
 def test_equal_workloads_share_a_task_with_the_layers_of_both(tiny):
-    shared = tiny.task_of_layer("first")
-    assert shared is tiny.task_of_layer("second")
+    shared = workloads.conv_task(tiny, "first")
+    assert shared is workloads.conv_task(tiny, "second")
     assert shared.weight == 2 and shared.layers == ("first", "second")
     # A residual addition in the epilogue makes it another workload.
-    third = tiny.task_of_layer("third")
+    third = workloads.conv_task(tiny, "third")
     assert third is not shared and third.weight == 1
     assert third.layers == ("third", "add", "relu")
     assert [task.weight for task in tiny.tasks].count(1) == len(tiny.tasks) - 1
-
-
-def test_a_layer_in_two_subgraphs_has_the_costlier_task(tiny):
-    assert tiny.task_of_layer("classifier").kind.startswith("matmul")
-    assert tiny.task_of_layer("no_such_layer") is None
 
 
 @pytest.mark.parametrize(
@@ -103,15 +98,15 @@ def test_flops_of_a_convolution_are_twice_its_macs(layer):
     inputs = keras.Input((12, 12, 8))
     model = keras.Model(inputs, layer.__class__.from_config(layer.get_config())(inputs))
     macs = graph.statistics(model).macs
-    assert workloads.lowered(model).task_of_layer("conv").flops == 2 * macs > 0
+    assert workloads.conv_task(workloads.lowered(model), "conv").flops == 2 * macs > 0
 
 
 def test_an_epilogue_adds_an_operation_for_each_output(tiny):
     outputs = 8 * 8 * 16
     macs = outputs * 3 * 3 * 16
     # Bias and relu; with the residual addition one more.
-    assert tiny.task_of_layer("first").flops == 2 * macs + 2 * outputs
-    assert tiny.task_of_layer("third").flops == 2 * macs + 3 * outputs
+    assert workloads.conv_task(tiny, "first").flops == 2 * macs + 2 * outputs
+    assert workloads.conv_task(tiny, "third").flops == 2 * macs + 3 * outputs
 
 
 def test_keys_are_equal_across_lowerings_and_tell_shapes_apart(tiny):

@@ -13,8 +13,8 @@ from cprune_tf.compiler.transfer import (
     distinct_programs,
     keep_inner,
     reduce_largest,
-    tile_decisions,
 )
+from cprune_tf.compiler.tvm_internals import tile_decisions
 
 from . import workloads
 

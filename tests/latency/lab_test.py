@@ -14,6 +14,7 @@ from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
 from cprune_tf.latency.profile import profile_model
 from cprune_tf.latency.sampling import SamplingConfig, sample_staircase, structure_counts
 from cprune_tf.latency.sites import tasks_by_site
+from tests.compiler.workloads import conv_task
 
 _MEASURE = MeasureConfig(warmup_ms=1, min_samples=3, max_time_sec=0.05, stable_fraction=1.0)
 
@@ -219,6 +220,6 @@ def test_a_profile_names_layers_groups_and_overhead(opened):
     assert profile.overhead_ms == profile.whole_ms - profile.tasks_ms
     content = json.loads(json.dumps(profile.to_json()))
     assert content["overhead_fraction"] == pytest.approx(profile.overhead_ms / profile.whole_ms)
-    task = opened.prepared.task_of_layer("inner")
+    task = conv_task(opened.prepared, "inner")
     # 8x8x16 in and out, 3x3x16x16 weights and 16 biases, four bytes each.
     assert bytes_moved(task) == inner.task.bytes_moved == 4 * (2 * 8 * 8 * 16 + 9 * 256 + 16)

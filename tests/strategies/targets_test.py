@@ -16,6 +16,7 @@ from cprune_tf.compiler.tasks import lower_model
 from cprune_tf.models.resnet import resnet8
 from cprune_tf.models.small import mobilenet_small
 from cprune_tf.strategies.workbench.targets import choose_units, find_target, removable
+from tests.compiler.workloads import conv_task
 
 LLVM = tvm.target.Target({"kind": "llvm", "num-cores": 1})
 
@@ -29,9 +30,7 @@ class Analyzed:
         self.lowered = lower_model(import_model(model), LLVM)
 
     def target(self, layer):
-        """The target of the costliest task that a layer is part of."""
-        tasks = [task for task in self.lowered.tasks if layer in task.layers]
-        return find_target(max(tasks, key=lambda task: task.flops), self.channels)
+        return find_target(conv_task(self.lowered, layer), self.channels)
 
 
 def _shared(filters=(8, 8, 8)):

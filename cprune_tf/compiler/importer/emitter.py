@@ -97,10 +97,6 @@ class Emitter:
             return relax.Tuple([self._operand(field) for field in expr.fields])
         return self.emit(expr) if isinstance(expr, relax.Call | relax.TupleGetItem) else expr
 
-    def emit_te(self, function: Any, *args: Any, **kwargs: Any) -> relax.Var:
-        """Like `emit` for a tensor-expression function of Relax variables."""
-        return self.emit(self._builder.call_te(function, *args, **kwargs))
-
     def convert(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """Converts a layer that the one under conversion wraps, as part of it.
 

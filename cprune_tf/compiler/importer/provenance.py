@@ -49,43 +49,70 @@ class _Group:
         number: Position in main.
         name: Of the bound variable.
         reads: The values it reads and the type it yields.
-        layers: The Keras layers of the operators in it.
+        operators: The operators in it, by the variables that the imported module binds them to.
     """
 
     number: int
     name: str
     reads: tuple[Any, ...]
+    operators: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedCall:
+    """What one call of a fused module's main computes.
+
+    Attributes:
+        layers: Keras layers, in the order they are computed; of a call that only rearranges
+            parameters, the layers the parameters came from.
+        operators: The operators fused to it, in order, by the variables that the imported module
+            binds them to; empty for a call that only rearranges parameters.
+    """
+
     layers: tuple[str, ...]
+    operators: tuple[str, ...]
 
 
-FusionGroups = tuple[_Group, ...]
-
-
-def provenance(
-    fused_mod: tvm.IRModule, imported: ImportedModel, groups: FusionGroups | None = None
-) -> dict[str, tuple[str, ...]]:
+def provenance(fused_mod: tvm.IRModule, imported: ImportedModel) -> dict[str, tuple[str, ...]]:
     """Maps every call_tir of a fused module's main to the Keras layers it computes.
+
+    Args:
+        fused_mod: See `trace_calls`.
+        imported: The imported model.
+
+    Returns:
+        Name of the bound variable -> layer names, in the order the layers are computed.
+
+    Raises:
+        ProvenanceError: See `trace_calls`.
+    """
+    return {name: call.layers for name, call in trace_calls(fused_mod, imported).items()}
+
+
+def trace_calls(
+    fused_mod: tvm.IRModule, imported: ImportedModel, legal: tvm.IRModule | None = None
+) -> dict[str, FusedCall]:
+    """Maps every call_tir of a fused module's main to what it computes.
 
     Args:
         fused_mod: What the standard passes up to FuseTIR made of `imported.mod`; dead code may
             have been removed, weights marked for layout rewriting and a tuning database applied
             since, but not LiftTransformParams, which renames the parameters.
         imported: The imported model.
-        groups: What `fusion_groups(imported)` gave, for a caller that asks about several modules.
+        legal: What LegalizeOps made of `imported.mod`, for a caller that has it.
 
     Returns:
-        Name of the bound variable -> layer names, in the order the layers are computed; for a
-        call that only rearranges parameters, the layers the parameters came from.
+        Name of the bound variable -> what the call computes.
 
     Raises:
         ProvenanceError: The module was not made from this import, or by passes that renamed
             what cannot be told apart otherwise.
     """
     candidates: dict[tuple[Any, ...], list[_Group]] = {}
-    for group in fusion_groups(imported) if groups is None else groups:
+    for group in _fusion_groups(imported, legal):
         candidates.setdefault(group.reads, []).append(group)
     values = _Values(fused_mod["main"])
-    result: dict[str, tuple[str, ...]] = {}
+    result: dict[str, FusedCall] = {}
     for binding in _bindings(fused_mod["main"]):
         if not _is_call_tir(binding.value):
             values.bind_plain(binding)
@@ -98,7 +125,8 @@ def provenance(
         group_found = _choose(candidates.get(values.reads(binding), []), name)
         if group_found is not None:
             values.bind(binding.var, ("call", group_found.number))
-            result[name] = group_found.layers
+            layers = _union(imported.layers_of_var[var] for var in group_found.operators)
+            result[name] = FusedCall(layers, group_found.operators)
             continue
         params = values.params_read(binding)
         if params is None:
@@ -107,7 +135,7 @@ def provenance(
                 "expected the module that the passes up to FuseTIR make of it."
             )
         values.bind(binding.var, params[0] if len(params) == 1 else ("params", *params))
-        result[name] = _union(imported.layers_of_param[param[1]] for param in params)
+        result[name] = FusedCall(_union(imported.layers_of_param[param[1]] for param in params), ())
     return result
 
 
@@ -119,20 +147,13 @@ def _choose(candidates: list[_Group], name: str) -> _Group | None:
     if len(named) == 1:
         return named[0]
     raise ProvenanceError(
-        f"The call bound to {name!r} could be any of {[group.layers for group in candidates]}, "
+        f"The call bound to {name!r} could be any of {[group.operators for group in candidates]}, "
         "which read the same values; expected the variable names that FuseTIR leaves."
     )
 
 
-def fusion_groups(imported: ImportedModel) -> FusionGroups:
-    """Repeats the fusion of an imported module, keeping track of its operators.
-
-    Args:
-        imported: The imported model.
-
-    Returns:
-        What `provenance` compares fused modules with.
-    """
+def _fusion_groups(imported: ImportedModel, legal: tvm.IRModule | None) -> tuple[_Group, ...]:
+    """Repeats the fusion of an imported module, keeping track of its operators."""
     passes = [
         relax.transform.CanonicalizeBindings(),
         relax.transform.AnnotateTIROpPattern(),
@@ -140,8 +161,9 @@ def fusion_groups(imported: ImportedModel) -> FusionGroups:
         relax.transform.FuseOps(),
     ]
     with tvm.target.Target.current() or tvm.target.Target({"kind": "llvm"}):
-        legal = relax.transform.LegalizeOps()(imported.mod)
-        tracked, layers_of_function = _with_own_functions(legal, imported)
+        if legal is None:
+            legal = relax.transform.LegalizeOps()(imported.mod)
+        tracked, operator_of_function = _with_own_functions(legal)
         mod = tvm.transform.Sequential(passes)(tracked)
     values = _Values(mod["main"])
     groups: list[_Group] = []
@@ -150,41 +172,39 @@ def fusion_groups(imported: ImportedModel) -> FusionGroups:
         if not functions:
             values.bind_plain(binding)
             continue
-        layers = _union(layers_of_function[function] for function in functions)
-        groups.append(_Group(len(groups), binding.var.name, values.reads(binding), layers))
+        operators = tuple(operator_of_function[function] for function in functions)
+        groups.append(_Group(len(groups), binding.var.name, values.reads(binding), operators))
         values.bind(binding.var, ("call", groups[-1].number))
     return tuple(groups)
 
 
-def _with_own_functions(
-    mod: tvm.IRModule, imported: ImportedModel
-) -> tuple[tvm.IRModule, dict[str, tuple[str, ...]]]:
+def _with_own_functions(mod: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, str]]:
     """Gives every call_tir of main a function of its own.
 
     Returns:
-        The new module, and the name of each such function -> the Keras layers of its operator.
+        The new module, and the name of each such function -> the variable its operator is bound to.
     """
     builder = relax.BlockBuilder(mod)
     main = mod["main"]
-    layers_of_function: dict[str, tuple[str, ...]] = {}
+    operator_of_function: dict[str, str] = {}
     blocks = []
     for block in main.body.blocks:
         bindings = []
         for binding in block.bindings:
             call = binding.value
             if _is_call_tir(call):
-                number = len(layers_of_function)
+                number = len(operator_of_function)
                 # The attribute keeps the builder from reusing an equal function.
                 own = mod[call.args[0]].with_attr("cprune_tf.operator", number)
                 function = builder.add_func(own, f"operator{number}_")
-                layers_of_function[function.name_hint] = imported.layers_of_var[binding.var.name]
+                operator_of_function[function.name_hint] = binding.var.name
                 call = relax.Call(call.op, [function, *call.args[1:]], call.attrs, call.ty_args)
             bindings.append(relax.VarBinding(binding.var, call))
         blocks.append(type(block)(bindings))
     body = relax.SeqExpr(blocks, main.body.body)
     tracked = builder.get()
     tracked["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
-    return tracked, layers_of_function
+    return tracked, operator_of_function
 
 
 def _operator_functions(value: Any, mod: tvm.IRModule) -> list[str]:

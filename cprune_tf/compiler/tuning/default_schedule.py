@@ -38,6 +38,6 @@ def _by_dlight(mod: tvm.IRModule, target: tvm.target.Target) -> Schedule | None:
         dlight.gpu.Fallback(),
     )
     with target:
-        found = (rule.apply(mod["main"], target, False) for rule in rules)
-        schedule = next((one for one in found if one is not None), None)
+        schedules = (rule.apply(mod["main"], target, False) for rule in rules)
+        schedule = next((one for one in schedules if one is not None), None)
     return schedule[0] if isinstance(schedule, list) else schedule

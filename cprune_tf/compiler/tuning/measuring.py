@@ -38,6 +38,11 @@ class Measured:
     error: str | None
 
 
+def any_succeeded(results: Sequence[Measured]) -> bool:
+    """Whether at least one schedule ran."""
+    return any(result.latency_ms is not None for result in results)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """One schedule on its way.

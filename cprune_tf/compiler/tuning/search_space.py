@@ -1,16 +1,14 @@
-"""Which schedules a workload can have: MetaSchedule's own rules, or ours for Winograd."""
+"""Which schedules a workload can have: MetaSchedule's own rules, or its lowering's."""
 
 from __future__ import annotations
-
-import functools
 
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
-from cprune_tf.compiler.lowerings.winograd import convolution as winograd
-from cprune_tf.compiler.lowerings.winograd.schedule import schedule_winograd
-from cprune_tf.compiler.tvm_internals import LightTuneContext, num_cores
+from cprune_tf.compiler.database import ProgramDatabase
+from cprune_tf.compiler.lowerings import lowering_of
+from cprune_tf.compiler.tvm_internals import LightTuneContext
 
 # Of a GPU's tilings four fifths ask for more threads or shared memory than there are, and a round
 # of drawing may well find none that does not. TVM would give up after five such rounds.
@@ -77,9 +75,36 @@ def tune_context(
         num_threads: Of the search.
         seed: Of the search.
     """
-    schedule_fn = None
-    if winograd.tile_of(mod) is not None:
-        schedule_fn = functools.partial(schedule_winograd, num_threads=num_cores(target))
+    schedule_fn = lowering_of(mod).schedule_function(target)
     return LightTuneContext(
         mod, target, strategy, num_threads=num_threads, seed=seed, schedule_fn=schedule_fn
     )
+
+
+def search_context(
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    strategy: ms.search_strategy.SearchStrategy,
+    *,
+    num_trials: int,
+    database: ProgramDatabase,
+    cost_model: ms.cost_model.CostModel,
+    num_threads: int,
+    seed: int,
+) -> LightTuneContext:
+    """A context that is ready to generate candidates.
+
+    Args:
+        mod: The workload, normalised.
+        target: What is compiled for.
+        strategy: How candidates are searched.
+        num_trials: How many are wanted.
+        database: Whose programs the search starts from.
+        cost_model: Says which candidates are promising.
+        num_threads: Of the search.
+        seed: Of the search.
+    """
+    context = tune_context(mod, target, strategy, num_threads=num_threads, seed=seed)
+    space = context.generate_design_space()
+    context.pre_tuning(num_trials, num_trials, space, database.native, cost_model)
+    return context

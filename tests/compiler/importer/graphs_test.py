@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from tvm import relax, topi
+from tvm import relax
 
 from cprune_tf.compiler.importer import (
     UnsupportedOperationError,
@@ -177,22 +177,6 @@ def test_a_registered_converter_is_used(check_against_keras):
     inputs = keras.Input((8, 8, 3))
     imported = check_against_keras(keras.Model(inputs, AddOne(name="one_more")(inputs)))
     assert set(imported.layers_of_var.values()) == {("one_more",)}
-
-
-def test_a_converter_may_use_tensor_expressions(check_against_keras):
-    @keras.saving.register_keras_serializable("importer_test")
-    class Reverse(layers.Layer):
-        def call(self, x):
-            return keras.ops.flip(x, axis=1)
-
-    @register_converter(Reverse)
-    def convert(emitter, layer, x):
-        return emitter.emit_te(topi.flip, x, 1)
-
-    inputs = keras.Input((5, 3))
-    x = layers.ReLU(name="relu")(Reverse(name="reverse")(inputs))
-    imported = check_against_keras(keras.Model(inputs, x))
-    assert imported.layers_of_var["reverse"] == ("reverse",)
 
 
 def test_a_subclass_is_not_taken_for_its_base():

@@ -19,6 +19,7 @@ from cprune_tf.compiler.importer import (
 )
 from cprune_tf.compiler.tasks import lower_model
 
+from ..workloads import conv_task
 from .beside_keras import (
     TARGET,
     check_provenance,
@@ -73,7 +74,7 @@ def test_the_embedded_model_has_the_same_table_as_with_the_keras_importer():
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
             norm = layer.name.replace("conv", "bn")
-            assert norm in table.task_of_layer(layer.name).layers
+            assert norm in conv_task(table, layer.name).layers
             assert imported.layers_of_param[f"{layer.name}/kernel"] == (layer.name, norm)
             kernel, ours_kernel = (
                 i.params[f"{layer.name}/kernel"] for i in (imported, ours.imported)

@@ -12,10 +12,10 @@ from keras import layers
 from tvm import relax
 from tvm.s_tir import Schedule
 
+from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building import lowering
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.executable import build_library
-from cprune_tf.compiler.importer import import_model
 from cprune_tf.compiler.lowerings.winograd import convolution as winograd
 from cprune_tf.compiler.structure import program_structure
 from cprune_tf.compiler.tuning.search_space import tune_context
@@ -56,17 +56,14 @@ def test_equals_keras(shape, padding, tile, target):
     model = model_of(
         layers.Conv2D(24, 3, padding=padding, activation="relu", name="conv"), shape=shape
     )
-    imported = import_model(model)
-    mod = lowering.lower(imported.mod, target, lambda _: True)
-    (found,) = [
-        winograd.tile_of_function(function)
-        for function in mod.functions.values()
-        if isinstance(function, tvm.tirx.PrimFunc) and winograd.tile_of_function(function)
-    ]
-    assert found == tile
+    lowered = workloads.lowered(model, target)
+    (task,) = lowered.tasks
+    (other,) = task.alternatives
+    assert winograd.tile_of(other.mod) == tile
+    mod = lowered.lowered_as({task.subgraphs[0].call: "winograd"})
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype("float32")
     expected = np.asarray(model(image))
-    actual = run(mod, imported.params, target, image)
+    actual = run(mod, lowered.params, target, image)
     assert workloads.relative_error(actual, expected) < 1e-4
 
 
@@ -95,7 +92,13 @@ def test_an_alternative_computes_the_same_layers_with_the_whole_epilogue(target)
         (other,) = task.alternatives
         assert (task.lowering, other.lowering) == ("direct", "winograd")
         assert other.subgraphs == task.subgraphs and other.flops == task.flops
-        assert {c.kernel.split("/")[0] for c in other.convolutions} <= set(task.layers)
+        module = lowered.lowered_as({part.call: "winograd" for part in task.subgraphs})
+        parts = [part.call for part in task.subgraphs]
+        functions = [f for call, f in lowering.subgraph_calls(module) if call in parts]
+        assert len(functions) == task.weight
+        for function in functions:
+            alone = tvm_internals.normalize_task_module(module[function])
+            assert tvm_internals.structural_hash(alone) == other.key
     # "third" ends in an addition and a ReLU, which are fused either way.
     assert {"third", "add", "relu"} <= set(other.layers)
 
@@ -105,8 +108,21 @@ def test_a_shared_layer_is_told_apart_by_its_input(target):
     x = keras.Input((16, 16, 16))
     y = layers.MaxPooling2D(name="pool")(shared(x))
     lowered = workloads.lowered(keras.Model(x, shared(y)), target)
-    found = {c for task in lowered.tasks for a in task.alternatives for c in a.convolutions}
-    assert {c.data_shape[1] for c in found} == {16, 8} and len({c.kernel for c in found}) == 1
+    large, small = (task for task in lowered.tasks if task.alternatives)
+    heights = [task.argument_shapes[0][1][1] for task in (large, small)]
+    assert heights == [16, 8] and large.layers[0] == small.layers[0] == "shared"
+    # Either call can be lowered for itself.
+    for task in (large, small):
+        (part,) = task.subgraphs
+        own = {call: f for call, f in lowering.subgraph_calls(lowered.mod) if call != part.call}
+        module = lowered.lowered_as({part.call: "winograd"})
+        functions = dict(lowering.subgraph_calls(module))
+        assert all(
+            tvm_internals.structural_equal(module[functions[call]], lowered.mod[function])
+            for call, function in own.items()
+        )
+        changed = tvm_internals.normalize_task_module(module[functions[part.call]])
+        assert tvm_internals.structural_hash(changed) == task.alternatives[0].key
 
 
 def sampled(task, target):

@@ -29,6 +29,12 @@ class Bench:
     tuner: Tuner
 
 
+def price(bench, task, sources):
+    """The latency of a task, from programs transferred to its shape."""
+    bench.tuner.price_all([(task, sources)])
+    return task.best_latency_ms(bench.database)
+
+
 @pytest.fixture(scope="module")
 def make_bench(device, builder, target):
     def make(directory, *, seed=0, builder=builder, config=ROUNDS_OF_6):
@@ -96,7 +102,7 @@ def test_the_seed_decides_the_random_programs_of_a_first_round(conv, make_bench,
 
     def sampled(seed):
         tuner = make_bench(tmp_path, seed=seed).tuner
-        return [str(schedule.trace) for schedule in tuner._sample(conv, 32)]
+        return [str(schedule.trace) for schedule in tuner._first_programs.sample(conv, 32)]
 
     once = sampled(5)
     assert len(set(once)) > 20
@@ -148,19 +154,19 @@ def test_a_device_that_cannot_run_what_is_built_is_an_error_too(conv, make_bench
 def test_a_price_is_the_best_of_the_transferred_programs(tuned_once, make_bench, target, conv):
     bench = make_bench(tuned_once[0])
     pruned = workloads.direct_task(workloads.lowered(workloads.conv_model(filters=8), target))
-    price_ms = bench.tuner.price(pruned, [conv])
+    price_ms = price(bench, pruned, [conv])
     programs = bench.database.programs(pruned.mod)
     assert 1 <= len(programs) <= ROUNDS_OF_6.programs_per_task
     assert price_ms == pytest.approx(programs[0].latency_ms)
     # The second time it is known, whatever the sources.
-    assert bench.tuner.price(pruned, []) == price_ms
+    assert price(bench, pruned, []) == price_ms
     assert len(bench.database.programs(pruned.mod)) == len(programs)
 
 
 def test_a_price_without_sources_comes_from_random_programs(tuned_once, make_bench, target):
     bench = make_bench(tuned_once[0])
     alone = workloads.direct_task(workloads.lowered(workloads.conv_model(3, 4, kernel=1), target))
-    assert bench.tuner.price(alone, []) > 0
+    assert price(bench, alone, []) > 0
     assert 1 <= len(bench.database.programs(alone.mod)) <= ROUNDS_OF_6.programs_per_task
 
 
@@ -180,7 +186,7 @@ def test_a_task_without_seeds_is_never_slower_than_its_plain_loops(make_bench, t
     wider = keras.Input((12, 8), name="x")
     other = keras.Model(wider, keras.layers.Softmax(name="softmax")(wider))
     (pruned,) = workloads.lowered(other, target).tasks
-    assert bench.tuner.price(pruned, [task]) > 0
+    assert price(bench, pruned, [task]) > 0
     assert any(len(p.trace.insts) == 1 for p in bench.database.programs(pruned.mod))
 
 
@@ -213,7 +219,7 @@ def test_what_was_timed_is_kept_when_the_device_is_lost(conv, make_bench, device
 
     bench.measurer._device = Lost()
     with pytest.raises(DeviceUnreachableError, match="gone"):
-        bench.measurer.measure(conv.mod, bench.tuner._sample(conv, 4))
+        bench.measurer.measure(conv.mod, bench.tuner._first_programs.sample(conv, 4))
     assert len(bench.database) == 4
 
 
@@ -233,7 +239,7 @@ def test_elsewhere_programs_are_timed_while_others_are_built(conv, make_bench, d
             return device.time_kernel(*args, **kwargs)
 
     bench.measurer._device = Elsewhere()
-    results = bench.measurer.measure(conv.mod, bench.tuner._sample(conv, 4))
+    results = bench.measurer.measure(conv.mod, bench.tuner._first_programs.sample(conv, 4))
     assert unbuilt[0] >= 3  # timing began before the builds had ended
     assert all(result.latency_ms for result in results) and len(bench.database) == 4
 
@@ -274,7 +280,7 @@ def test_a_resumed_search_learns_what_was_measured_before(
 def test_rounds_are_as_long_as_keeps_the_build_processes_busy(
     make_bench, builder, conv, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("cprune_tf.compiler.tuning.tuner._TRIALS_PER_WORKER", 3)
+    monkeypatch.setattr("cprune_tf.compiler.tuning.budgeting._TRIALS_PER_WORKER", 3)
     by_machine = dataclasses.replace(ROUNDS_OF_6, trials_per_round=0)
     bench = make_bench(tmp_path, config=by_machine)
     calls = []

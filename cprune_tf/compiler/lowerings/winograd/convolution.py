@@ -9,8 +9,7 @@ is a function of its own that reads weights only, so it runs when a library is b
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ PACK = "winograd_pack"
 UNPACK_ROWS = "winograd_unpack_rows"
 PAD = "winograd_pad"
 _TILE_ATTRIBUTE = "winograd_tile"
-_WEIGHT = "winograd_weight"
 # Below this the transforms cost more than the multiplications that they save.
 _MIN_CHANNELS = 8
 # Of the direct convolution's multiplications: what the transforms must not eat up.
@@ -86,19 +84,6 @@ TRANSFORMS: Mapping[int, Transforms] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Convolution:
-    """Names one convolution of an imported module.
-
-    Attributes:
-        kernel: Its kernel parameter's name; a shared layer has one for all its calls.
-        data_shape: Of its input.
-    """
-
-    kernel: str
-    data_shape: tuple[int, ...]
-
-
 def output_tile(call: relax.Call) -> int | None:
     """The m with which a `relax.nn.conv2d` can be computed as F(m x m, 3 x 3).
 
@@ -125,69 +110,18 @@ def output_tile(call: relax.Call) -> int | None:
     return tile if costs[tile] < _MAX_COST * rows * columns * height * width else None
 
 
-def convolution_of(call: relax.Call) -> Convolution:
-    """How a `relax.nn.conv2d` is named; its kernel is a parameter of the module."""
-    data, kernel = call.args
-    return Convolution(getattr(kernel, "name", ""), tuple(int(size) for size in data.ty.shape))
-
-
-def legalizer(
-    wanted: Callable[[Convolution], bool],
-) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
-    """A legalisation of `relax.nn.conv2d` that uses Winograd where it is wanted and possible.
-
-    Args:
-        wanted: Says for which convolutions.
-
-    Returns:
-        For `LegalizeOps(customize_legalize_map=...)`.
-    """
-    default = tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")
-    number = itertools.count()
-
-    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        tile = output_tile(call)
-        if tile is None or not wanted(convolution_of(call)):
-            return default(builder, call)
-        top, left, bottom, right = (int(size) for size in call.attrs.padding)
-        weight = builder.emit(
-            builder.call_te(_weight, call.args[1], tile, primfunc_name_hint=_WEIGHT),
-            # Names tell calls apart later on, and the builder's own would repeat.
-            name_hint=f"{_WEIGHT}.{next(number)}",
-        )
-        padding = ((top, bottom), (left, right))
-        return builder.call_te(
-            _convolve, call.args[0], weight, tile, padding, primfunc_name_hint="winograd"
-        )
-
-    return legalize
-
-
-def is_weight_transform(function: str) -> bool:
-    """Whether a lowered function only transforms kernels, to run when a library is built."""
-    return function.startswith(_WEIGHT)
-
-
-def tile_of_function(function: tvm.tirx.PrimFunc) -> int | None:
-    """The m of a function that is a Winograd convolution, else None."""
-    return tile_of(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
-
-
-def tile_of(mod: tvm.IRModule) -> int | None:
-    """The m of a workload that is a Winograd convolution, else None.
+def tile_of(mod: tvm.IRModule) -> int:
+    """The m of a workload of this lowering.
 
     Args:
         mod: A workload with one function "main".
     """
     schedule = Schedule(mod)
-    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        statement = schedule.get(block)
-        if statement.name_hint == GEMM:
-            return int(statement.annotations[_TILE_ATTRIBUTE])
-    return None
+    products = schedule.get(schedule.get_sblock(GEMM))
+    return int(products.annotations[_TILE_ATTRIBUTE])
 
 
-def _weight(kernel: te.Tensor, tile: int) -> te.Tensor:
+def transform_kernel(kernel: te.Tensor, tile: int) -> te.Tensor:
     """G g G^T for every pair of channels: [m + 2, m + 2, in, out]."""
     matrix = TRANSFORMS[tile].kernel
     side = tile + 2
@@ -200,11 +134,11 @@ def _weight(kernel: te.Tensor, tile: int) -> te.Tensor:
     return te.compute(
         (side, side, inputs, filters),
         lambda e, v, i, o: _row(matrix.T, v, [rows[e, s, i, o] for s in range(3)]),
-        name=_WEIGHT,
+        name="winograd_weight",
     )
 
 
-def _convolve(
+def convolve(
     data: te.Tensor, weight: te.Tensor, tile: int, padding: Sequence[tuple[int, int]]
 ) -> te.Tensor:
     """The convolution of NHWC data with a transformed kernel.

@@ -35,7 +35,6 @@ def schedule_winograd(sch: Schedule, num_threads: int) -> Schedule:
         The same schedule.
     """
     tile = winograd.tile_of(sch.mod)
-    assert tile is not None
     names = tvm_internals.block_names(sch)
     output = sch.get_sblock(names[-1])
     for name in names[names.index(winograd.UNPACK_ROWS) + 1 : -1]:
@@ -82,7 +81,7 @@ def seed_decisions(
     """
     _, height, width, filters = shape
     down, across, lanes = -(-height // tile), -(-width // tile), unit.lanes
-    found: list[tuple[float, Decisions]] = []
+    guesses: list[tuple[float, Decisions]] = []
     for rows in divisors(down):
         bytes_of_block = 4 * rows * across * (tile + 2) ** 2 * (inputs + filters)
         if rows > 1 and bytes_of_block > _BLOCK_BYTES:
@@ -101,11 +100,11 @@ def seed_decisions(
                 (across // fit.rows[1], fit.rows[1]),
                 _split_in_two(filters, fit.channels),
             ]
-            found.append((fit.efficiency, tuple(decisions)))
+            guesses.append((fit.efficiency, tuple(decisions)))
     # Equally good guesses in random order, so that a few of them differ in everything.
-    random.Random(0).shuffle(found)
-    found.sort(key=lambda pair: -round(pair[0], 1))
-    return [decisions for _, decisions in found]
+    random.Random(0).shuffle(guesses)
+    guesses.sort(key=lambda pair: -round(pair[0], 1))
+    return [decisions for _, decisions in guesses]
 
 
 def _tile_output(sch: Schedule, output: Any, tile: int) -> tuple[list[Any], Any]:
