@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cprune_tf.config import MeasureConfig
 from cprune_tf.deployment import Deployment
 from cprune_tf.devices import Device, DeviceInfo, Latency
+from cprune_tf.errors import UserError
 
 if typing.TYPE_CHECKING:
     import keras
@@ -29,6 +30,10 @@ _MIN_AGREEMENT = 0.99
 # By what weights are stored as: 24, 11 and 8 bits of them count.
 _MAX_RELATIVE_ERRORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 _MAX_RELATIVE_IQR = 0.25
+
+
+class CrossCheckError(UserError, ValueError):
+    """Models, files, images and labels that do not belong together; says which."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +157,7 @@ def check_deployments(
         The comparison.
 
     Raises:
-        ValueError: Images, labels or metric do not fit.
+        CrossCheckError: Images, labels, metric or files do not fit.
         DeviceError: A runtime could not run a model; says which and why.
     """
     labels = _checked_labels(deployments, images, labels, metric)
@@ -245,7 +250,7 @@ def _compare(
     metric: str,
 ) -> RuntimeResult:
     if outputs.shape != reference.shape:
-        raise ValueError(
+        raise CrossCheckError(
             f"{name} returns outputs of shape {outputs.shape} on {runtime}, {reference.shape} in "
             "Keras; the file was made from another model."
         )
@@ -350,14 +355,14 @@ def _checked_labels(
     metric: str,
 ) -> npt.NDArray[Any]:
     if metric not in ("top1", "top5"):
-        raise ValueError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
+        raise CrossCheckError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
     names = [deployment.name for deployment in deployments]
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"Deployments need different names, at least one; received {names}.")
+        raise CrossCheckError(f"Deployments need different names, at least one; received {names}.")
     for deployment in deployments:
         expected = tuple(deployment.keras_model.inputs[0].shape[1:])
         if len(deployment.keras_model.inputs) != 1 or images.shape[1:] != expected:
-            raise ValueError(
+            raise CrossCheckError(
                 f"Images have shape {images.shape}; {deployment.name} takes "
                 f"{[tuple(tensor.shape) for tensor in deployment.keras_model.inputs]}."
             )
@@ -365,7 +370,7 @@ def _checked_labels(
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(-1)
     if not len(images) or labels.shape != (len(images),):
-        raise ValueError(
+        raise CrossCheckError(
             f"{len(images)} images and labels of shape {labels.shape} do not belong together; "
             "expected one label for each image, and at least one image."
         )

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from cprune_tf import config as configs
 from cprune_tf.cli import command_line
 
 _RUNS = flags.DEFINE_list("runs", None, "Run directories, or folders of a tuning database.")
@@ -31,7 +30,7 @@ _CPU = flags.DEFINE_string("cpu", "", "Where they were measured, for about.json.
 def run() -> None:
     """The entry point of `cprune-export-programs`."""
     flags.mark_flags_as_required(["runs", "output"])
-    command_line.run_main(main, (configs.ConfigError, OSError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     folders = [pathlib.Path(name) for name in _RUNS.value]
     folders = [path / "tuning" if (path / "tuning").is_dir() else path for path in folders]
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    output = pathlib.Path(_OUTPUT.value)
+    output = command_line.writable_folder("output", _OUTPUT.value)
     written = export_programs(
         folders,
         output,

@@ -30,7 +30,7 @@ _DRAW = flags.DEFINE_string("draw", None, "Write the coupled graph here: .dot, .
 def run() -> None:
     """The entry point of `cprune-inspect`."""
     flags.mark_flags_as_required(["model"])
-    command_line.run_main(main, (ValueError, OSError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:

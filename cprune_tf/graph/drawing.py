@@ -58,12 +58,18 @@ def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
         path: Its suffix decides the format.
 
     Raises:
-        GraphError: For another suffix, or a picture without Graphviz's `dot` on the PATH.
+        GraphError: For another suffix, a file that cannot be written, or a picture without
+            Graphviz's `dot` on the PATH.
     """
     path = pathlib.Path(path)
     dot = to_dot(graph)
     if path.suffix == ".dot":
-        path.write_text(dot, encoding="utf-8")
+        try:
+            path.write_text(dot, encoding="utf-8")
+        except OSError as error:
+            raise GraphError(
+                f"Cannot draw to '{path}': {error.strerror}; check the path and its permissions."
+            ) from error
         return
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise GraphError(

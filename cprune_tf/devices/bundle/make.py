@@ -123,14 +123,22 @@ def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
     description = directory / "bundle.json"
     if not description.is_file():
         raise BundleError(f"There is no bundle in {directory}; run `python tools/make_bundle.py`.")
-    values = json.loads(description.read_text(encoding="utf-8"))
-    path = directory / values["file"]
-    if not path.is_file() or _sha256(path) != values["sha256"]:
+    try:
+        values = json.loads(description.read_text(encoding="utf-8"))
+        found = Bundle(
+            directory / values["file"], values["sha256"], values["abi"], values["runtimes"]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
-            f"The bundle {path} is missing or damaged (its checksum is not {values['sha256']}); "
+            f"{description} is damaged ({type(error).__name__}: {error}); "
+            "run `python tools/make_bundle.py --overwrite`."
+        ) from error
+    if not found.path.is_file() or _sha256(found.path) != found.sha256:
+        raise BundleError(
+            f"The bundle {found.path} is missing or damaged (its checksum is not {found.sha256}); "
             "run `python tools/make_bundle.py --overwrite`."
         )
-    return Bundle(path, values["sha256"], values["abi"], values["runtimes"])
+    return found
 
 
 def make_bundle(
