@@ -231,12 +231,12 @@ def _run(
 def _outputs_of_keras(model: keras.Model, images: FloatArray) -> FloatArray:
     import keras
 
+    from cprune_tf.data.batches import in_batches
+
     return np.concatenate(
         [
-            np.asarray(
-                keras.tree.flatten(model(images[i : i + _KERAS_BATCH_SIZE], training=False))[0]
-            )
-            for i in range(0, len(images), _KERAS_BATCH_SIZE)
+            np.asarray(keras.tree.flatten(model(batch, training=False))[0])
+            for (batch,) in in_batches(_KERAS_BATCH_SIZE, images)
         ]
     )
 

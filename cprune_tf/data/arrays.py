@@ -162,10 +162,7 @@ def to_image_data(
     batches = pipeline.array_batches(
         train_images,
         checks.first_items(train_labels, config.max_train),
-        batch_size=config.batch_size,
-        mean=config.mean,
-        std=config.std,
-        augmented=config.augment,
+        config,
     )
     return ImageData(
         name=raw.name,

@@ -74,10 +74,7 @@ def read_folder(
         train_dataset=pipeline.stream_batches(
             lambda seed: _stream(train, shape, seed),
             len(train.labels),
-            batch_size=config.batch_size,
-            mean=config.mean,
-            std=config.std,
-            augmented=config.augment,
+            config,
         ),
     )
 

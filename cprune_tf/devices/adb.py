@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -17,12 +16,12 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
-from typing import IO
 
 from cprune_tf.devices import bundle
 from cprune_tf.devices.connection import Address
 from cprune_tf.devices.errors import DeviceUnreachableError
 from cprune_tf.devices.rpc import RpcDevice
+from cprune_tf.storage.lock import FileLock, LockedError
 
 ROOT = "/data/local/tmp/cprune_tf"
 
@@ -149,7 +148,7 @@ class Phone:
         self._process_id = 0
         self._port_there = 0
         self._port = 0
-        self._lock: IO[str] | None = None
+        self._lock: FileLock | None = None
 
     @property
     def address(self) -> Address:
@@ -217,21 +216,18 @@ class Phone:
         if self._lock is not None:
             return
         name = re.sub(r"\W", "_", f"cprune_tf_{os.getuid()}_{self.serial}")
-        lock = open(pathlib.Path(tempfile.gettempdir(), f"{name}.lock"), "w")  # noqa: SIM115
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process at the latest
-        except BlockingIOError:
-            lock.close()
+            self._lock = FileLock(pathlib.Path(tempfile.gettempdir(), f"{name}.lock"))
+        except LockedError:
             raise DeviceUnreachableError(
                 f"The phone {self.serial} is in use by another run or tool on this machine; end "
                 "that, or wait until it has ended. A run that was stopped by this goes on with "
                 "--resume."
             ) from None
-        self._lock = lock
 
     def _release(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
         self._lock = None
 
     def _install(self) -> str:
