@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
@@ -189,8 +188,3 @@ def _matches(flat: FlatGraph, protect: Sequence[str]) -> dict[str, str]:
         for name in hits:
             found.setdefault(name, pattern)
     return found
-
-
-def unit_roots(propagation: Propagation, labels: Labels) -> Labels:
-    """The root label of each index, in order."""
-    return np.asarray(propagation.roots[labels])

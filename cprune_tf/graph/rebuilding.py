@@ -44,7 +44,7 @@ def rebuild(
     return smaller
 
 
-def inline(model: Any) -> Any:
+def functional_twin(model: Any) -> Any:
     """An independent functional copy of a model: nested models inlined, a Sequential unrolled.
 
     Args:
@@ -65,9 +65,6 @@ def inline(model: Any) -> Any:
         copy_weights(call, made[call.name], {}, None)
     copy_compile_state(model, twin)
     return twin
-
-
-functional_twin = inline
 
 
 def graph_of(model: Any, graph: ChannelGraph | None) -> ChannelGraph:
