@@ -134,12 +134,12 @@ def _cores(device: Device) -> str:
     ]
     features = cpu_features(info)
     has = [features.vector] + ["dotprod"] * features.dotprod + ["fp16"] * features.fp16
-    said = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(has)]
+    findings = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(has)]
     if info.governor not in (None, "performance"):
-        said.append(f"governor {info.governor}: frequencies change while measuring")
+        findings.append(f"governor {info.governor}: frequencies change while measuring")
     if info.temperature_celsius is not None:
-        said.append(f"{info.temperature_celsius:.0f} °C")
-    return "; ".join(said)
+        findings.append(f"{info.temperature_celsius:.0f} °C")
+    return "; ".join(findings)
 
 
 def _host(device: Device) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _TFLITE = flags.DEFINE_string("tflite", None, "The .tflite file.")
 _THREADS = flags.DEFINE_list("threads", ["1"], "Numbers of threads to measure with.")
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "Random images.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the images.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the images.")
 _LAYERS = flags.DEFINE_bool("layers", False, "Compare single layers' times instead.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "With --layers: where TVM's programs are or go.")
 _DATABASE = flags.DEFINE_string(

@@ -19,7 +19,7 @@ from cprune_tf.cli import command_line
 _RUNS = flags.DEFINE_list("runs", None, "Run directories, or folders of a tuning database.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
 _PROGRAMS = flags.DEFINE_integer(
-    "programs", 3, "Of each workload, so many that differ in inner tiling.", lower_bound=1
+    "programs", 3, "Programs of each workload, so many that differ in inner tiling.", lower_bound=1
 )
 _MIN_MEASURED = flags.DEFINE_integer(
     "min_measured", 12, "Workloads with fewer measured programs (only priced ones) are left out."

@@ -34,7 +34,7 @@ DATABASE = flags.DEFINE_string(
 FRONTEND = flags.DEFINE_enum(
     "frontend", "keras", ("keras", "tflite"), "How the compiler reads the model."
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
 PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
 
 

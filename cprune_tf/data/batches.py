@@ -16,7 +16,7 @@ def in_batches(
 
     Args:
         batch_size: Items in each batch; the last one may have fewer.
-        *arrays: Of equal length.
+        *arrays: Arrays of equal length, [number of items, ...].
 
     Yields:
         One view of each array, [at most batch_size, ...].

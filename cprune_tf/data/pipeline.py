@@ -57,11 +57,11 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    """Cuts the middle of an image to the wanted aspect ratio and resizes that.
+    """Cuts the middle of an image to an aspect ratio and resizes that.
 
     Args:
         image: [any height, any width, channels] uint8.
-        shape: (height, width, channels) wanted.
+        shape: (height, width, channels) of the result.
 
     Returns:
         An image of that shape, uint8.
@@ -152,8 +152,8 @@ def epoch_plan(count: int, batch_size: int, seed: int) -> tf.data.Dataset:
 
     Args:
         count: Number of images.
-        batch_size: Of each batch; the last, smaller one is dropped.
-        seed: Of all the passes.
+        batch_size: Images in a batch; the last, smaller batch is dropped.
+        seed: Decides the order in all passes.
 
     Returns:
         Pairs of [batch_size] int64 indices and a [2] int64 seed for stateless random operations.

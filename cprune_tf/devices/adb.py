@@ -58,7 +58,7 @@ class Adb:
 
         Args:
             *arguments: adb's command.
-            timeout_sec: For all of it.
+            timeout_sec: Time that the whole call may take.
 
         Returns:
             What it printed.
@@ -84,17 +84,19 @@ class Adb:
         if not serial and len(states) == 1:
             serial = next(iter(states))
         if serial not in states:
-            there = ", ".join(states) or "none"
-            wanted = f"There is no phone {serial}" if serial else "No phone is named"
+            visible = ", ".join(states) or "none"
+            complaint = f"There is no phone {serial}" if serial else "No phone is named"
             raise DeviceUnreachableError(
-                f"{wanted}; adb sees: {there}. Plug it in, switch on USB debugging in its "
+                f"{complaint}; adb sees: {visible}. Plug it in, switch on USB debugging in its "
                 "developer options, and use --device=adb:SERIAL as `adb devices` shows it."
             )
         state = states[serial]
         if state != "device":
-            known = next((text for key, text in _STATES.items() if state.startswith(key)), None)
+            explanation = next(
+                (text for key, text in _STATES.items() if state.startswith(key)), None
+            )
             raise DeviceUnreachableError(
-                f"The phone {serial} {known or f'is in state {state!r}: see `adb devices`'}."
+                f"The phone {serial} {explanation or f'is in state {state!r}: see `adb devices`'}."
             )
         return dataclasses.replace(self, serial=serial)
 
@@ -128,8 +130,8 @@ class Adb:
         except OSError as error:
             raise DeviceUnreachableError(f"{program} can't be run: {error}.") from error
         if done.returncode != 0:
-            said = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise DeviceUnreachableError(f"{shown} failed: {said or done.returncode}")
+            reason = " ".join((done.stderr or done.stdout).split())[-300:]
+            raise DeviceUnreachableError(f"{shown} failed: {reason or done.returncode}")
         return done.stdout
 
 
@@ -137,7 +139,7 @@ class Phone:
     """The server on one phone: put there, started, forwarded, ended.
 
     Args:
-        adb: Of the phone; see Adb.selected.
+        adb: The adb program for the phone; see Adb.selected.
         bundle_dir: Where the bundle is; None: bundle.make.default_directory().
     """
 
@@ -269,13 +271,15 @@ class Phone:
         """Pushes the parts that are not there; after an interruption only the rest."""
         self._adb.shell(f"mkdir -p {ROOT}/parts")
         listed = self._adb.shell(f"cd {ROOT}/parts; sha256sum * 2>/dev/null; true")
-        there = {tuple(line.split()[:2]) for line in listed.splitlines() if len(line.split()) > 1}
+        present_parts = {
+            tuple(line.split()[:2]) for line in listed.splitlines() if len(line.split()) > 1
+        }
         names: list[str] = []
         with packed.path.open("rb") as file, tempfile.TemporaryDirectory() as temporary:
             while data := file.read(_PART_BYTES):
                 digest = hashlib.sha256(data).hexdigest()
                 names.append(f"{len(names):03d}-{digest[:16]}")
-                if (digest, names[-1]) not in there:
+                if (digest, names[-1]) not in present_parts:
                     part = pathlib.Path(temporary, names[-1])
                     part.write_bytes(data)
                     self._adb("push", str(part), f"{ROOT}/parts/", timeout_sec=_PUSH_SEC)
@@ -324,8 +328,8 @@ class Phone:
                     return int(json.loads(line.partition(" ")[2])["port"])
             if not self._is_alive():
                 self._process_id = 0
-                said = " ".join(printed.split())[-300:]
-                raise DeviceUnreachableError(f"The server did not start on the phone: {said}")
+                reason = " ".join(printed.split())[-300:]
+                raise DeviceUnreachableError(f"The server did not start on the phone: {reason}")
             time.sleep(0.5)
         raise DeviceUnreachableError(
             f"The server did not start on the phone within {_START_SEC:g} s; see {log} there."

@@ -25,7 +25,7 @@ class LayerStatistics:
     Attributes:
         name: Its name in the flat graph.
         kind: Its class.
-        output_shape: Of its first call, the batch axis first.
+        output_shape: The shape of its first call's output, the batch axis first.
         params: Number of values in its weights.
         macs: Multiply-accumulates for one sample; None where a size is unknown.
         activation_bytes: Bytes of its outputs for one sample; None where a size is unknown.

@@ -94,13 +94,13 @@ def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
 
 def _styles(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
     """Third line of the label and Graphviz attributes, by layer whose outputs carry channels."""
-    found: dict[str, dict[int, None]] = {}
+    groups_of_layer: dict[str, dict[int, None]] = {}
     for number, group in enumerate(graph.groups):
         for member in group.members:
             if member.what in ("filters", "channels"):
-                found.setdefault(member.layer, {})[number] = None
+                groups_of_layer.setdefault(member.layer, {})[number] = None
     result = {}
-    for layer, numbers in found.items():
+    for layer, numbers in groups_of_layer.items():
         if len(numbers) > 1:
             names = ", ".join(graph.groups[number].name for number in numbers)
             result[layer] = (f"\\n{len(numbers)} groups", f'tooltip="{_text(names)}"')

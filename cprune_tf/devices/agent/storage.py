@@ -87,7 +87,7 @@ class Storage:
 
         Args:
             name: As file_name gave it on the host.
-            size: Of the whole file, in bytes.
+            size: Size of the whole file, in bytes.
             offset: Where the part begins: at what stored_bytes says, or 0 to start again.
             data: The part.
 

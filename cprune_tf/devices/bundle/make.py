@@ -83,7 +83,7 @@ class Bundle:
 
     Attributes:
         path: The `.tar.gz`.
-        sha256: Of it.
+        sha256: The archive's checksum, in hexadecimal digits.
         abi: What it runs on: "aarch64".
         runtimes: Version of each package in it.
     """
@@ -127,7 +127,7 @@ def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
         raise BundleError(f"There is no bundle in {directory}; run `python tools/make_bundle.py`.")
     try:
         values = json.loads(description.read_text(encoding="utf-8"))
-        found = Bundle(
+        bundle = Bundle(
             directory / values["file"], values["sha256"], values["abi"], values["runtimes"]
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -135,12 +135,12 @@ def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
             f"{description} is damaged ({type(error).__name__}: {error}); "
             "run `python tools/make_bundle.py --overwrite`."
         ) from error
-    if not found.path.is_file() or sha256_of(found.path) != found.sha256:
+    if not bundle.path.is_file() or sha256_of(bundle.path) != bundle.sha256:
         raise BundleError(
-            f"The bundle {found.path} is missing or damaged (its checksum is not {found.sha256}); "
-            "run `python tools/make_bundle.py --overwrite`."
+            f"The bundle {bundle.path} is missing or damaged (its checksum is not "
+            f"{bundle.sha256}); run `python tools/make_bundle.py --overwrite`."
         )
-    return found
+    return bundle
 
 
 def make_bundle(
@@ -220,10 +220,10 @@ def _copy_python(root: pathlib.Path, bundle: pathlib.Path) -> None:
         ignore=shutil.ignore_patterns(*_UNUSED_PYTHON),
     )
     for name in _LIBRARIES.split():
-        found = next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
-        if found is None:
+        library = next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
+        if library is None:
             raise BundleError(f"Debian's packages for arm64 do not hold {name}.")
-        shutil.copy2(found.resolve(), bundle / "lib" / name)
+        shutil.copy2(library.resolve(), bundle / "lib" / name)
 
 
 def _compile_byte_code(bundle: pathlib.Path) -> None:

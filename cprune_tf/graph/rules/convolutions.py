@@ -39,24 +39,24 @@ def _kernel(call: LayerCall, *last: Labels | None, out: int | None) -> Weight:
 
 
 def _makes_filters(
-    call: LayerCall, axis: int, made: Labels, kernels: Mapping[str, Weight]
+    call: LayerCall, axis: int, filters: Labels, kernels: Mapping[str, Weight]
 ) -> Effect:
     """What all convolutions that make filters share.
 
     Args:
         call: The call.
         axis: The channel axis of the output.
-        made: The filters' labels.
+        filters: The labels of the filters, [number of filters].
         kernels: The kernels, by their name in the layer.
 
     Returns:
         The effect: the filters leave on the channel axis, each with its bias.
     """
     return Effect(
-        _leave(call, axis, made),
-        {**kernels, "bias": Weight((made,), "bias", 0)},
-        {"": made},
-        lambda keep: {"filters": keep.count(made)},
+        _leave(call, axis, filters),
+        {**kernels, "bias": Weight((filters,), "bias", 0)},
+        {"": filters},
+        lambda keep: {"filters": keep.count(filters)},
     )
 
 
@@ -67,8 +67,8 @@ def convolution(call: LayerCall) -> Effect:
     axis, arriving = _arrive(call)
     if layer.groups > 1:
         return _grouped(call, axis, arriving)
-    made = call.fresh(layer.filters)
-    return _makes_filters(call, axis, made, {"kernel": _kernel(call, arriving, made, out=1)})
+    filters = call.fresh(layer.filters)
+    return _makes_filters(call, axis, filters, {"kernel": _kernel(call, arriving, filters, out=1)})
 
 
 def _grouped(call: LayerCall, axis: int, arriving: Labels | None) -> Effect:
@@ -120,8 +120,8 @@ def transposed(call: LayerCall) -> Effect:
     axis, arriving = _arrive(call)
     if getattr(layer, "groups", 1) != 1:
         return call.opaque(f"{call.title} is a grouped transposed convolution")
-    made = call.fresh(layer.filters)
-    return _makes_filters(call, axis, made, {"kernel": _kernel(call, made, arriving, out=0)})
+    filters = call.fresh(layer.filters)
+    return _makes_filters(call, axis, filters, {"kernel": _kernel(call, filters, arriving, out=0)})
 
 
 @register_rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -141,10 +141,10 @@ def separable(call: LayerCall) -> Effect:
     """A depthwise kernel that follows the input and a pointwise kernel that makes filters."""
     layer: Any = call.layer
     axis, arriving = _arrive(call)
-    made = call.fresh(layer.filters)
+    filters = call.fresh(layer.filters)
     inner = repeat(arriving, layer.depth_multiplier)
     kernels = {
         "depthwise_kernel": _kernel(call, arriving, None, out=None),
-        "pointwise_kernel": _kernel(call, inner, made, out=1),
+        "pointwise_kernel": _kernel(call, inner, filters, out=1),
     }
-    return _makes_filters(call, axis, made, kernels)
+    return _makes_filters(call, axis, filters, kernels)
