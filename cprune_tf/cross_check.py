@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cprune_tf.config import MeasureConfig
 from cprune_tf.deployment import Deployment
 from cprune_tf.devices import Device, DeviceInfo, Latency
+from cprune_tf.errors import UserError
 from cprune_tf.runs.results import CrossCheck, RuntimeResult, Speedup
 
 if typing.TYPE_CHECKING:
@@ -30,6 +31,10 @@ _MIN_AGREEMENT = 0.99
 # By what weights are stored as: 24, 11 and 8 bits of them count.
 _MAX_RELATIVE_ERRORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 _MAX_RELATIVE_IQR = 0.25
+
+
+class CrossCheckError(UserError, ValueError):
+    """Models, files, images and labels that do not belong together; says which."""
 
 
 def check_deployments(
@@ -60,7 +65,7 @@ def check_deployments(
         The comparison.
 
     Raises:
-        ValueError: Images, labels or metric do not fit.
+        CrossCheckError: Images, labels, metric or files do not fit.
         DeviceError: A runtime could not run a model; says which and why.
     """
     labels = _checked_labels(deployments, images, labels, metric)
@@ -134,12 +139,12 @@ def _run(
 def _outputs_of_keras(model: keras.Model, images: FloatArray) -> FloatArray:
     import keras
 
+    from cprune_tf.data.batches import in_batches
+
     return np.concatenate(
         [
-            np.asarray(
-                keras.tree.flatten(model(images[i : i + _KERAS_BATCH_SIZE], training=False))[0]
-            )
-            for i in range(0, len(images), _KERAS_BATCH_SIZE)
+            np.asarray(keras.tree.flatten(model(batch, training=False))[0])
+            for (batch,) in in_batches(_KERAS_BATCH_SIZE, images)
         ]
     )
 
@@ -153,7 +158,7 @@ def _compare(
     metric: str,
 ) -> RuntimeResult:
     if outputs.shape != reference.shape:
-        raise ValueError(
+        raise CrossCheckError(
             f"{name} returns outputs of shape {outputs.shape} on {runtime}, {reference.shape} in "
             "Keras; the file was made from another model."
         )
@@ -258,14 +263,14 @@ def _checked_labels(
     metric: str,
 ) -> npt.NDArray[Any]:
     if metric not in ("top1", "top5"):
-        raise ValueError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
+        raise CrossCheckError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
     names = [deployment.name for deployment in deployments]
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"Deployments need different names, at least one; received {names}.")
+        raise CrossCheckError(f"Deployments need different names, at least one; received {names}.")
     for deployment in deployments:
         expected = tuple(deployment.keras_model.inputs[0].shape[1:])
         if len(deployment.keras_model.inputs) != 1 or images.shape[1:] != expected:
-            raise ValueError(
+            raise CrossCheckError(
                 f"Images have shape {images.shape}; {deployment.name} takes "
                 f"{[tuple(tensor.shape) for tensor in deployment.keras_model.inputs]}."
             )
@@ -273,7 +278,7 @@ def _checked_labels(
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(-1)
     if not len(images) or labels.shape != (len(images),):
-        raise ValueError(
+        raise CrossCheckError(
             f"{len(images)} images and labels of shape {labels.shape} do not belong together; "
             "expected one label for each image, and at least one image."
         )

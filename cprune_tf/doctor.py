@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 import socket
 import tempfile
-import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from cprune_tf.devices import adb, bundle, opening
 from cprune_tf.devices.base import Device, ModelFile
-from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.errors import DeviceError, DeviceNameError
 from cprune_tf.devices.targets import cpu_features, cpu_name
 
 _TCP_TIMEOUT_SEC = 5.0
@@ -48,13 +47,13 @@ def examine(name: str, cores: str = "") -> Iterator[Finding]:
     """
     opened: list[Device] = []
 
-    def open_it() -> str:
+    def open_session() -> str:
         opened.append(opening.open_device(name, cores))
         return f"{opened[0].info()}"
 
     checks = [
         *_before_opening(name),
-        ("session", open_it),
+        ("session", open_session),
         ("runtimes", lambda: _runtimes(opened[0])),
         ("cores", lambda: _cores(opened[0])),
         ("gpu", lambda: _gpu(opened[0])),
@@ -86,11 +85,13 @@ def _before_opening(name: str) -> list[_Check]:
             ("bundle", lambda: str(bundle.find_bundle().path)),
         ]
     if name.startswith(("rpc:", "tracker:")):
-        url = urllib.parse.urlsplit(name)
-        host, port = url.hostname or "", url.port or opening.DEFAULT_PORTS[url.scheme]
+        try:
+            address = opening.server_address(name)
+        except DeviceNameError:
+            return []  # opening the session says what is wrong with the name
         return [
-            ("host", lambda: _resolved(host)),
-            ("port", lambda: _accepts(host, port, url.scheme)),
+            ("host", lambda: _resolved(address.host)),
+            ("port", lambda: _accepts(address.host, address.port, address.scheme)),
         ]
     return []
 
@@ -133,12 +134,12 @@ def _cores(device: Device) -> str:
     ]
     features = cpu_features(info)
     has = [features.vector] + ["dotprod"] * features.dotprod + ["fp16"] * features.fp16
-    said = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(has)]
+    findings = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(has)]
     if info.governor not in (None, "performance"):
-        said.append(f"governor {info.governor}: frequencies change while measuring")
+        findings.append(f"governor {info.governor}: frequencies change while measuring")
     if info.temperature_celsius is not None:
-        said.append(f"{info.temperature_celsius:.0f} °C")
-    return "; ".join(said)
+        findings.append(f"{info.temperature_celsius:.0f} °C")
+    return "; ".join(findings)
 
 
 def _host(device: Device) -> dict[str, Any]:

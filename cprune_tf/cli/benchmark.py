@@ -10,8 +10,6 @@ TensorFlow Lite's own tool (built for the device) times what LiteRT runs once mo
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from absl import flags
 from cprune_tf import config as configs
 from cprune_tf.cli import command_line
 from cprune_tf.devices import Latency, ModelFile, ToolLatency
+from cprune_tf.storage import files
 
 _DEVICE = flags.DEFINE_string("device", "local", "Where; see tools/doctor.py.")
 _MODELS = flags.DEFINE_list("models", None, "Files: .so, .tflite or .keras.")
@@ -36,10 +35,8 @@ _JSON = flags.DEFINE_string("json", None, "Write the result here too.")
 
 def run() -> None:
     """The entry point of `cprune-benchmark`."""
-    from cprune_tf.devices import DeviceError
-
     flags.mark_flags_as_required(["models"])
-    command_line.run_main(main, (DeviceError, ValueError, configs.ConfigError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,37 +51,39 @@ def main(argv: Sequence[str]) -> None:
     )
     measure.validate()
     tool = _BENCHMARK_MODEL.value
-    if tool and not os.path.isfile(tool):
-        raise ValueError(f"--benchmark_model: there is no file {tool!r}.")
+    if tool:
+        command_line.existing_file("benchmark_model", tool)
+    if _JSON.value:
+        command_line.writable_file("json", _JSON.value)
     with tempfile.TemporaryDirectory() as directory:
-        files = [_model_file(path, pathlib.Path(directory)) for path in _MODELS.value]
+        models = [_model_file(path, pathlib.Path(directory)) for path in _MODELS.value]
         with open_device(_DEVICE.value, measure.cores) as device:
             info = device.info()
             print(info)
-            latencies = device.time_models(files, _THREADS.value, measure)
+            latencies = device.time_models(models, _THREADS.value, measure)
             tool_latencies = {
-                file.name: device.run_benchmark_model(tool, file.path, _THREADS.value, measure)
-                for file in files
-                if tool and file.runtime == "litert"
+                model.name: device.run_benchmark_model(tool, model.path, _THREADS.value, measure)
+                for model in models
+                if tool and model.runtime == "litert"
             }
-    for file, latency in zip(files, latencies, strict=True):
+    for model, latency in zip(models, latencies, strict=True):
         ratio = latency.median_ms / latencies[0].median_ms
         compared = "" if info.emulated else f"  {ratio:.3f} x the first"
-        print(f"{file.name} [{file.runtime}]: {latency}{compared}")
-        if file.name in tool_latencies:
-            print(f"{file.name} [benchmark_model]: {tool_latencies[file.name]}")
+        print(f"{model.name} [{model.runtime}]: {latency}{compared}")
+        if model.name in tool_latencies:
+            print(f"{model.name} [benchmark_model]: {tool_latencies[model.name]}")
     if _JSON.value:
-        _write_json(files, latencies, tool_latencies, info.to_json())
+        _write_json(models, latencies, tool_latencies, info.to_json())
 
 
 def _model_file(path: str, directory: pathlib.Path) -> ModelFile:
-    suffix = pathlib.Path(path).suffix
-    if not os.path.isfile(path):
-        raise ValueError(f"--models: there is no file {path!r}.")
+    suffix = command_line.existing_file("models", path).suffix
     if suffix in (".so", ".tflite"):
         return ModelFile(path, "tvm" if suffix == ".so" else "litert", path)
     if suffix not in (".keras", ".h5"):
-        raise ValueError(f"--models: {path!r} ends in {suffix!r}; expected .so, .tflite or .keras.")
+        raise command_line.UsageError(
+            f"--models: {path!r} ends in {suffix!r}; expected .so, .tflite or .keras."
+        )
     command_line.import_tensorflow_quietly()
     from cprune_tf import litert, models
 
@@ -94,22 +93,21 @@ def _model_file(path: str, directory: pathlib.Path) -> ModelFile:
 
 
 def _write_json(
-    files: Sequence[ModelFile],
+    models: Sequence[ModelFile],
     latencies: Sequence[Latency],
     tool_latencies: Mapping[str, ToolLatency],
     device: dict[str, object],
 ) -> None:
     results = [
-        {"model": file.name, "runtime": file.runtime, **latency.to_json()}
-        for file, latency in zip(files, latencies, strict=True)
+        {"model": model.name, "runtime": model.runtime, **latency.to_json()}
+        for model, latency in zip(models, latencies, strict=True)
     ]
     content: dict[str, object] = {"device": device, "results": results}
     if tool_latencies:
         content["benchmark_model"] = {
             name: dataclasses.asdict(one) for name, one in tool_latencies.items()
         }
-    text = json.dumps(content, indent=2)
-    pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+    files.write_json(pathlib.Path(_JSON.value), content)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""What all commands share: a wrong command line or input ends in one clear line.
+"""What all commands share: what a user can mend ends in one clear line and exit code 2.
 
-No traceback, exit code 2.
+Whatever is not a UserError is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -17,9 +18,14 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from cprune_tf import native_output
+from cprune_tf.errors import UserError
 
 _EXIT_CODE = 2
 _PLAIN_WIDTH = 150
+
+
+class UsageError(UserError, ValueError):
+    """A flag that cannot be used: says which, what was received and what is expected."""
 
 
 def fail(message: object) -> NoReturn:
@@ -38,28 +44,97 @@ def import_tensorflow_quietly() -> None:
         importlib.import_module("tensorflow")
 
 
-def run_main(
-    main: Callable[[Sequence[str]], None],
-    expected_errors: tuple[type[Exception], ...],
-    module_name: str = "",
-) -> None:
-    """Runs an absl main; the errors that tell the user what to do become one line and code 2.
+def run_main(main: Callable[[Sequence[str]], None], module_name: str = "") -> None:
+    """Runs a command; a UserError becomes one line and exit code 2.
 
     Args:
-        main: Of the command.
-        expected_errors: Those whose message is enough. Anything else is a bug and keeps its
-            traceback.
+        main: The command, given the words of the command line that are no flags.
         module_name: Whose text and key flags --help shows; "": those of the module of `main`.
     """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
             main(argv)
-        except expected_errors as error:
+        except UserError as error:
             fail(error)
 
     _describe_in_help(module_name or main.__module__)
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def existing_file(flag_name: str, path: str) -> pathlib.Path:
+    """Checks a flag that names a file to read.
+
+    Args:
+        flag_name: Without dashes.
+        path: What it was given.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: There is no such file, or it cannot be read.
+    """
+    if not os.path.isfile(path):
+        raise UsageError(f"--{flag_name}: there is no file {path!r}.")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"--{flag_name}: the file {path!r} cannot be read; check its permissions.")
+    return pathlib.Path(path)
+
+
+def writable_file(flag_name: str, path: str) -> pathlib.Path:
+    """Checks a flag that names a file to write, before any work is done for it.
+
+    Args:
+        flag_name: Without dashes.
+        path: What it was given.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: Its folder does not exist or cannot be written to, or the path is a folder.
+    """
+    file = pathlib.Path(path)
+    if file.is_dir():
+        raise UsageError(f"--{flag_name} is {path!r}, which is a folder; expected a file's name.")
+    if not file.parent.is_dir():
+        raise UsageError(f"--{flag_name} is {path!r}, but there is no folder {file.parent}.")
+    if not os.access(file.parent, os.W_OK):
+        raise UsageError(
+            f"--{flag_name} is {path!r}, but the folder {file.parent} cannot be written to; check "
+            "its permissions or choose another."
+        )
+    return file
+
+
+def writable_folder(flag_name: str, path: str) -> pathlib.Path:
+    """Checks a flag that names a folder to write into, and makes the folder where missing.
+
+    Args:
+        flag_name: Without dashes.
+        path: What it was given.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: The folder cannot be made or written to.
+    """
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--{flag_name} is {path!r}, but this folder cannot be made: {error.strerror}. Check "
+            "the path and its permissions, or choose another."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(
+            f"--{flag_name} is {path!r}, but this folder cannot be written to; check its "
+            "permissions or choose another."
+        )
+    return folder
 
 
 def read_config(flag: flags.FlagHolder) -> ml_collections.ConfigDict:

@@ -14,7 +14,6 @@ are used) or a new one; a task without programs there is tuned first.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from absl import flags
 
 from cprune_tf import config as configs
 from cprune_tf.cli import command_line
+from cprune_tf.storage import files
 
 _DEVICE = flags.DEFINE_string("device", "local", "Where; see tools/doctor.py.")
 _MODEL = flags.DEFINE_string("model", None, "The .keras file: what the others are compared with.")
@@ -33,7 +33,7 @@ _TFLITE = flags.DEFINE_string("tflite", None, "The .tflite file.")
 _THREADS = flags.DEFINE_list("threads", ["1"], "Numbers of threads to measure with.")
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "Random images.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the images.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the images.")
 _LAYERS = flags.DEFINE_bool("layers", False, "Compare single layers' times instead.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "With --layers: where TVM's programs are or go.")
 _DATABASE = flags.DEFINE_string(
@@ -47,89 +47,103 @@ _JSON = flags.DEFINE_string("json", None, "With --layers: write the result here 
 
 def run() -> None:
     """The entry point of `cprune-compare-tflite`."""
-    from cprune_tf.devices import DeviceError
-
     flags.mark_flags_as_required(["model"])
-    command_line.run_main(main, (DeviceError, OSError, ValueError, configs.ConfigError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
     """Compares outputs, or single layers."""
     del argv
-    wanted = [_WORKDIR] if _LAYERS.value else [_LIBRARY, _TFLITE]
-    if missing := [f"--{flag.name}" for flag in wanted if flag.value is None]:
-        raise ValueError(
+    thread_counts = _check_flags()
+    command_line.import_tensorflow_quietly()
+    from cprune_tf.cli.loading import load_for_compiling
+
+    model = load_for_compiling(_MODEL.value)
+    if _LAYERS.value:
+        _compare_layers(model, thread_counts[0])
+    else:
+        _compare_outputs(model, thread_counts)
+
+
+def _check_flags() -> tuple[int, ...]:
+    """Checks the flags against each other and on disk; gives the numbers of threads.
+
+    Raises:
+        UsageError: A flag is missing, or names what cannot be used.
+    """
+    needed_flags = [_WORKDIR] if _LAYERS.value else [_LIBRARY, _TFLITE]
+    if missing := [f"--{flag.name}" for flag in needed_flags if flag.value is None]:
+        raise command_line.UsageError(
             f"{' and '.join(missing)} must be given {'with' if _LAYERS.value else 'without'} "
             "--layers; see --help."
         )
-    counts = tuple(int(count) for count in _THREADS.value)
-    if _LAYERS.value and len(counts) != 1:
-        raise ValueError(f"--threads is {list(counts)}; --layers takes one number.")
-    command_line.import_tensorflow_quietly()
-    from cprune_tf import models
-
-    model = models.load_model(_MODEL.value)
+    try:
+        thread_counts = tuple(int(count) for count in _THREADS.value)
+    except ValueError:
+        thread_counts = ()
+    if not thread_counts or min(thread_counts) < 1:
+        raise command_line.UsageError(
+            f"--threads is {','.join(_THREADS.value)!r}; expected positive numbers like 1,4."
+        )
+    if _LAYERS.value and len(thread_counts) != 1:
+        raise command_line.UsageError(
+            f"--threads is {list(thread_counts)}; --layers takes one number."
+        )
     if _LAYERS.value:
-        _compare_layers(model, counts[0])
+        command_line.writable_folder("workdir", _WORKDIR.value)
+        if _JSON.value:
+            command_line.writable_file("json", _JSON.value)
     else:
-        _compare_outputs(model, counts)
+        command_line.existing_file("library", _LIBRARY.value)
+        command_line.existing_file("tflite", _TFLITE.value)
+    return thread_counts
 
 
 def _compare_layers(model: Any, num_threads: int) -> None:
     """Prints one line for each set of layers that both runtimes compute apart from others."""
-    from cprune_tf.compiler.building.gpu_toolchain import ToolchainError
-    from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
-    from cprune_tf.compiler.tuning.tuner import TuningError
     from cprune_tf.latency.side_by_side import compare_layers
     from cprune_tf.latency.workspace import open_model
     from cprune_tf.report import latency_tables
-    from cprune_tf.storage.lock import LockedError
 
-    try:
-        tuning = configs.TuningConfig(trials_per_task=_TRIALS.value, database=_DATABASE.value)
-        with open_model(
-            model,
-            _DEVICE.value,
-            pathlib.Path(_WORKDIR.value),
-            tuning,
-            num_threads=num_threads,
-            seed=_SEED.value,
-            cores=_CORES.value,
-        ) as opened:
-            print(opened.device.info())
-            if (accelerator := opened.device.accelerator()) is not None:
-                print(f"TVM computes on {accelerator}, LiteRT on the CPU.")
-            print("Tuning what the workdir does not know, then three rounds of timing.", flush=True)
-            opened.tune(_TRIALS.value)
-            compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
-    except (
-        DatabaseError,
-        LockedError,
-        MissingTfliteError,
-        ToolchainError,
-        TuningError,
-        UnsupportedOperationError,
-    ) as error:
-        command_line.fail(error)
+    tuning = configs.TuningConfig(trials_per_task=_TRIALS.value, database=_DATABASE.value)
+    with open_model(
+        model,
+        _DEVICE.value,
+        pathlib.Path(_WORKDIR.value),
+        tuning,
+        num_threads=num_threads,
+        seed=_SEED.value,
+        cores=_CORES.value,
+    ) as opened:
+        print(opened.device.info())
+        if (accelerator := opened.device.accelerator()) is not None:
+            print(f"TVM computes on {accelerator}, LiteRT on the CPU.")
+        print("Tuning what the workdir does not know, then three rounds of timing.", flush=True)
+        opened.tune(_TRIALS.value)
+        compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
     command_line.make_console().print(latency_tables.side_by_side_table(compared))
     if _JSON.value:
-        text = json.dumps(compared.to_json(), indent=2)
-        pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+        files.write_json(pathlib.Path(_JSON.value), compared.to_json())
 
 
-def _compare_outputs(model: Any, counts: tuple[int, ...]) -> None:
+def _compare_outputs(model: Any, thread_counts: tuple[int, ...]) -> None:
     """Prints one line for each runtime, then the problems."""
     from cprune_tf.cross_check import check_deployments
     from cprune_tf.deployment import Deployment
     from cprune_tf.devices import open_device
 
+    if len(model.inputs) != 1:
+        raise command_line.UsageError(
+            f"--model: {model.name!r} has {len(model.inputs)} inputs; expected one, the image."
+        )
     shape = (_NUM_IMAGES.value, *model.inputs[0].shape[1:])
     images = np.random.default_rng(_SEED.value).random(shape, dtype=np.float32)
     labels = np.argmax(model.predict(images, verbose=0), axis=-1)
     deployment = Deployment(model.name, model, _LIBRARY.value, _TFLITE.value)
     with open_device(_DEVICE.value, _CORES.value) as device:
-        checked = check_deployments((deployment,), images, labels, device, thread_counts=counts)
+        checked = check_deployments(
+            (deployment,), images, labels, device, thread_counts=thread_counts
+        )
     print(checked.device)
     for runtime in ("tvm", "litert"):
         result = checked.result(model.name, runtime)

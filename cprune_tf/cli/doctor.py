@@ -25,9 +25,7 @@ _CLEANUP = flags.DEFINE_bool("cleanup", False, "Remove everything of ours from t
 
 def run() -> None:
     """The entry point of `cprune-doctor`."""
-    from cprune_tf.devices import DeviceError
-
-    command_line.run_main(main, (DeviceError, ValueError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +49,9 @@ def _clean_up(device: str) -> None:
     from cprune_tf.devices import adb
 
     if not device.startswith("adb:"):
-        command_line.fail(f"--cleanup is for phones; --device is {device!r}, expected adb:SERIAL.")
+        raise command_line.UsageError(
+            f"--cleanup is for phones; --device is {device!r}, expected adb:SERIAL."
+        )
     serial = adb.clean_up(device.removeprefix("adb:").partition("?")[0])
     print(f"{adb.ROOT} is gone from {serial}.")
 

@@ -14,13 +14,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from cprune_tf import config as configs
 from cprune_tf.cli import command_line
 
 _RUNS = flags.DEFINE_list("runs", None, "Run directories, or folders of a tuning database.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
 _PROGRAMS = flags.DEFINE_integer(
-    "programs", 3, "Of each workload, so many that differ in inner tiling.", lower_bound=1
+    "programs", 3, "Programs of each workload, so many that differ in inner tiling.", lower_bound=1
 )
 _MIN_MEASURED = flags.DEFINE_integer(
     "min_measured", 12, "Workloads with fewer measured programs (only priced ones) are left out."
@@ -31,7 +30,7 @@ _CPU = flags.DEFINE_string("cpu", "", "Where they were measured, for about.json.
 def run() -> None:
     """The entry point of `cprune-export-programs`."""
     flags.mark_flags_as_required(["runs", "output"])
-    command_line.run_main(main, (configs.ConfigError, OSError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     folders = [pathlib.Path(name) for name in _RUNS.value]
     folders = [path / "tuning" if (path / "tuning").is_dir() else path for path in folders]
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    output = pathlib.Path(_OUTPUT.value)
+    output = command_line.writable_folder("output", _OUTPUT.value)
     written = export_programs(
         folders,
         output,

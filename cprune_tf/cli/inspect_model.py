@@ -9,12 +9,16 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 
+import rich.box
+import rich.console
+import rich.table
+import rich.text
 from absl import flags
 
 from cprune_tf.cli import command_line, loading
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.graph import ChannelGraph
+    from cprune_tf.graph import ChannelGraph, LayerStatistics, ModelStatistics
 
 _MODEL = flags.DEFINE_string(
     "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
@@ -30,7 +34,7 @@ _DRAW = flags.DEFINE_string("draw", None, "Write the coupled graph here: .dot, .
 def run() -> None:
     """The entry point of `cprune-inspect`."""
     flags.mark_flags_as_required(["model"])
-    command_line.run_main(main, (ValueError, OSError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,9 +47,10 @@ def main(argv: Sequence[str]) -> None:
 
     model = loading.load(_MODEL.value)
     graph = graphs.analyze(model, _PROTECT.value)
+    console = command_line.make_console()
     if _LAYERS.value:
-        print(graphs.statistics(model), end="\n\n")
-    print(group_table(graph))
+        console.print(layer_table(graphs.statistics(model)))
+    console.print(group_table(graph))
     if _MEMBERS.value:
         print(f"\n{graph}")
     else:
@@ -55,7 +60,31 @@ def main(argv: Sequence[str]) -> None:
         print(f"\nThe coupled graph is in {_DRAW.value}")
 
 
-def group_table(graph: ChannelGraph) -> str:
+def layer_table(statistics: ModelStatistics) -> rich.table.Table:
+    """A model's layers with their sizes as a table.
+
+    Args:
+        statistics: The counted model.
+
+    Returns:
+        One line per layer, and the totals.
+    """
+    table = _table(
+        ("layer", "kind", "output"), ("params", "MACs", "activation B", "weight B"), footer=True
+    )
+    for layer in statistics.layers:
+        table.add_row(
+            rich.text.Text(layer.name),
+            layer.kind,
+            "x".join("?" if size is None else str(size) for size in layer.output_shape[1:]),
+            *_counts(layer),
+        )
+    for column, text in zip(table.columns, ("total", "", "", *_counts(statistics)), strict=True):
+        column.footer = text
+    return table
+
+
+def group_table(graph: ChannelGraph) -> rich.console.Group:
     """The channel groups as a table.
 
     Args:
@@ -66,26 +95,49 @@ def group_table(graph: ChannelGraph) -> str:
     """
     from cprune_tf.graph import group_statistics
 
-    rows = [("group", "units", "layers", "params", "MACs", "state")]
-    share = [0, 0]
+    table = _table(("group",), ("units", "layers", "params", "MACs"))
+    table.add_column("state", overflow="fold")
     for group, counted in zip(graph.groups, group_statistics(graph), strict=True):
-        layers = len(group.producers) + len(group.followers)
-        macs = "unknown" if counted.macs is None else f"{counted.macs:,}"
-        state = f"protected: {group.protected}" if group.protected else "prunable"
-        rows.append(
-            (group.name, str(group.num_channels), str(layers), f"{counted.params:,}", macs, state)
+        table.add_row(
+            rich.text.Text(group.name),
+            str(group.num_channels),
+            str(len(group.producers) + len(group.followers)),
+            f"{counted.params:,}",
+            _count(counted.macs),
+            rich.text.Text(f"protected: {group.protected}" if group.protected else "prunable"),
         )
-        share[group.protected is not None] += group.num_channels
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5)), row[5]]
-        )
-        for row in rows
-    ]
-    prunable = len(graph.prunable)
-    lines.append(
-        f"{prunable} of {len(graph.groups)} groups prunable: {share[0]:,} of {sum(share):,} units "
-        "(a kernel between two groups counts in both)"
+    num_prunable_units = sum(group.num_channels for group in graph.prunable)
+    num_units = sum(group.num_channels for group in graph.groups)
+    summary = (
+        f"{len(graph.prunable)} of {len(graph.groups)} groups prunable: {num_prunable_units:,} of "
+        f"{num_units:,} units (a kernel between two groups counts in both)"
     )
-    return "\n".join(lines)
+    return rich.console.Group(table, summary)
+
+
+def _table(texts: Sequence[str], numbers: Sequence[str], footer: bool = False) -> rich.table.Table:
+    """An empty table: columns of text, then columns of numbers, which are never cut."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=footer)
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _counts(counted: LayerStatistics | ModelStatistics) -> tuple[str, str, str, str]:
+    """The four numbers of a layer or model."""
+    return (
+        f"{counted.params:,}",
+        _count(counted.macs),
+        _count(counted.activation_bytes),
+        f"{counted.weight_bytes:,}",
+    )
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+if __name__ == "__main__":
+    run()

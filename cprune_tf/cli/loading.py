@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import typing
 
+from cprune_tf.cli import command_line
+
 
 def load(name: str) -> typing.Any:
     """A model by file, embedded name or keras.applications name (random weights).
@@ -14,6 +16,9 @@ def load(name: str) -> typing.Any:
 
     Returns:
         The model.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be read.
     """
     import keras
 
@@ -23,3 +28,27 @@ def load(name: str) -> typing.Any:
     if builder is not None and name[0].isupper() and not pathlib.Path(name).exists():
         return builder(weights=None)
     return models.load_model(name)
+
+
+def load_for_compiling(name: str) -> typing.Any:
+    """A model that programs can be compiled for; see `load`.
+
+    Args:
+        name: As given on the command line.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: An input has no fixed size, or a batch size other than 1.
+    """
+    model = load(name)
+    for tensor in model.inputs:
+        shape = tuple(tensor.shape)
+        if None in shape[1:] or shape[0] not in (None, 1):
+            raise command_line.UsageError(
+                f"--model: the input {tensor.name!r} of {model.name!r} has the shape {shape}; "
+                "expected fixed sizes and a batch of 1 (or any), since programs are compiled for "
+                "one size. Rebuild the model with such an Input."
+            )
+    return model

@@ -10,7 +10,6 @@ installed. The bundle also runs on any arm64 Linux: unpack it and start
 from __future__ import annotations
 
 import contextlib
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -25,9 +24,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make it even if there is one
 
 def run() -> None:
     """The entry point of `cprune-make-bundle`."""
-    from cprune_tf.devices import bundle
-
-    command_line.run_main(main, (bundle.BundleError, bundle.FetchError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,15 +32,18 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from cprune_tf.devices import bundle
 
-    directory = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
-    made = None
+    directory = command_line.writable_folder(
+        "output", _OUTPUT.value or str(bundle.default_directory())
+    )
+    current = None
     if not _OVERWRITE.value:
         with contextlib.suppress(bundle.BundleError):
-            made = bundle.find_bundle(directory)
-    if made is None or not made.is_current():
-        made = bundle.make_bundle(directory, note=lambda text: print(text, flush=True))
-    versions = ", ".join(f"{name} {version}" for name, version in made.runtimes.items())
-    print(f"{made.path} ({made.path.stat().st_size / 1e6:.0f} MB, {made.abi}): {versions}")
+            current = bundle.find_bundle(directory)
+    if current is None or not current.is_current():
+        current = bundle.make_bundle(directory, note=lambda text: print(text, flush=True))
+    versions = ", ".join(f"{name} {version}" for name, version in current.runtimes.items())
+    size_mb = current.path.stat().st_size / 1e6
+    print(f"{current.path} ({size_mb:.0f} MB, {current.abi}): {versions}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands that measure a model's latency share: flags, quiet imports, expected errors."""
+"""What the commands that measure a model's latency share: flags and quiet imports."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DATABASE = flags.DEFINE_string(
 RUNTIME = flags.DEFINE_string("runtime", "tvm", "What runs the model and measures it.")
 PRECISION = flags.DEFINE_string("precision", "float32", "What the runtime computes in.")
 FRONTEND = flags.DEFINE_enum("frontend", "keras", ("keras", "tflite"), "How TVM reads the model.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the search.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
 PROTECT = flags.DEFINE_list("protect", [], "Patterns of layer names whose channels stay.")
 
 
 def run_measuring(measure: Callable[[], None]) -> None:
-    """Runs a command that measures; the errors that say what to do become one line.
+    """Runs a command that measures; see `command_line.run_main`.
 
     Args:
         measure: What it does, flags parsed. --help shows the text and flags of its module, which
@@ -47,14 +47,13 @@ def run_measuring(measure: Callable[[], None]) -> None:
     """
 
     def main(_: Sequence[str]) -> None:
+        # Before TensorFlow is imported, which takes seconds, and before anything is measured.
+        command_line.writable_folder("workdir", WORKDIR.value)
         command_line.import_tensorflow_quietly()
-        try:
-            measure()
-        except _expected_errors() as error:
-            command_line.fail(error)
+        measure()
 
     flags.mark_flags_as_required(["model", "workdir"])
-    command_line.run_main(main, (ValueError, OSError), measure.__module__)
+    command_line.run_main(main, measure.__module__)
 
 
 def tuning_config() -> TuningConfig:
@@ -84,35 +83,3 @@ def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
 def workdir() -> pathlib.Path:
     """The folder of the flags."""
     return pathlib.Path(WORKDIR.value)
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """What a measuring command can meet and its user can mend."""
-    from cprune_tf import graph, models
-    from cprune_tf.compiler.building.gpu_toolchain import ToolchainError
-    from cprune_tf.compiler.building.linker import LinkError
-    from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
-    from cprune_tf.compiler.tuning.tuner import TuningError
-    from cprune_tf.devices import DeviceError, DeviceNameError
-    from cprune_tf.latency.points import PointStoreError
-    from cprune_tf.runs import JournalError
-    from cprune_tf.storage.files import StorageError
-    from cprune_tf.storage.lock import LockedError
-
-    return (
-        DatabaseError,
-        DeviceError,
-        DeviceNameError,
-        JournalError,
-        LinkError,
-        LockedError,
-        MissingTfliteError,
-        PointStoreError,
-        StorageError,
-        ToolchainError,
-        TuningError,
-        UnsupportedOperationError,
-        graph.GraphError,
-        models.ModelError,
-    )

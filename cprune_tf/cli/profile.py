@@ -21,7 +21,7 @@ def run() -> None:
 
 def profile() -> None:
     """Tunes, measures, prints."""
-    from cprune_tf.cli.loading import load
+    from cprune_tf.cli.loading import load_for_compiling
     from cprune_tf.compiler.roofline import measure_roofline, require_cpu
     from cprune_tf.config import MeasureConfig
     from cprune_tf.latency.profile import profile_model
@@ -30,7 +30,7 @@ def profile() -> None:
     from cprune_tf.runtimes.tvm import require_tvm
     from cprune_tf.storage import files
 
-    model, workdir = load(measuring.MODEL.value), measuring.workdir()
+    model, workdir = load_for_compiling(measuring.MODEL.value), measuring.workdir()
     num_threads = measuring.THREADS.value
     console = command_line.make_console()
     stages = ("tune", "measure the device's limits", "time tasks and whole model")

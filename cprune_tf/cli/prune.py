@@ -31,7 +31,7 @@ _RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --workdir.")
 def run() -> None:
     """The entry point of `cprune-prune`."""
     flags.mark_flags_as_required(["config", "workdir"])
-    command_line.run_main(main, (configs.ConfigError,))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,47 +50,16 @@ def main(argv: Sequence[str]) -> None:
 
     # The run says what matters itself; TensorFlow's and Keras' remarks would bury it.
     logging.set_verbosity(logging.ERROR)
-    from cprune_tf import api, data, graph, litert, models, training
-    from cprune_tf.compiler.building.gpu_toolchain import ToolchainError
-    from cprune_tf.compiler.building.linker import LinkError
-    from cprune_tf.compiler.database import DatabaseError
-    from cprune_tf.compiler.importer import MissingTfliteError, UnsupportedOperationError
-    from cprune_tf.compiler.tuning.tuner import TuningError
-    from cprune_tf.devices import DeviceError
-    from cprune_tf.importance import ImportanceError
+    from cprune_tf import api
     from cprune_tf.report import terminal
-    from cprune_tf.runs import JournalError, RunDirectoryError
-    from cprune_tf.storage.files import StorageError
-    from cprune_tf.storage.lock import LockedError
 
-    try:
-        result = api.prune(
-            config.model,
-            device=config.device,
-            config=config,
-            workdir=_WORKDIR.value,
-            resume=_RESUME.value,
-        )
-    except (
-        DatabaseError,
-        DeviceError,
-        ImportanceError,
-        JournalError,
-        LinkError,
-        LockedError,
-        MissingTfliteError,
-        RunDirectoryError,
-        StorageError,
-        ToolchainError,
-        TuningError,
-        UnsupportedOperationError,
-        data.DataError,
-        graph.GraphError,
-        litert.ConversionError,
-        models.ModelError,
-        training.TrainingError,
-    ) as error:
-        command_line.fail(error)
+    result = api.prune(
+        config.model,
+        device=config.device,
+        config=config,
+        workdir=_WORKDIR.value,
+        resume=_RESUME.value,
+    )
     console = rich.console.Console()
     console.print(terminal.render(result.report))
     console.print(f"\nReport: {result.workdir / 'report.html'}")

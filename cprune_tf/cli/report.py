@@ -18,12 +18,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 
 def run() -> None:
     """The entry point of `cprune-report`."""
-    from cprune_tf import runs
-    from cprune_tf.report import ReportError
-    from cprune_tf.storage.files import StorageError
-
     flags.mark_flags_as_required(["workdir"])
-    command_line.run_main(main, (ReportError, runs.JournalError, StorageError))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:

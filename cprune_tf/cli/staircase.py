@@ -23,8 +23,16 @@ if typing.TYPE_CHECKING:
 flags.adopt_module_key_flags(measuring)
 _LAYERS = flags.DEFINE_list("layers", ["*"], "Patterns of layers whose channels are looked at.")
 _POINTS = flags.DEFINE_integer("points", 12, "Channel counts measured for each group at most.")
-_NOISE = flags.DEFINE_float("noise", 0.05, "Relative differences below are no steps.")
-_SMALLEST = flags.DEFINE_float("smallest", 0.2, "The least fraction of its channels to look at.")
+_NOISE = flags.DEFINE_float(
+    "noise", 0.05, "Relative differences below are no steps.", lower_bound=0.0
+)
+_SMALLEST = flags.DEFINE_float(
+    "smallest",
+    0.2,
+    "The least fraction of its channels to look at.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 
 
 def run() -> None:
@@ -40,7 +48,7 @@ def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[Chann
         patterns: fnmatch patterns of layer names.
 
     Raises:
-        ValueError: If there is none; says which there are.
+        UsageError: If there is none; says which there are.
     """
     chosen = [
         group
@@ -49,7 +57,7 @@ def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[Chann
     ]
     if not chosen:
         makers = [layer for group in channels.prunable for layer in group.producers]
-        raise ValueError(
+        raise command_line.UsageError(
             f"--layers={','.join(patterns)} matches no layer with prunable channels; there are: "
             f"{', '.join(makers) or 'none'}."
         )
@@ -59,19 +67,22 @@ def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[Chann
 def staircases() -> None:
     """Tunes, samples, prints."""
     from cprune_tf import graph
-    from cprune_tf.cli.loading import load
+    from cprune_tf.cli.loading import load_for_compiling
     from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
     from cprune_tf.latency.staircase import save_staircases
     from cprune_tf.report import latency_figures, latency_tables
     from cprune_tf.runs import Progress
 
-    model, workdir = load(measuring.MODEL.value), measuring.workdir()
-    config = SamplingConfig(
-        max_points=_POINTS.value,
-        first_points=min(7, _POINTS.value),
-        noise=_NOISE.value,
-        smallest=_SMALLEST.value,
-    )
+    model, workdir = load_for_compiling(measuring.MODEL.value), measuring.workdir()
+    try:
+        config = SamplingConfig(
+            max_points=_POINTS.value,
+            first_points=min(7, _POINTS.value),
+            noise=_NOISE.value,
+            smallest=_SMALLEST.value,
+        )
+    except ValueError as error:
+        raise command_line.UsageError(f"--points is {_POINTS.value}: {error}") from error
     chosen = choose_groups(graph.analyze(model, measuring.PROTECT.value), _LAYERS.value)
     console = command_line.make_console()
     stages = ("tune", *(f"staircase of {group.name}" for group in chosen))

@@ -10,7 +10,6 @@ Any field of the config can be overridden, e.g. --config.training.long_term.epoc
 
 from __future__ import annotations
 
-import os
 import pathlib
 import time
 import typing
@@ -21,6 +20,7 @@ from ml_collections import config_flags
 
 from cprune_tf import config as configs
 from cprune_tf.cli import command_line
+from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
     import keras
@@ -44,7 +44,7 @@ _TENSORBOARD_DIR = flags.DEFINE_string(
 def run() -> None:
     """The entry point of `cprune-train`."""
     flags.mark_flags_as_required(["config", "output"])
-    command_line.run_main(main, (configs.ConfigError,))
+    command_line.run_main(main)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,14 +52,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = configs.from_mapping(command_line.read_config(_CONFIG))
     output = _check_output(_OUTPUT.value, _OVERWRITE.value)
+    if _TENSORBOARD_DIR.value:
+        command_line.writable_folder("tensorboard_dir", _TENSORBOARD_DIR.value)
     # TensorFlow takes seconds to import: not before the command line is known to be right.
     command_line.import_tensorflow_quietly()
-    from cprune_tf import data, models, training
-
-    try:
-        _train(config, output)
-    except (data.DataError, models.ModelError, training.TrainingError) as error:
-        command_line.fail(error)
+    _train(config, output)
 
 
 def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
@@ -93,9 +90,8 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
         on_epoch=report,
         log_dir=_TENSORBOARD_DIR.value,
     )
-    partial = output.with_name(f".{output.stem}.partial.keras")
-    model.save(partial)
-    os.replace(partial, output)
+    with files.replacing(output) as temporary:
+        model.save(temporary)
     accuracy = training.evaluate(model, data, metric)
     print(f"{output}: test {metric} {accuracy:.2%} after {time.perf_counter() - start:.0f} s")
 
@@ -103,12 +99,10 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
 def _check_output(name: str, overwrite: bool) -> pathlib.Path:
     output = pathlib.Path(name)
     if output.suffix != ".keras":
-        raise configs.ConfigError(f"--output is {name!r}; expected a file ending in .keras.")
+        raise command_line.UsageError(f"--output is {name!r}; expected a file ending in .keras.")
     if output.exists() and not overwrite:
-        raise configs.ConfigError(f"--output {name!r} exists already; --overwrite replaces it.")
-    if not output.parent.is_dir():
-        raise configs.ConfigError(f"--output is {name!r}, but there is no folder {output.parent}.")
-    return output
+        raise command_line.UsageError(f"--output {name!r} exists already; --overwrite replaces it.")
+    return command_line.writable_file("output", name)
 
 
 def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData]:

@@ -55,8 +55,8 @@ class RawArrays:
         name: Where they come from.
         train_images: [n, height, width] or [n, height, width, channels], 0..255.
         train_labels: [n] or [n, 1] integers.
-        test_images: As train_images.
-        test_labels: As train_labels.
+        test_images: Like train_images.
+        test_labels: Like train_labels.
         class_names: One for each class, or empty.
     """
 
@@ -84,10 +84,10 @@ def read_keras(name: str) -> RawArrays:
     Raises:
         DataError: For another name, or when the download fails.
     """
-    known = ("cifar10", "cifar100", "fashion_mnist", "mnist")
-    if name not in known:
+    known_names = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+    if name not in known_names:
         raise DataError(
-            f"keras.datasets has no image set {name!r}; expected one of {', '.join(known)}."
+            f"keras.datasets has no image set {name!r}; expected one of {', '.join(known_names)}."
         )
     module = importlib.import_module(f"keras.datasets.{name}")
     try:
@@ -162,10 +162,7 @@ def to_image_data(
     batches = pipeline.array_batches(
         train_images,
         checks.first_items(train_labels, config.max_train),
-        batch_size=config.batch_size,
-        mean=config.mean,
-        std=config.std,
-        augmented=config.augment,
+        config,
     )
     return ImageData(
         name=raw.name,

@@ -30,8 +30,8 @@ def from_datasets(
         train: (image, label) pairs or batches of them; labels are integers or one-hot. Each pass
             is one epoch, so whether trainings can be repeated exactly is up to its own seeds.
         test: The same, finite. Its images are kept in memory.
-        name: For reports.
-        batch_size: Of training batches, where `train` gives single pairs.
+        name: What reports call the data.
+        batch_size: Pairs in a batch, where `train` gives single pairs.
         max_test: Use at most this many test images (0: all).
         input_shape: (height, width, channels) that the model takes; None: as the images are.
         num_classes: Outputs of the model; None: one more than the highest test label.

@@ -74,10 +74,7 @@ def read_folder(
         train_dataset=pipeline.stream_batches(
             lambda seed: _stream(train, shape, seed),
             len(train.labels),
-            batch_size=config.batch_size,
-            mean=config.mean,
-            std=config.std,
-            augmented=config.augment,
+            config,
         ),
     )
 
@@ -121,7 +118,12 @@ def _find(root: pathlib.Path) -> tuple[list[str], _Files, _Files]:
 
 
 def _classes(folder: pathlib.Path) -> list[str]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise DataError(
+            f"The folder {folder} cannot be read: {error.strerror}; check its permissions."
+        ) from error
     names = [name for name in names if not name.startswith(".")]
     if not names:
         raise DataError(f"{folder} has no folders; expected one for each class, with its images.")
@@ -168,8 +170,9 @@ def _check_first_of_each_class(files: _Files) -> None:
 def _decode(path: pathlib.Path, channels: int) -> tf.Tensor:
     try:
         return tf.io.decode_image(path.read_bytes(), channels=channels, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        reason = error.message.splitlines()[0][:200]
+    except (tf.errors.InvalidArgumentError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.message.splitlines()[0]
+        reason = str(reason)[:200]
         raise DataError(
             f"{path} is not a readable image ({reason}). Remove or repair it."
         ) from error

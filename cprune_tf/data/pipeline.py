@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from cprune_tf.config import DataConfig
+
 # A shift of up to an eighth of the image: 4 pixels of 32, as is usual on CIFAR-10.
 _SHIFT_FRACTION = 8
 
@@ -55,11 +57,11 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    """Cuts the middle of an image to the wanted aspect ratio and resizes that.
+    """Cuts the middle of an image to an aspect ratio and resizes that.
 
     Args:
         image: [any height, any width, channels] uint8.
-        shape: (height, width, channels) wanted.
+        shape: (height, width, channels) of the result.
 
     Returns:
         An image of that shape, uint8.
@@ -75,51 +77,36 @@ def resize(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
 
 
 def array_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    augmented: bool,
+    images: np.ndarray, labels: np.ndarray, config: DataConfig
 ) -> Callable[[int], tf.data.Dataset]:
     """Training batches from images in memory; see `ImageData.train_dataset`.
 
     Args:
         images: [n, height, width, channels], raw; kept in their type.
         labels: [n] int32.
-        batch_size: Of each batch; the last, smaller one of an epoch is dropped.
-        mean: See `preprocess`.
-        std: See `preprocess`.
-        augmented: Whether to shift and mirror.
+        config: Batch size, preprocessing, augmentation. The last, smaller batch of an epoch is
+            dropped.
 
     Returns:
         A function from a seed to the data set.
     """
     count = len(labels)
+    batch_size = min(config.batch_size, count)
     all_images, all_labels = tf.constant(images), tf.constant(labels)
 
-    def prepare(indices: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = tf.gather(all_images, indices)
-        if augmented:
-            batch = augment(batch, seed)
-        return preprocess(batch, mean, std), tf.gather(all_labels, indices)
+    def gather(indices: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        batch = tf.gather(all_images, indices), tf.gather(all_labels, indices)
+        return _prepared(batch, seed, config)
 
     def dataset(seed: int) -> tf.data.Dataset:
         # Gathering whole batches: no image passes the pipeline singly.
-        return epoch_plan(count, min(batch_size, count), seed).map(prepare).prefetch(2)
+        return epoch_plan(count, batch_size, seed).map(gather).prefetch(2)
 
     return dataset
 
 
 def stream_batches(
-    stream: Callable[[int], tf.data.Dataset],
-    count: int,
-    *,
-    batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    augmented: bool,
+    stream: Callable[[int], tf.data.Dataset], count: int, config: DataConfig
 ) -> Callable[[int], tf.data.Dataset]:
     """Training batches from images that are read as they are needed; see `array_batches`.
 
@@ -127,28 +114,33 @@ def stream_batches(
         stream: From a seed, a data set of single raw (image, label) pairs, all of one shape, in
             another order at each pass.
         count: Pairs in a pass.
-        batch_size: Of each batch; the last, smaller one of an epoch is dropped.
-        mean: See `preprocess`.
-        std: See `preprocess`.
-        augmented: Whether to shift and mirror.
+        config: Batch size, preprocessing, augmentation. The last, smaller batch of an epoch is
+            dropped.
 
     Returns:
         A function from a seed to the data set.
     """
-    size = min(batch_size, count)
-
-    def prepare(batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = batch
-        if augmented:
-            images = augment(images, seed)
-        return preprocess(images, mean, std), tf.cast(labels, tf.int32)
+    batch_size = min(config.batch_size, count)
 
     def dataset(seed: int) -> tf.data.Dataset:
-        batches = stream(seed).batch(size, drop_remainder=True)
-        seeds = epoch_plan(count, size, seed).map(lambda _, seed: seed)
-        return tf.data.Dataset.zip(batches, seeds).map(prepare).prefetch(2)
+        batches = stream(seed).batch(batch_size, drop_remainder=True)
+        seeds = epoch_plan(count, batch_size, seed).map(lambda _, seed: seed)
+        prepared = tf.data.Dataset.zip(batches, seeds).map(
+            lambda batch, seed: _prepared(batch, seed, config)
+        )
+        return prepared.prefetch(2)
 
     return dataset
+
+
+def _prepared(
+    batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor, config: DataConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A raw batch of images and labels as a model trains on it."""
+    images, labels = batch
+    if config.augment:
+        images = augment(images, seed)
+    return preprocess(images, config.mean, config.std), tf.cast(labels, tf.int32)
 
 
 def epoch_plan(count: int, batch_size: int, seed: int) -> tf.data.Dataset:
@@ -160,8 +152,8 @@ def epoch_plan(count: int, batch_size: int, seed: int) -> tf.data.Dataset:
 
     Args:
         count: Number of images.
-        batch_size: Of each batch; the last, smaller one is dropped.
-        seed: Of all the passes.
+        batch_size: Images in a batch; the last, smaller batch is dropped.
+        seed: Decides the order in all passes.
 
     Returns:
         Pairs of [batch_size] int64 indices and a [2] int64 seed for stateless random operations.

@@ -75,10 +75,7 @@ def read_tfds(
         train_dataset=pipeline.stream_batches(
             lambda seed: _train_stream(builder, shape, num_train, seed),
             num_train,
-            batch_size=config.batch_size,
-            mean=config.mean,
-            std=config.std,
-            augmented=config.augment,
+            config,
         ),
     )
 

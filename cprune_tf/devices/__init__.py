@@ -32,7 +32,7 @@ _EXPORTS = {
     "Latency": "latency",
     "ModelFile": "base",
     "OperatorTime": "base",
-    "ToolLatency": "benchmark_model",
+    "ToolLatency": "agent.benchmark_model",
     "open_device": "opening",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -17,12 +16,12 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
-from typing import IO
 
 from cprune_tf.devices import bundle
 from cprune_tf.devices.connection import Address
 from cprune_tf.devices.errors import DeviceUnreachableError
 from cprune_tf.devices.rpc import RpcDevice
+from cprune_tf.storage.lock import FileLock, LockedError
 
 ROOT = "/data/local/tmp/cprune_tf"
 
@@ -59,7 +58,7 @@ class Adb:
 
         Args:
             *arguments: adb's command.
-            timeout_sec: For all of it.
+            timeout_sec: Time that the whole call may take.
 
         Returns:
             What it printed.
@@ -85,17 +84,19 @@ class Adb:
         if not serial and len(states) == 1:
             serial = next(iter(states))
         if serial not in states:
-            there = ", ".join(states) or "none"
-            wanted = f"There is no phone {serial}" if serial else "No phone is named"
+            visible = ", ".join(states) or "none"
+            complaint = f"There is no phone {serial}" if serial else "No phone is named"
             raise DeviceUnreachableError(
-                f"{wanted}; adb sees: {there}. Plug it in, switch on USB debugging in its "
+                f"{complaint}; adb sees: {visible}. Plug it in, switch on USB debugging in its "
                 "developer options, and use --device=adb:SERIAL as `adb devices` shows it."
             )
         state = states[serial]
         if state != "device":
-            known = next((text for key, text in _STATES.items() if state.startswith(key)), None)
+            explanation = next(
+                (text for key, text in _STATES.items() if state.startswith(key)), None
+            )
             raise DeviceUnreachableError(
-                f"The phone {serial} {known or f'is in state {state!r}: see `adb devices`'}."
+                f"The phone {serial} {explanation or f'is in state {state!r}: see `adb devices`'}."
             )
         return dataclasses.replace(self, serial=serial)
 
@@ -129,8 +130,8 @@ class Adb:
         except OSError as error:
             raise DeviceUnreachableError(f"{program} can't be run: {error}.") from error
         if done.returncode != 0:
-            said = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise DeviceUnreachableError(f"{shown} failed: {said or done.returncode}")
+            reason = " ".join((done.stderr or done.stdout).split())[-300:]
+            raise DeviceUnreachableError(f"{shown} failed: {reason or done.returncode}")
         return done.stdout
 
 
@@ -138,7 +139,7 @@ class Phone:
     """The server on one phone: put there, started, forwarded, ended.
 
     Args:
-        adb: Of the phone; see Adb.selected.
+        adb: The adb program for the phone; see Adb.selected.
         bundle_dir: Where the bundle is; None: bundle.make.default_directory().
     """
 
@@ -149,7 +150,7 @@ class Phone:
         self._process_id = 0
         self._port_there = 0
         self._port = 0
-        self._lock: IO[str] | None = None
+        self._lock: FileLock | None = None
 
     @property
     def address(self) -> Address:
@@ -217,21 +218,18 @@ class Phone:
         if self._lock is not None:
             return
         name = re.sub(r"\W", "_", f"cprune_tf_{os.getuid()}_{self.serial}")
-        lock = open(pathlib.Path(tempfile.gettempdir(), f"{name}.lock"), "w")  # noqa: SIM115
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process at the latest
-        except BlockingIOError:
-            lock.close()
+            self._lock = FileLock(pathlib.Path(tempfile.gettempdir(), f"{name}.lock"))
+        except LockedError:
             raise DeviceUnreachableError(
                 f"The phone {self.serial} is in use by another run or tool on this machine; end "
                 "that, or wait until it has ended. A run that was stopped by this goes on with "
                 "--resume."
             ) from None
-        self._lock = lock
 
     def _release(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
         self._lock = None
 
     def _install(self) -> str:
@@ -273,13 +271,15 @@ class Phone:
         """Pushes the parts that are not there; after an interruption only the rest."""
         self._adb.shell(f"mkdir -p {ROOT}/parts")
         listed = self._adb.shell(f"cd {ROOT}/parts; sha256sum * 2>/dev/null; true")
-        there = {tuple(line.split()[:2]) for line in listed.splitlines() if len(line.split()) > 1}
+        present_parts = {
+            tuple(line.split()[:2]) for line in listed.splitlines() if len(line.split()) > 1
+        }
         names: list[str] = []
         with packed.path.open("rb") as file, tempfile.TemporaryDirectory() as temporary:
             while data := file.read(_PART_BYTES):
                 digest = hashlib.sha256(data).hexdigest()
                 names.append(f"{len(names):03d}-{digest[:16]}")
-                if (digest, names[-1]) not in there:
+                if (digest, names[-1]) not in present_parts:
                     part = pathlib.Path(temporary, names[-1])
                     part.write_bytes(data)
                     self._adb("push", str(part), f"{ROOT}/parts/", timeout_sec=_PUSH_SEC)
@@ -328,8 +328,8 @@ class Phone:
                     return int(json.loads(line.partition(" ")[2])["port"])
             if not self._is_alive():
                 self._process_id = 0
-                said = " ".join(printed.split())[-300:]
-                raise DeviceUnreachableError(f"The server did not start on the phone: {said}")
+                reason = " ".join(printed.split())[-300:]
+                raise DeviceUnreachableError(f"The server did not start on the phone: {reason}")
             time.sleep(0.5)
         raise DeviceUnreachableError(
             f"The server did not start on the phone within {_START_SEC:g} s; see {log} there."

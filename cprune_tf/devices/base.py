@@ -45,7 +45,7 @@ class Cluster:
     Attributes:
         cores: Their numbers.
         part: "IMPLEMENTER:PART" as an ARM processor identifies itself, e.g. "0x41:0xd0b"; else "".
-        max_frequency_mhz: Of each.
+        max_frequency_mhz: The highest frequency of each core.
     """
 
     cores: tuple[int, ...]
@@ -69,8 +69,8 @@ class DeviceInfo:
         num_cores: Cores its process may run on.
         features: Instruction set extensions.
         memory_bytes: Main memory.
-        max_frequency_mhz: Of the fastest core.
-        governor: Of the frequency of core 0.
+        max_frequency_mhz: The highest frequency of the fastest core.
+        governor: What governs the frequency of core 0.
         temperature_celsius: The hottest thermal zone, when asked.
         os: Name and release.
         python: Version of the device's Python.
@@ -127,7 +127,7 @@ class OperatorTime:
     Attributes:
         name: As LiteRT or its delegate calls it, e.g. "Convolution (NHWC, F32) IGEMM".
         delegated: Whether LiteRT's delegate (XNNPACK) runs it.
-        index: Of an operator in the file; of a delegated one, among the delegate's.
+        index: The operator's number in the file; of a delegated one, among the delegate's.
         ms: Mean over the middle half of the runs; XNNPACK rounds each down to whole microseconds.
     """
 
@@ -142,7 +142,7 @@ class ModelFile:
     """A compiled model in a file, ready for a device.
 
     Attributes:
-        name: For messages.
+        name: What messages call it.
         runtime: "tvm" (a library exported from a Relax VM executable) or "litert" (`.tflite`).
         path: The file on this machine.
         inputs: (dtype, shape) of each input with its batch dimension of 1; empty: the file tells.
@@ -302,7 +302,7 @@ class Device(abc.ABC):
             number: Calls in one sample.
             repeat: Samples.
             min_repeat_ms: `number` grows until a sample takes that long.
-            timeout_sec: For all of it.
+            timeout_sec: Time that the whole call may take.
 
         Returns:
             `repeat` samples: the mean duration of one call, in ms.
@@ -337,7 +337,7 @@ class Device(abc.ABC):
             model_file: The model.
             inputs: One array for each input of the model (or the one), [num_samples, ...].
             num_threads: Threads.
-            timeout_sec: For all samples.
+            timeout_sec: Time that all samples together may take.
 
         Returns:
             One array for each output of the model, [num_samples, ...].

@@ -87,7 +87,7 @@ def send(address: Address, name: str, path: str) -> Answer:
     """Makes sure that a file is in the board's storage; goes on where it stopped.
 
     Args:
-        address: Of a connected session.
+        address: Address of a connected session.
         name: storage.file_name of the file.
         path: The file on this machine.
 
@@ -116,7 +116,7 @@ def invoke(
     """Calls a function of the session.
 
     Args:
-        address: Of a connected session.
+        address: Address of a connected session.
         function: Its name there.
         timeout_sec: The session ends itself if it takes longer.
         arguments: See wire.encode.
@@ -141,7 +141,7 @@ def num_boards(address: Address) -> Answer:
     """How many boards of the address's key a tracker knows, free or not.
 
     Args:
-        address: Of a tracker.
+        address: Address of a tracker.
 
     Returns:
         Their number.

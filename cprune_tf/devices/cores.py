@@ -15,7 +15,7 @@ def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
     """The cores that a name or list of numbers means on a device.
 
     Args:
-        info: Of the device.
+        info: What the device is.
         cores: See Device.
 
     Returns:
@@ -35,7 +35,7 @@ def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
         named["middle"] = info.clusters[-2].cores
     if cores in named:
         return named[cores]
-    known = {core for cluster in info.clusters for core in cluster.cores}
+    all_cores = {core for cluster in info.clusters for core in cluster.cores}
     chosen: list[int] = []
     for part in cores.split(","):
         numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
@@ -43,7 +43,7 @@ def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
             break
         chosen += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
     else:
-        if chosen and known.issuperset(chosen):
+        if chosen and all_cores.issuperset(chosen):
             return tuple(sorted(set(chosen)))
     kinds = ", ".join(f"{name} ({','.join(map(str, ids))})" for name, ids in named.items())
     raise DeviceError(

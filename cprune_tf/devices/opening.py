@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import typing
 import urllib.parse
 
 from cprune_tf.devices.agent.accelerators import KINDS
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceNameError
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.devices.connection import Address
 
 _EXPECTED = (
     "expected 'local', 'rpc://HOST:PORT?key=KEY', 'tracker://HOST:PORT?key=KEY' or 'adb:SERIAL'"
@@ -20,7 +24,7 @@ _OPTIONS = {
     "tracker": ("key", "cpu", "gpu", "linker", "reconnect_sec"),
     "adb": ("cpu", "linker", "reconnect_sec"),
 }
-DEFAULT_PORTS = {"rpc": 9090, "tracker": 9190}
+_DEFAULT_PORTS = {"rpc": 9090, "tracker": 9190}
 
 
 def open_device(name: str, cores: str = "") -> Device:
@@ -83,15 +87,45 @@ def _open_adb(name: str, cores: str) -> Device:
     )
 
 
+def server_address(name: str) -> Address:
+    """The server or tracker that a device's name means.
+
+    Args:
+        name: "rpc://HOST:PORT..." or "tracker://HOST:PORT...".
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DeviceNameError: It is no such name.
+    """
+    return _parse_server(name)[0]
+
+
 def _open_rpc(name: str, cores: str) -> Device:
-    from cprune_tf.devices.connection import Address
     from cprune_tf.devices.rpc import RpcDevice
 
-    url = urllib.parse.urlsplit(name)
+    address, options = _parse_server(name)
+    return RpcDevice(
+        address,
+        name,
+        cpu=options.get("cpu", ""),
+        cores=cores,
+        reconnect_sec=float(options.get("reconnect_sec", "30")),
+        linker=options.get("linker", ""),
+        gpu=options.get("gpu", ""),
+    )
+
+
+def _parse_server(name: str) -> tuple[Address, dict[str, str]]:
+    """Address and options of a device's name with a host in it."""
+    from cprune_tf.devices.connection import Address
+
     try:
-        host, port = url.hostname, url.port or DEFAULT_PORTS[url.scheme]
+        url = urllib.parse.urlsplit(name)
+        host, port = url.hostname, url.port or _DEFAULT_PORTS[url.scheme]
         options = _options(url.scheme, url.query)
-        reconnect_sec = float(options.get("reconnect_sec", "30"))
+        float(options.get("reconnect_sec", "30"))
     except ValueError as error:
         raise DeviceNameError(f"Device {name!r}: {error}; {_EXPECTED}.") from error
     if not host or url.path not in ("", "/"):
@@ -100,15 +134,7 @@ def _open_rpc(name: str, cores: str) -> Device:
         raise DeviceNameError(
             f"Device {name!r} names no key: a tracker finds boards by it; {_EXPECTED}."
         )
-    return RpcDevice(
-        Address(url.scheme, host, port, options.get("key", "")),
-        name,
-        cpu=options.get("cpu", ""),
-        cores=cores,
-        reconnect_sec=reconnect_sec,
-        linker=options.get("linker", ""),
-        gpu=options.get("gpu", ""),
-    )
+    return Address(url.scheme, host, port, options.get("key", "")), options
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Link:
     """One session with one board, held by a child process, connected again when it was lost.
 
     Args:
-        address: Of the server or tracker.
+        address: Address of the server or tracker.
         name: The device as the user named it, for messages.
         reconnect_sec: How long a board that is gone is waited for.
         revive: Called when the board cannot be reached, before it is tried again; raises
@@ -70,7 +70,7 @@ class Link:
 
         Args:
             function: A function of the session.
-            timeout_sec: For the function alone.
+            timeout_sec: Time that the function alone may take.
             arguments: See wire.encode.
 
         Returns:
@@ -211,7 +211,7 @@ class RpcDevice(Device):
     """A board, or several of the same kind that measure in parallel.
 
     Args:
-        address: Of the server or tracker.
+        address: Address of the server or tracker.
         name: The device as the user named it.
         cpu: LLVM's name of the processor; "": as the device describes itself.
         cores: What to run on: see base.Device.

@@ -109,7 +109,7 @@ def target_for(
     """The target for a device that is not this machine.
 
     Args:
-        info: Of the device.
+        info: What the device is.
         num_threads: See Device.target.
         cpu: A processor by LLVM's name or a preset's; "": as the device describes itself.
         cores: Those that will be used; none: all.

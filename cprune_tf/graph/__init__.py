@@ -12,7 +12,7 @@ from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.history import PruningHistory, PruningStep
 from cprune_tf.graph.masking import mask
-from cprune_tf.graph.rebuilding import functional_twin, inline, rebuild
+from cprune_tf.graph.rebuilding import functional_twin, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
 from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
 
@@ -36,7 +36,6 @@ __all__ = [
     "analyze",
     "functional_twin",
     "group_statistics",
-    "inline",
     "mask",
     "plan_folding",
     "plan_removal",

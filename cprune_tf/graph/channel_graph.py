@@ -39,8 +39,20 @@ class AxisUnits:
         return np.where(self.groups == group, self.units, -1).astype(np.int64)
 
 
+class _OnAxis:
+    """What lies on an axis that several groups may share."""
+
+    owners: AxisUnits
+    group: int
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """For each index of the axis the group's unit it belongs to, -1 for another group's."""
+        return self.owners.of(self.group)
+
+
 @dataclass(frozen=True, eq=False)
-class Member:
+class Member(_OnAxis):
     """One axis on which a group's channels lie.
 
     Attributes:
@@ -60,17 +72,12 @@ class Member:
     owners: AxisUnits
     group: int
 
-    @property
-    def units(self) -> npt.NDArray[np.int64]:
-        """For each index of the axis the group's unit it belongs to, -1 for another group's."""
-        return self.owners.of(self.group)
-
     def __str__(self) -> str:
         return f"{self.layer} {self.what} {describe_indices(self.units)}"
 
 
 @dataclass(frozen=True, eq=False)
-class GroupWeight:
+class GroupWeight(_OnAxis):
     """One weight of which a group's units own slices.
 
     Attributes:
@@ -90,11 +97,6 @@ class GroupWeight:
     is_output: bool
     owners: AxisUnits
     group: int
-
-    @property
-    def units(self) -> npt.NDArray[np.int64]:
-        """For each index of the axis the group's unit it belongs to, -1 for another group's."""
-        return self.owners.of(self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,27 +185,29 @@ class ChannelGraph:
         for production in p.productions:
             if production.name == layer_name:
                 return self.groups[self._group_of_root[p.roots[production.labels[0]]]]
-        found: set[int] = set()
-        known = False
+        group_numbers: set[int] = set()
+        is_known = False
         for call, effect in zip(p.flat.calls, p.effects, strict=True):
             if call.name == layer_name:
-                known = True
+                is_known = True
                 labels = [a for axes in effect.outputs for a in axes if a is not None]
-                found.update(int(g) for a in labels for g in self._group_of_root[p.roots[a]])
-        if not known:
+                group_numbers.update(
+                    int(g) for a in labels for g in self._group_of_root[p.roots[a]]
+                )
+        if not is_known:
             names = sorted({call.name for call in p.flat.calls})
             close = difflib.get_close_matches(layer_name, names, n=3)
             raise KeyError(
                 f"No layer is called {layer_name!r}"
                 + (f"; did you mean {', '.join(close)}?" if close else "")
             )
-        if len(found) != 1 or -1 in found:
-            names = [self.groups[g].name for g in sorted(found) if g >= 0]
+        if len(group_numbers) != 1 or -1 in group_numbers:
+            names = [self.groups[g].name for g in sorted(group_numbers) if g >= 0]
             raise KeyError(
                 f"The outputs of layer {layer_name!r} belong to "
                 + (f"several channel groups: {', '.join(names)}" if names else "no channel group")
             )
-        return self.groups[found.pop()]
+        return self.groups[group_numbers.pop()]
 
     def keep(self, removal: Removal) -> Keep:
         """Checks a removal and says what remains, for every label.
@@ -389,15 +393,20 @@ class _Owners:
 def _collect_members(p: Propagation, owners: _Owners, count: int) -> list[list[Member]]:
     members: list[list[Member]] = [[] for _ in range(count)]
     for call, effect, arriving in zip(p.flat.calls, p.effects, p.arriving, strict=True):
-        made = {id(labels) for labels in effect.produced.values()}
-        leaving = {id(a) for axes in effect.outputs for a in axes if a is not None}
+        produced_ids = {id(labels) for labels in effect.produced.values()}
+        leaving_ids = {id(a) for axes in effect.outputs for a in axes if a is not None}
         sides = [("inputs", axes) for axes in arriving]
-        sides += [("filters" if made & leaving else "channels", axes) for axes in effect.outputs]
+        sides += [
+            ("filters" if produced_ids & leaving_ids else "channels", axes)
+            for axes in effect.outputs
+        ]
         for what, axes in sides:
             for axis, labels in enumerate(axes):
-                if labels is None or (what == "inputs" and id(labels) in leaving):
+                if labels is None or (what == "inputs" and id(labels) in leaving_ids):
                     continue
-                kind = "filters" if id(labels) in made else what.replace("filters", "channels")
+                kind = (
+                    "filters" if id(labels) in produced_ids else what.replace("filters", "channels")
+                )
                 held = owners(labels)
                 for group in held.present:
                     members[group].append(Member(call.name, call.path, kind, axis, held, group))

@@ -25,7 +25,7 @@ class LayerStatistics:
     Attributes:
         name: Its name in the flat graph.
         kind: Its class.
-        output_shape: Of its first call, the batch axis first.
+        output_shape: The shape of its first call's output, the batch axis first.
         params: Number of values in its weights.
         macs: Multiply-accumulates for one sample; None where a size is unknown.
         activation_bytes: Bytes of its outputs for one sample; None where a size is unknown.
@@ -108,28 +108,6 @@ class ModelStatistics:
             if layer.name == name:
                 return layer
         raise KeyError(f"No layer is called {name!r} in '{self.name}'.")
-
-    def __str__(self) -> str:
-        rows = [("layer", "kind", "output", "params", "MACs", "activation B", "weight B")]
-        rows += [
-            (
-                layer.name,
-                layer.kind,
-                "x".join("?" if s is None else str(s) for s in layer.output_shape[1:]),
-                f"{layer.params:,}",
-                _text(layer.macs),
-                _text(layer.activation_bytes),
-                f"{layer.weight_bytes:,}",
-            )
-            for layer in self.layers
-        ]
-        total = (_text(self.macs), _text(self.activation_bytes), f"{self.weight_bytes:,}")
-        rows.append(("total", "", "", f"{self.params:,}", *total))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(cells))
-            for cells in (list(zip(row, widths, strict=True)) for row in rows)
-        )
 
 
 def statistics(model: Any) -> ModelStatistics:
@@ -320,7 +298,3 @@ def _times(a: int | None, b: int) -> int | None:
 
 def _total(values: list[int | None]) -> int | None:
     return None if None in values else sum(v or 0 for v in values)
-
-
-def _text(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"

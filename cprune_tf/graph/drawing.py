@@ -58,12 +58,18 @@ def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
         path: Its suffix decides the format.
 
     Raises:
-        GraphError: For another suffix, or a picture without Graphviz's `dot` on the PATH.
+        GraphError: For another suffix, a file that cannot be written, or a picture without
+            Graphviz's `dot` on the PATH.
     """
     path = pathlib.Path(path)
     dot = to_dot(graph)
     if path.suffix == ".dot":
-        path.write_text(dot, encoding="utf-8")
+        try:
+            path.write_text(dot, encoding="utf-8")
+        except OSError as error:
+            raise GraphError(
+                f"Cannot draw to '{path}': {error.strerror}; check the path and its permissions."
+            ) from error
         return
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise GraphError(
@@ -88,13 +94,13 @@ def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
 
 def _styles(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
     """Third line of the label and Graphviz attributes, by layer whose outputs carry channels."""
-    found: dict[str, dict[int, None]] = {}
+    groups_of_layer: dict[str, dict[int, None]] = {}
     for number, group in enumerate(graph.groups):
         for member in group.members:
             if member.what in ("filters", "channels"):
-                found.setdefault(member.layer, {})[number] = None
+                groups_of_layer.setdefault(member.layer, {})[number] = None
     result = {}
-    for layer, numbers in found.items():
+    for layer, numbers in groups_of_layer.items():
         if len(numbers) > 1:
             names = ", ".join(graph.groups[number].name for number in numbers)
             result[layer] = (f"\\n{len(numbers)} groups", f'tooltip="{_text(names)}"')

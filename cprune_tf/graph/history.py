@@ -136,9 +136,9 @@ def _check_same_units(
         if not indices:
             continue
         expected = _units_by_weight(first, name, keep, gone)
-        found = _units_by_weight(later, name, None, {})
-        if expected.keys() != found.keys() or any(
-            not np.array_equal(units, found[place]) for place, units in expected.items()
+        actual = _units_by_weight(later, name, None, {})
+        if expected.keys() != actual.keys() or any(
+            not np.array_equal(units, actual[place]) for place, units in expected.items()
         ):
             raise GraphError(
                 f"Step {number} of the history removes units of the group '{name}' that the "
@@ -157,9 +157,9 @@ def _units_by_weight(
     number = np.full(group.num_channels + 1, -1)  # the last entry serves other groups' -1
     stay = np.setdiff1d(np.arange(group.num_channels), gone.get(name, ()))
     number[stay] = np.arange(len(stay))
-    found = {}
+    units_of_axis = {}
     for weight in group.weights:
         labels = graph.propagation.weights[weight.layer][weight.weight].axes[weight.axis]
         units = weight.units if keep is None or labels is None else weight.units[keep.mask(labels)]
-        found[weight.layer, weight.weight, weight.axis] = number[units]
-    return found
+        units_of_axis[weight.layer, weight.weight, weight.axis] = number[units]
+    return units_of_axis

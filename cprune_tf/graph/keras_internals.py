@@ -18,7 +18,6 @@ import keras
 import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional
-from keras.src.ops.operation import Operation
 
 from cprune_tf.graph.errors import GraphError
 
@@ -150,11 +149,6 @@ def operation_kind(operation: Any) -> type | str:
     if type(operation).__module__.startswith("keras.src.ops"):
         return f"ops.{type(operation).__name__}"
     return type(operation)
-
-
-def is_operation(value: object) -> bool:
-    """Whether a value is a layer or raw operation of Keras."""
-    return isinstance(value, Operation)
 
 
 def recreate_operation(operation: Any, changes: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse.csgraph
 
 Labels = npt.NDArray[np.int64]
 # One entry per axis, the batch axis first; None for an axis that carries no channels.
@@ -72,29 +73,21 @@ class LabelSpace:
 
 
 def components(size: int, ties: list[tuple[Labels, Labels]]) -> Labels:
-    """Connected components by hooking and pointer jumping, all in numpy.
+    """The smallest label that each label is tied to, directly or through others.
 
     Args:
         size: Number of labels.
         ties: Pairs of equally long label arrays.
 
     Returns:
-        For each label the smallest label of its component, [size].
+        For each label the smallest label of its connected component, [size].
     """
-    parent = np.arange(size, dtype=np.int64)
     if not ties:
-        return parent
-    a = np.concatenate([pair[0] for pair in ties])
-    b = np.concatenate([pair[1] for pair in ties])
-    while True:
-        ra, rb = parent[a], parent[b]
-        open_ = ra != rb
-        if not open_.any():
-            return parent
-        a, b, ra, rb = a[open_], b[open_], ra[open_], rb[open_]
-        np.minimum.at(parent, np.maximum(ra, rb), np.minimum(ra, rb))
-        while True:
-            jumped = parent[parent]
-            if np.array_equal(jumped, parent):
-                break
-            parent = jumped
+        return np.arange(size, dtype=np.int64)
+    rows = np.concatenate([first for first, _ in ties])
+    columns = np.concatenate([second for _, second in ties])
+    edges = scipy.sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(size, size))
+    _, component = scipy.sparse.csgraph.connected_components(edges, directed=False)
+    # Components are numbered from 0 without gaps, so this is the first label of each.
+    smallest = np.unique(component, return_index=True)[1]
+    return np.asarray(smallest[component], dtype=np.int64)

@@ -36,8 +36,9 @@ def layer_named(model: Any, name: str) -> Any:
 
 def weight_variables(model: Any, layer: str) -> dict[str, Any]:
     """A layer's variables by their name relative to the layer ("kernel", "query/kernel")."""
-    found = layer_named(model, layer)
-    return dict(zip(keras_internals.relative_weight_names(found), found.weights, strict=True))
+    named_layer = layer_named(model, layer)
+    names = keras_internals.relative_weight_names(named_layer)
+    return dict(zip(names, named_layer.weights, strict=True))
 
 
 def weight_arrays(model: Any, layer: str) -> dict[str, Any]:

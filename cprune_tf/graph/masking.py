@@ -132,18 +132,18 @@ def mask(
 
 def _without_kernels(propagation: Propagation, keep: Keep) -> Any:
     """A copy of the model with the kernels of the removed units set to zero."""
-    made: dict[str, Any] = {}
+    copies: dict[str, Any] = {}
 
     def make(call: Call) -> Any:
-        made[call.name] = make_operation(call, {})
-        return made[call.name]
+        copies[call.name] = make_operation(call, {})
+        return copies[call.name]
 
     model = replay(propagation.flat, make)
     for call in {call.name: call for call in propagation.flat.calls}.values():
-        copy_weights(call, made[call.name], {}, None)
+        copy_weights(call, copies[call.name], {}, None)
         for name, weight in propagation.weights[call.name].items():
             if weight.role == "kernel" and weight.out_axis is not None:
-                _zero(call, made[call.name], name, weight, weight.out_axis, keep)
+                _zero(call, copies[call.name], name, weight, weight.out_axis, keep)
     return model
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
@@ -174,7 +173,7 @@ def _matches(flat: FlatGraph, protect: Sequence[str]) -> dict[str, str]:
     """Layer names by the pattern that protects them."""
     if isinstance(protect, str):
         raise GraphError(f"protect is {protect!r}; expected a sequence of patterns: [{protect!r}].")
-    found: dict[str, str] = {}
+    pattern_of_layer: dict[str, str] = {}
     for pattern in protect:
         hits = [
             call.name
@@ -187,10 +186,5 @@ def _matches(flat: FlatGraph, protect: Sequence[str]) -> dict[str, str]:
                 f"The protect pattern {pattern!r} matches no layer; the model has {examples}, ..."
             )
         for name in hits:
-            found.setdefault(name, pattern)
-    return found
-
-
-def unit_roots(propagation: Propagation, labels: Labels) -> Labels:
-    """The root label of each index, in order."""
-    return np.asarray(propagation.roots[labels])
+            pattern_of_layer.setdefault(name, pattern)
+    return pattern_of_layer

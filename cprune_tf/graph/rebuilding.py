@@ -44,7 +44,7 @@ def rebuild(
     return smaller
 
 
-def inline(model: Any) -> Any:
+def functional_twin(model: Any) -> Any:
     """An independent functional copy of a model: nested models inlined, a Sequential unrolled.
 
     Args:
@@ -54,20 +54,17 @@ def inline(model: Any) -> Any:
         A new functional keras.Model with equal weights and outputs.
     """
     flat = flatten(model)
-    made: dict[str, Any] = {}
+    copies: dict[str, Any] = {}
 
     def make(call: Call) -> Any:
-        made[call.name] = make_operation(call, {})
-        return made[call.name]
+        copies[call.name] = make_operation(call, {})
+        return copies[call.name]
 
     twin = replay(flat, make)
     for call in _first_calls(flat.calls):
-        copy_weights(call, made[call.name], {}, None)
+        copy_weights(call, copies[call.name], {}, None)
     copy_compile_state(model, twin)
     return twin
-
-
-functional_twin = inline
 
 
 def graph_of(model: Any, graph: ChannelGraph | None) -> ChannelGraph:
@@ -95,12 +92,12 @@ def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None)
             reversed(propagation.flat.calls), reversed(propagation.effects), strict=True
         )
     }
-    made: dict[str, Any] = {}
+    resized: dict[str, Any] = {}
 
     def make(call: Call) -> Any:
         changes = {**resize_config(effects[call.name], keep), **configs.get(call.name, {})}
-        made[call.name] = make_operation(call, changes)
-        return made[call.name]
+        resized[call.name] = make_operation(call, changes)
+        return resized[call.name]
 
     def arguments(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         call, effect = propagation.flat.calls[position], propagation.effects[position]
@@ -111,7 +108,7 @@ def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None)
     smaller = replay(propagation.flat, make, arguments=arguments)
     for call in _first_calls(propagation.flat.calls):
         axes = dict(effects[call.name].weights)
-        copy_weights(call, made[call.name], axes, keep, additions.get(call.name))
+        copy_weights(call, resized[call.name], axes, keep, additions.get(call.name))
     return smaller
 
 

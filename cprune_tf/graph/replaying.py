@@ -53,20 +53,20 @@ def replay(
     values: dict[int, Any] = {}
     for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
         values[id(tensor)] = new_input(layer)
-    made: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
     initializers: list[tuple[Any, str, Any]] = []
 
     def swap(value: Any) -> Any:
         return values[id(value)] if isinstance(value, Tensor) else value
 
     for position, call in enumerate(flat.calls):
-        if call.name not in made:
-            made[call.name] = make(call)
-            initializers += _without_random_start(made[call.name])
+        if call.name not in operations:
+            operations[call.name] = make(call)
+            initializers += _without_random_start(operations[call.name])
         args, kwargs = arguments(position) if arguments else (call.args, call.kwargs)
         args = keras.tree.map_structure(swap, args)
         kwargs = keras.tree.map_structure(swap, kwargs)
-        outputs = keras.tree.flatten(invoke(position, made[call.name], args, kwargs))
+        outputs = keras.tree.flatten(invoke(position, operations[call.name], args, kwargs))
         for tensor, output in zip(call.outputs, outputs, strict=True):
             values[id(tensor)] = output
     for layer, name, initializer in initializers:
@@ -92,16 +92,16 @@ def deep_recursion(frames: int) -> Iterator[None]:
 
 def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
     """Sets a new layer's random initializers to zeroes; returns (layer, attribute, original)."""
-    found = [
+    initializers = [
         (layer, name, value)
         for name, value in vars(layer).items()
         if isinstance(value, keras.initializers.Initializer)
         and hasattr(value, "seed")
         and not name.startswith("_")
     ]
-    for _, name, _ in found:
+    for _, name, _ in initializers:
         setattr(layer, name, keras.initializers.Zeros())
-    return found
+    return initializers
 
 
 def model_class(model: Any) -> Any:

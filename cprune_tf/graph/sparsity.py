@@ -87,12 +87,12 @@ def plan_removal(
     groups = [group for group in groups if group.protected is None]
     limits = {group.name: _limit(group, budget) for group in groups}
     if budget.scope == "per_group":
-        wanted = {group.name: limits[group.name] for group in groups}
+        counts = {group.name: limits[group.name] for group in groups}
     else:
-        wanted = _global_counts(graph, groups, scores, budget, limits)
+        counts = _global_counts(graph, groups, scores, budget, limits)
     removal = {}
     for group in groups:
-        count = _rounded(group.num_channels, wanted[group.name], budget)
+        count = _rounded(group.num_channels, counts[group.name], budget)
         units = _least(group, np.asarray(scores[group.name]), count, budget.min_channels)
         units = units[: _rounded(group.num_channels, len(units), budget)]
         if units:

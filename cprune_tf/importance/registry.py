@@ -44,7 +44,7 @@ class ScoringRequest:
         group: The channel group whose units are scored.
         data: (inputs, targets) arrays, or an iterable of such batches; None where the caller has
             none.
-        seed: Of anything random.
+        seed: Decides anything random.
     """
 
     method: str

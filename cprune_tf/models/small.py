@@ -16,7 +16,7 @@ def vgg_small(
     Args:
         input_shape: (height, width, channels) of the images, float32.
         num_classes: Outputs; they are logits, without a softmax.
-        filters: Of the blocks; each block has two convolutions and halves the resolution.
+        filters: Filters of each block; each block has two convolutions and halves the resolution.
 
     Returns:
         The model.
@@ -44,7 +44,7 @@ def mobilenet_small(
     Args:
         input_shape: (height, width, channels) of the images, float32.
         num_classes: Outputs of the softmax.
-        filters: Of the stem and of each block; every block after the first halves the resolution.
+        filters: Filters of the stem and of each block; every block after the first halves the resolution.
 
     Returns:
         The functional model.

@@ -22,7 +22,7 @@ def recalibrate_batch_norm(
         model: Changed in place. Without batch normalisation there is nothing to do.
         data: Its training batches are used, as augmented as in training.
         num_batches: How many; the statistics are those of all of them together.
-        seed: Of the batches.
+        seed: Decides which batches are taken.
 
     Raises:
         ValueError: For num_batches < 1.
@@ -53,10 +53,10 @@ def recalibrate_batch_norm(
 
 
 def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    found = []
+    normalizations = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found += _batch_norms(layer)
+            normalizations += _batch_norms(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
-            found.append(layer)
-    return found
+            normalizations.append(layer)
+    return normalizations

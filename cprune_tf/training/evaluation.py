@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from cprune_tf.data import ImageData
+from cprune_tf.data.batches import in_batches
 from cprune_tf.training.errors import TrainingError, check_model
 
 _RANKS = {"top1": 1, "top5": 5}
@@ -49,9 +50,8 @@ def evaluate(
         return tf.reduce_sum(tf.cast(hits, tf.int32)), finite
 
     num_right = 0
-    for start in range(0, len(data.test_labels), batch_size):
-        part = slice(start, start + batch_size)
-        hits, finite = count(data.test_images[part], data.test_labels[part])
+    for images, labels in in_batches(batch_size, data.test_images, data.test_labels):
+        hits, finite = count(images, labels)
         if not bool(finite):
             raise TrainingError(
                 f"model {model.name!r} gives NaN or infinite outputs; its accuracy means nothing. "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -14,7 +15,8 @@ from cprune_tf.data import ImageData
 from cprune_tf.training.evaluation import evaluate
 from cprune_tf.training.trainer import fit
 
-# Called with (steps done, steps planned, text).
+# Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
+# while nobody knows how many an epoch has. At the end both numbers are equal.
 StepProgress = Callable[[int, int, str], None]
 
 
@@ -23,12 +25,12 @@ class Trainer:
     """Trains and judges models on one data set as the config says.
 
     Attributes:
-        config: Of the run.
+        config: The run's configuration.
         data: Training and test images.
         teacher: The original model, for distillation.
         own_compile: Train with the model's own compiled loss and optimizer (`model.fit`).
-        log_dir: For TensorBoard; None: not logged.
-        on_step: Told how far a training is.
+        log_dir: Folder for TensorBoard; None: nothing is logged.
+        on_step: Told after each step how far a training is; None: nobody is told.
     """
 
     config: PruneConfig
@@ -59,7 +61,12 @@ class Trainer:
         seed = self.config.seed + model.count_params()
         if self.own_compile:
             keras.utils.set_random_seed(seed)
-            model.fit(self.data.train_dataset(seed), epochs=config.epochs, verbose=0)
+            model.fit(
+                self.data.train_dataset(seed),
+                epochs=config.epochs,
+                verbose=0,
+                callbacks=[] if self.on_step is None else [_StepReports(self.on_step, phase)],
+            )
             return
         log_dir = self.log_dir
         fit(
@@ -68,16 +75,63 @@ class Trainer:
             config,
             seed=seed,
             teacher=self.teacher if config.distill > 0 else None,
-            on_step=self._show(phase),
+            on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
         )
 
-    def _show(self, phase: str) -> Callable[[int, int, float], None] | None:
+    def _report_of(self, phase: str) -> Callable[[int, int, float], None] | None:
         on_step = self.on_step
         if on_step is None:
             return None
 
-        def show(done: int, total: int, loss: float) -> None:
-            on_step(done, total, f"{phase}-term training: loss {loss:.4f}")
+        def report(done: int, planned: int, loss: float) -> None:
+            on_step(done, planned, _describe(phase, loss))
 
-        return show
+        return report
+
+
+class _StepReports(keras.callbacks.Callback):
+    """Tells how far `model.fit` is.
+
+    Args:
+        on_step: Whom to tell.
+        phase: "short" or "long".
+    """
+
+    def __init__(self, on_step: StepProgress, phase: str) -> None:
+        super().__init__()
+        self._on_step = on_step
+        self._phase = phase
+        self._steps_per_epoch = 0
+        self._done_before_epoch = 0
+        self._done = 0
+        self._text = ""
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Learns how many steps an epoch has, where Keras knows."""
+        self._steps_per_epoch = self.params.get("steps") or 0
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Reports one step, or several that Keras ran at once."""
+        self._done = self._done_before_epoch + batch + 1
+        if self._steps_per_epoch:
+            # Where several steps run at once, Keras may count beyond the epoch's last.
+            self._done = min(self._done, self._done_before_epoch + self._steps_per_epoch)
+        self._text = _describe(self._phase, float((logs or {}).get("loss", math.nan)))
+        planned = self._steps_per_epoch * self.params["epochs"]
+        self._on_step(self._done, planned, self._text)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Counts the steps of the first epoch, where Keras did not know them."""
+        if not self._steps_per_epoch:
+            self._steps_per_epoch = self._done
+        self._done_before_epoch = (epoch + 1) * self._steps_per_epoch
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Says that it ended, however many steps were planned."""
+        if self._done:
+            self._on_step(self._done, self._done, self._text)
+
+
+def _describe(phase: str, loss: float) -> str:
+    return f"{phase}-term training: loss {loss:.4f}"

@@ -27,7 +27,7 @@ def make_optimizer(
     Args:
         model: Whose trainable variables it updates.
         config: Rate, momentum, decay, schedule.
-        total_steps: In which a cosine schedule reaches zero.
+        total_steps: Number of steps after which a cosine schedule reaches zero.
 
     Returns:
         A built optimizer.
@@ -59,7 +59,7 @@ def make_step(
     Args:
         model: Its variables are updated.
         optimizer: Built for the model.
-        data: For the shapes, and to see what the models put out.
+        data: Gives the shapes, and images to see what the models put out.
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
 

@@ -25,7 +25,7 @@ class EpochResult:
 
     Attributes:
         epoch: Counted from 1.
-        num_epochs: Of the whole training.
+        num_epochs: Epochs of the whole training.
         loss: Mean over the epoch's batches.
         accuracy: Fraction of training images classified right, while training (augmented).
         learning_rate: At the epoch's end.
@@ -80,7 +80,7 @@ def fit(
         model: A Functional or Sequential classifier; probabilities or logits.
         data: Training batches.
         config: Epochs, rate, momentum, weight decay, schedule, distillation.
-        seed: Of shuffling, augmentation and dropout.
+        seed: Decides shuffling, augmentation and dropout.
         teacher: The model whose outputs are to be kept; needed when config.distill > 0.
         on_epoch: Called after each epoch, when the model has the new weights.
         on_step: Called after each step with (steps done, steps in all, loss).

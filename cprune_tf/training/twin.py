@@ -47,7 +47,7 @@ def training_twin(model: keras.Model, *, seed: int = 0) -> keras.Model:
 
     Args:
         model: Functional or Sequential. It is not changed.
-        seed: Of the copy's dropout and noise layers, so that training can be repeated exactly.
+        seed: For the copy's dropout and noise layers, so that training can be repeated exactly.
 
     Returns:
         An independent model whose `get_weights()` fit the given one.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cprune_tf.config import DataConfig
 from cprune_tf.data import pipeline
 
 
@@ -63,9 +64,8 @@ def test_preprocess_is_in_units_of_raw_pixels(mean, std, expected):
 def test_batches_hold_each_image_once_an_epoch_with_its_own_label():
     images = np.arange(50, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
     labels = np.arange(50, dtype=np.int32)
-    make = pipeline.array_batches(
-        images, labels, batch_size=8, mean=(0.0,), std=(1.0,), augmented=False
-    )
+    config = DataConfig(batch_size=8, mean=(0.0,), std=(1.0,), augment=False)
+    make = pipeline.array_batches(images, labels, config)
     dataset = make(0)
     orders = []
     for _ in range(2):

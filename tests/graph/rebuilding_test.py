@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from cprune_tf.graph import GraphError, analyze, inline, mask, rebuild
+from cprune_tf.graph import GraphError, analyze, functional_twin, mask, rebuild
 from cprune_tf.graph.flat import flatten
 from tests.graph.models import (
     choose,
@@ -157,7 +157,7 @@ def test_sequential_and_nested_models_are_inlined() -> None:
     small = rebuild(model, removal, fold_constants=False)
     inputs = random_inputs(model)
     assert relative_error(small, mask(model, removal), inputs) < 1e-5
-    assert relative_error(inline(model), model, inputs) < 1e-6
+    assert relative_error(functional_twin(model), model, inputs) < 1e-6
     assert not any(isinstance(layer, keras.Model) for layer in small.layers)
 
 

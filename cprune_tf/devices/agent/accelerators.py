@@ -39,8 +39,8 @@ class Accelerator:
         arch: What code is compiled for, e.g. "sm_75"; "" for kinds without such a thing.
         max_threads_per_block: Threads that can be started together.
         warp_size: Threads that run in step.
-        shared_memory_bytes: Of a block, at most.
-        memory_bytes: Of the whole GPU.
+        shared_memory_bytes: What a block may use at most.
+        memory_bytes: Memory of the whole GPU.
     """
 
     kind: str
@@ -163,7 +163,7 @@ def _describe(kind: str) -> dict[str, Any]:
     device = load_tvm().device(kind, 0)
     version = str(device.compute_version or "")
     prefix = _ARCH_PREFIXES.get(kind)
-    found = Accelerator(
+    accelerator = Accelerator(
         kind=kind,
         name=str(device.device_name or kind),
         arch=f"{prefix}{version.replace('.', '')}" if prefix and version else "",
@@ -172,7 +172,7 @@ def _describe(kind: str) -> dict[str, Any]:
         shared_memory_bytes=device.max_shared_memory_per_block,
         memory_bytes=device.total_global_memory,
     )
-    return dataclasses.asdict(found)
+    return dataclasses.asdict(accelerator)
 
 
 def load_runtime(tvm: Any, kind: str) -> None:

@@ -20,7 +20,7 @@ def random_array(dtype: str, shape: Sequence[int], seed: int = 0) -> npt.NDArray
 
     Args:
         dtype: A numpy type's name, e.g. "float32", "int8", "bool".
-        shape: Of the result.
+        shape: The shape of the result.
         seed: Equal seeds give equal arrays.
 
     Returns:

@@ -26,10 +26,10 @@ class ToolLatency:
 
     Attributes:
         num_runs: Timed runs.
-        mean_ms: Of one run.
+        mean_ms: Mean duration of one run.
         std_ms: Standard deviation.
-        min_ms: Of the fastest run.
-        max_ms: Of the slowest run.
+        min_ms: Duration of the fastest run.
+        max_ms: Duration of the slowest run.
         median_ms: None where the tool is too old to tell.
     """
 
@@ -60,14 +60,14 @@ def parse_output(printed: str) -> ToolLatency:
     Raises:
         RuntimeError: There are no such statistics; quotes the last lines.
     """
-    found = _STATISTICS.findall(printed)
-    if len(found) < 2 or int(found[1][0]) == 0:
+    printed_statistics = _STATISTICS.findall(printed)
+    if len(printed_statistics) < 2 or int(printed_statistics[1][0]) == 0:
         last = " / ".join(printed.strip().splitlines()[-_LAST_LINES:]) or "nothing"
         raise RuntimeError(
             "benchmark_model printed no statistics of timed runs; expected two lines 'count=... "
             f"avg=...' for warm-up and runs. It ended with: {last}"
         )
-    count, rest = found[1]
+    count, rest = printed_statistics[1]
     values = {name: float(value) / 1000 for name, value in _VALUE.findall(rest)}
     # Runs that all took as long are told by one number.
     mean_ms = values.get("avg", values.get("curr", 0.0))
@@ -91,7 +91,7 @@ def run_tool(
         model: The file's path on this device.
         num_threads: Threads.
         max_time_sec: Running time of the timed runs at most; fifty runs at least are tried for.
-        timeout_sec: For all of it.
+        timeout_sec: Time that the whole call may take.
 
     Returns:
         The fields of a ToolLatency.

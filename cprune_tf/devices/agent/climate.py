@@ -39,12 +39,12 @@ def pin(cores: Sequence[int]) -> None:
         if cores:
             raise OSError("this system cannot pin threads to cores; leave measure.cores empty.")
         return
-    wanted = set(cores) or _GIVEN_CORES
-    if wanted == os.sched_getaffinity(0):
+    allowed = set(cores) or _GIVEN_CORES
+    if allowed == os.sched_getaffinity(0):
         return
     for task in os.listdir(_TASKS):
         with contextlib.suppress(ProcessLookupError):  # it may end in between
-            os.sched_setaffinity(int(task), wanted)
+            os.sched_setaffinity(int(task), allowed)
 
 
 class Climate:

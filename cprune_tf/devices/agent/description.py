@@ -111,8 +111,8 @@ def _clusters() -> list[dict[str, Any]]:
 
 
 def _max_frequency_mhz() -> float | None:
-    found = [read_mhz(core, "cpuinfo_max_freq") for core in range(os.cpu_count() or 1)]
-    return max((mhz for mhz in found if mhz is not None), default=None)
+    frequencies_mhz = [read_mhz(core, "cpuinfo_max_freq") for core in range(os.cpu_count() or 1)]
+    return max((mhz for mhz in frequencies_mhz if mhz is not None), default=None)
 
 
 def _tvm_version() -> str | None:

@@ -48,7 +48,7 @@ class OperatorEvent:
     Attributes:
         name: As LiteRT or its delegate calls it: "CONV_2D", "Convolution (NHWC, F32) IGEMM".
         delegated: Whether a delegate ran it.
-        index: Of an operator in the file, or among the delegate's own operators.
+        index: The operator's number in the file, or among the delegate's own operators.
         microseconds: How long.
     """
 
@@ -278,13 +278,13 @@ def mean_times(runs: Sequence[Sequence[OperatorEvent]]) -> list[tuple[str, bool,
 
 
 def _load() -> Any:
-    _, found = litert_interpreter()
+    _, present_version = litert_interpreter()
     spec = importlib.util.find_spec("ai_edge_litert")
     version = tuple(int(part) for part in re.findall(r"\d+", package_version(_PACKAGE))[:2])
     if spec is None or spec.origin is None or not _OLDEST <= version < _NEWEST:
         raise ImportError(
             f"Times of single operators need {_PACKAGE} {'.'.join(map(str, _OLDEST))} or a later "
-            f"2.x on the device; it has {found}."
+            f"2.x on the device; it has {present_version}."
         )
     path = pathlib.Path(spec.origin).parent / "libLiteRt.so"
     try:

@@ -207,7 +207,7 @@ def run_benchmark_model(
         path: The `.tflite` file on this device.
         num_threads: Threads.
         max_time_sec: Running time of the timed runs at most.
-        run_timeout_sec: For all of it.
+        run_timeout_sec: Time that the whole run may take.
         cores: Cores to run on; none: all.
 
     Returns:

@@ -49,7 +49,7 @@ class Limits:
         max_call_sec: A call that takes longer ends the session, whatever the host allows it.
         max_session_sec: A session that is older ends as soon as no call is under way.
         max_idle_sec: So does one that was not called for this long.
-        max_stored_bytes: Of all files that hosts have sent.
+        max_stored_bytes: Size that all files sent by hosts may have together.
     """
 
     max_call_sec: float = 3600.0
@@ -96,7 +96,7 @@ class Session:
         """Serves one connection with TVM's own loop; returns when it is closed.
 
         Args:
-            descriptor: Of the connected socket, after the handshake.
+            descriptor: File descriptor of the connected socket, after the handshake.
         """
         load_tvm()
         register = importlib.import_module("tvm_ffi").register_global_func

@@ -29,12 +29,17 @@ def file_name(path: str) -> str:
     Returns:
         The SHA-256 of its content, with its suffix.
     """
+    suffix = pathlib.Path(path).suffix.lower()
+    return sha256_of(path) + (suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "")
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    suffix = pathlib.Path(path).suffix.lower()
-    return digest.hexdigest() + (suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "")
+    return digest.hexdigest()
 
 
 class Storage:
@@ -82,7 +87,7 @@ class Storage:
 
         Args:
             name: As file_name gave it on the host.
-            size: Of the whole file, in bytes.
+            size: Size of the whole file, in bytes.
             offset: Where the part begins: at what stored_bytes says, or 0 to start again.
             data: The part.
 
@@ -116,7 +121,7 @@ class Storage:
             raise
         if offset + len(data) < size:
             return offset + len(data)
-        if file_name(str(partial))[:64] != name[:64]:
+        if sha256_of(partial) != name[:64]:
             partial.unlink()
             raise StoredFileError(
                 f"What arrived as {name} is not what was sent: its checksum differs."

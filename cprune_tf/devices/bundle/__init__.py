@@ -7,6 +7,12 @@ device's own userland is needed: no APK, no NDK, no root.
 from __future__ import annotations
 
 from cprune_tf.devices.bundle.debian import FetchError
-from cprune_tf.devices.bundle.make import Bundle, BundleError, find_bundle, make_bundle
+from cprune_tf.devices.bundle.make import (
+    Bundle,
+    BundleError,
+    default_directory,
+    find_bundle,
+    make_bundle,
+)
 
-__all__ = ["Bundle", "BundleError", "FetchError", "find_bundle", "make_bundle"]
+__all__ = ["Bundle", "BundleError", "FetchError", "default_directory", "find_bundle", "make_bundle"]

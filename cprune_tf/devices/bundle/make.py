@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import compileall
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,9 +16,12 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 
+from cprune_tf.devices.agent.storage import sha256_of
 from cprune_tf.devices.bundle import debian
 from cprune_tf.errors import UserError
+from cprune_tf.storage import files
 
+_DESCRIPTION = "bundle.json"
 _SUITE = "bookworm"
 _PYTHON = "3.11"
 _DEBIAN_PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
@@ -81,7 +83,7 @@ class Bundle:
 
     Attributes:
         path: The `.tar.gz`.
-        sha256: Of it.
+        sha256: The archive's checksum, in hexadecimal digits.
         abi: What it runs on: "aarch64".
         runtimes: Version of each package in it.
     """
@@ -120,17 +122,25 @@ def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
         BundleError: There is none, or it is damaged.
     """
     directory = directory or default_directory()
-    description = directory / "bundle.json"
+    description = directory / _DESCRIPTION
     if not description.is_file():
         raise BundleError(f"There is no bundle in {directory}; run `python tools/make_bundle.py`.")
-    values = json.loads(description.read_text(encoding="utf-8"))
-    path = directory / values["file"]
-    if not path.is_file() or _sha256(path) != values["sha256"]:
-        raise BundleError(
-            f"The bundle {path} is missing or damaged (its checksum is not {values['sha256']}); "
-            "run `python tools/make_bundle.py --overwrite`."
+    try:
+        values = json.loads(description.read_text(encoding="utf-8"))
+        bundle = Bundle(
+            directory / values["file"], values["sha256"], values["abi"], values["runtimes"]
         )
-    return Bundle(path, values["sha256"], values["abi"], values["runtimes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{description} is damaged ({type(error).__name__}: {error}); "
+            "run `python tools/make_bundle.py --overwrite`."
+        ) from error
+    if not bundle.path.is_file() or sha256_of(bundle.path) != bundle.sha256:
+        raise BundleError(
+            f"The bundle {bundle.path} is missing or damaged (its checksum is not "
+            f"{bundle.sha256}); run `python tools/make_bundle.py --overwrite`."
+        )
+    return bundle
 
 
 def make_bundle(
@@ -166,13 +176,12 @@ def make_bundle(
         packed = work / "bundle.tar.gz"
         with tarfile.open(packed, "w:gz", compresslevel=6) as archive:
             archive.add(work / "bundle", arcname=".")
-        sha256 = _sha256(packed)
+        sha256 = sha256_of(packed)
         path = directory / f"cprune_tf-bundle-aarch64-{sha256[:12]}.tar.gz"
-        os.replace(packed, path)
+        with files.replacing(path) as temporary_path:
+            packed.rename(temporary_path)
         values = {"file": path.name, "sha256": sha256, "abi": "aarch64", "runtimes": runtimes}
-        description = work / "bundle.json"
-        description.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(description, directory / "bundle.json")
+        files.write_json(directory / _DESCRIPTION, values)
     for old in directory.glob("cprune_tf-bundle-*.tar.gz"):
         if old != path:
             old.unlink()
@@ -211,10 +220,10 @@ def _copy_python(root: pathlib.Path, bundle: pathlib.Path) -> None:
         ignore=shutil.ignore_patterns(*_UNUSED_PYTHON),
     )
     for name in _LIBRARIES.split():
-        found = next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
-        if found is None:
+        library = next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
+        if library is None:
             raise BundleError(f"Debian's packages for arm64 do not hold {name}.")
-        shutil.copy2(found.resolve(), bundle / "lib" / name)
+        shutil.copy2(library.resolve(), bundle / "lib" / name)
 
 
 def _compile_byte_code(bundle: pathlib.Path) -> None:
@@ -227,11 +236,3 @@ def _compile_byte_code(bundle: pathlib.Path) -> None:
                 stripdir=bundle,
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

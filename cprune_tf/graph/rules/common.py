@@ -99,18 +99,36 @@ def same_axes(call: LayerCall, groups: Sequence[tuple[Shape, Axes]], out: Shape)
     result: list[Labels | None] = []
     for axis, size in enumerate(out):
         operands = [axes[axis] for shape, axes in groups if shape[axis] != 1]
-        known = [labels for labels in operands if labels is not None]
-        if not known or size is None or size == 1:
-            for labels in known:
+        labelled = [labels for labels in operands if labels is not None]
+        if not labelled or size is None or size == 1:
+            for labels in labelled:
                 call.protect(labels, f"{call.title} broadcasts these channels")
             result.append(None)
             continue
-        for other in known[1:]:
-            call.tie(known[0], other)
-        if len(known) < len(operands):
-            call.protect(known[0], f"{call.title} combines them with values without channels")
-        result.append(known[0])
+        result.append(tied(call, operands, "combines them with values without channels"))
     return tuple(result)
+
+
+def tied(call: LayerCall, operands: Sequence[Labels | None], what: str) -> Labels | None:
+    """Ties the channels that several operands have on one axis, index by index.
+
+    Args:
+        call: The call.
+        operands: The labels of each operand; None where it has no channels there, and then the
+            others' channels are protected.
+        what: What the call does with operands without channels, for the reason.
+
+    Returns:
+        The labels of the first operand that has some; None where no operand has.
+    """
+    labelled = [labels for labels in operands if labels is not None]
+    if not labelled:
+        return None
+    for other in labelled[1:]:
+        call.tie(labelled[0], other)
+    if len(labelled) < len(operands):
+        call.protect(labelled[0], f"{call.title} {what}")
+    return labelled[0]
 
 
 def pad_rank(shape: Shape, axes: Axes, rank: int, position: int) -> tuple[Shape, Axes]:

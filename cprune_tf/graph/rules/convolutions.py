@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -37,6 +38,28 @@ def _kernel(call: LayerCall, *last: Labels | None, out: int | None) -> Weight:
     return Weight((*spatial, *last), "kernel", None if out is None else call.layer.rank + out)
 
 
+def _makes_filters(
+    call: LayerCall, axis: int, filters: Labels, kernels: Mapping[str, Weight]
+) -> Effect:
+    """What all convolutions that make filters share.
+
+    Args:
+        call: The call.
+        axis: The channel axis of the output.
+        filters: The labels of the filters, [number of filters].
+        kernels: The kernels, by their name in the layer.
+
+    Returns:
+        The effect: the filters leave on the channel axis, each with its bias.
+    """
+    return Effect(
+        _leave(call, axis, filters),
+        {**kernels, "bias": Weight((filters,), "bias", 0)},
+        {"": filters},
+        lambda keep: {"filters": keep.count(filters)},
+    )
+
+
 @register_rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 def convolution(call: LayerCall) -> Effect:
     """Filters are made here; a grouped convolution is handed on."""
@@ -44,17 +67,8 @@ def convolution(call: LayerCall) -> Effect:
     axis, arriving = _arrive(call)
     if layer.groups > 1:
         return _grouped(call, axis, arriving)
-    made = call.fresh(layer.filters)
-    weights = {
-        "kernel": _kernel(call, arriving, made, out=1),
-        "bias": Weight((made,), "bias", 0),
-    }
-    return Effect(
-        _leave(call, axis, made),
-        weights,
-        {"": made},
-        lambda keep: {"filters": keep.count(made)},
-    )
+    filters = call.fresh(layer.filters)
+    return _makes_filters(call, axis, filters, {"kernel": _kernel(call, arriving, filters, out=1)})
 
 
 def _grouped(call: LayerCall, axis: int, arriving: Labels | None) -> Effect:
@@ -94,16 +108,7 @@ def _evenly(call: LayerCall, axis: int, arriving: Labels | None, per_input: int)
         inputs = arriving.reshape(groups, per_input)
         call.tie(inputs, inputs[:1])
         inner = inputs[0]
-    weights = {
-        "kernel": _kernel(call, inner, made, out=1),
-        "bias": Weight((made,), "bias", 0),
-    }
-    return Effect(
-        _leave(call, axis, made),
-        weights,
-        {"": made},
-        lambda keep: {"filters": keep.count(made)},
-    )
+    return _makes_filters(call, axis, made, {"kernel": _kernel(call, inner, made, out=1)})
 
 
 @register_rule(
@@ -115,17 +120,8 @@ def transposed(call: LayerCall) -> Effect:
     axis, arriving = _arrive(call)
     if getattr(layer, "groups", 1) != 1:
         return call.opaque(f"{call.title} is a grouped transposed convolution")
-    made = call.fresh(layer.filters)
-    weights = {
-        "kernel": _kernel(call, made, arriving, out=0),
-        "bias": Weight((made,), "bias", 0),
-    }
-    return Effect(
-        _leave(call, axis, made),
-        weights,
-        {"": made},
-        lambda keep: {"filters": keep.count(made)},
-    )
+    filters = call.fresh(layer.filters)
+    return _makes_filters(call, axis, filters, {"kernel": _kernel(call, filters, arriving, out=0)})
 
 
 @register_rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -145,16 +141,10 @@ def separable(call: LayerCall) -> Effect:
     """A depthwise kernel that follows the input and a pointwise kernel that makes filters."""
     layer: Any = call.layer
     axis, arriving = _arrive(call)
-    made = call.fresh(layer.filters)
+    filters = call.fresh(layer.filters)
     inner = repeat(arriving, layer.depth_multiplier)
-    weights = {
+    kernels = {
         "depthwise_kernel": _kernel(call, arriving, None, out=None),
-        "pointwise_kernel": _kernel(call, inner, made, out=1),
-        "bias": Weight((made,), "bias", 0),
+        "pointwise_kernel": _kernel(call, inner, filters, out=1),
     }
-    return Effect(
-        _leave(call, axis, made),
-        weights,
-        {"": made},
-        lambda keep: {"filters": keep.count(made)},
-    )
+    return _makes_filters(call, axis, filters, kernels)

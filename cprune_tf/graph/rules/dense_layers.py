@@ -17,16 +17,16 @@ def dense(call: LayerCall) -> Effect:
     """Units are made here, inputs are the last axis; all other axes pass through."""
     layer: Any = call.layer
     *leading, arriving = call.inputs[0]
-    made = call.fresh(layer.units)
-    check_activation(call, made)
+    units = call.fresh(layer.units)
+    check_activation(call, units)
     for labels in leading:
         check_activation(call, labels)
     weights = {
-        "kernel": Weight((arriving, made), "kernel", 1),
-        "bias": Weight((made,), "bias", 0),
+        "kernel": Weight((arriving, units), "kernel", 1),
+        "bias": Weight((units,), "bias", 0),
     }
     return Effect(
-        ((*leading, made),), weights, {"": made}, lambda keep: {"units": keep.count(made)}
+        ((*leading, units),), weights, {"": units}, lambda keep: {"units": keep.count(units)}
     )
 
 
@@ -49,8 +49,8 @@ def einsum_dense(call: LayerCall) -> Effect:
     sizes = dict(zip(outputs, shape[first:], strict=False))
     new = [letter for letter in outputs if letter in kernel and letter not in inputs]
     new.sort(key=lambda letter: -(sizes[letter] or 0))
-    made = {letter: call.fresh(int(sizes[letter] or 0)) for letter in new}
-    held |= made
+    produced_by_letter = {letter: call.fresh(int(sizes[letter] or 0)) for letter in new}
+    held |= produced_by_letter
     out = (*axes[:first], *(held[letter] for letter in outputs), *axes[first + len(inputs) :])
     for labels in out:
         check_activation(call, labels)
@@ -69,7 +69,9 @@ def einsum_dense(call: LayerCall) -> Effect:
         pairs = zip(given, followed, strict=False)
         return {"output_shape": tuple(s and keep.size(labels, s) for s, labels in pairs)}
 
-    produced = {"" if i == 0 else letter: made[letter] for i, letter in enumerate(new)}
+    produced = {
+        "" if i == 0 else letter: produced_by_letter[letter] for i, letter in enumerate(new)
+    }
     return Effect((out,), weights, produced, resize)
 
 
@@ -77,11 +79,11 @@ def einsum_dense(call: LayerCall) -> Effect:
 def embedding(call: LayerCall) -> Effect:
     """The width of the embedding is made here; the vocabulary is the model's interface."""
     layer: Any = call.layer
-    made = call.fresh(layer.output_dim)
+    width = call.fresh(layer.output_dim)
     call.protect_all(call.inputs[0], f"{call.title} reads them as row numbers")
     return Effect(
-        ((*(None,) * len(call.inputs[0]), made),),
-        {"embeddings": Weight((None, made), "kernel", 1)},
-        {"": made},
-        lambda keep: {"output_dim": keep.count(made)},
+        ((*(None,) * len(call.inputs[0]), width),),
+        {"embeddings": Weight((None, width), "kernel", 1)},
+        {"": width},
+        lambda keep: {"output_dim": keep.count(width)},
     )

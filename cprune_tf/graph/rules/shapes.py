@@ -10,7 +10,7 @@ import numpy as np
 
 from cprune_tf.graph.flat import Shape
 from cprune_tf.graph.labels import Axes, Labels
-from cprune_tf.graph.rules.common import channel_axis, protect_others
+from cprune_tf.graph.rules.common import channel_axis, protect_others, tied
 from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
 
 _layers = keras.layers
@@ -81,18 +81,11 @@ def concatenated(call: LayerCall, axis: int, inputs: list[Axes], shapes: list[Sh
     result: list[Labels | None] = []
     for position in range(rank):
         parts = [axes[position] for axes in inputs]
-        known = [labels for labels in parts if labels is not None]
-        if not known:
-            result.append(None)
-        elif position == axis:
+        if position == axis and any(labels is not None for labels in parts):
             sizes = [shape[axis] for shape in shapes]
             result.append(_joined(call, parts, sizes))
         else:
-            for other in known[1:]:
-                call.tie(known[0], other)
-            if len(known) < len(parts):
-                call.protect(known[0], f"{call.title} puts them beside values without channels")
-            result.append(known[0])
+            result.append(tied(call, parts, "puts them beside values without channels"))
     return tuple(result)
 
 
@@ -189,8 +182,8 @@ def reshaped(call: LayerCall, axes: Axes, shape: Shape, out: Shape) -> Axes:
         column[held[0] - i0] = -1
         flat = np.broadcast_to(labels.reshape(column), [int(d or 0) for d in dims]).ravel()
         placed = _place(call, flat.reshape([int(t or 0) for t in targets]))
-        for offset, found in enumerate(placed):
-            result[o0 + offset] = found
+        for offset, placed_labels in enumerate(placed):
+            result[o0 + offset] = placed_labels
     return tuple(result)
 
 

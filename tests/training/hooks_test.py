@@ -1,0 +1,81 @@
+"""A run's trainer tells how far it is, whichever way it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import keras
+import pytest
+
+from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
+from cprune_tf.training.hooks import Trainer
+
+_FIT = FitConfig(epochs=2, learning_rate=0.01, max_steps_per_epoch=3)
+_CONFIG = PruneConfig(training=TrainingConfig(short_term=_FIT, long_term=_FIT))
+
+
+def _shortened(data, num_batches, *, counted=True):
+    """The same data with so few batches that tf.data may or may not know their number."""
+
+    def batches(seed):
+        dataset = data.train_dataset(seed).take(num_batches)
+        return dataset if counted else dataset.filter(lambda images, labels: True)
+
+    return dataclasses.replace(data, train_dataset=batches)
+
+
+def _reports_of(data, model, phase="short", own_compile=False):
+    reports = []
+    trainer = Trainer(
+        _CONFIG,
+        data,
+        model,
+        own_compile=own_compile,
+        on_step=lambda done, planned, text: reports.append((done, planned, text)),
+    )
+    (trainer.short_term_train if phase == "short" else trainer.long_term_train)(model)
+    return reports
+
+
+@pytest.mark.parametrize("phase", ["short", "long"])
+@pytest.mark.parametrize("own_compile", [False, True])
+def test_every_step_is_reported_up_to_the_last(small_data, trained, phase, own_compile):
+    trained.compile("sgd", "sparse_categorical_crossentropy")
+    reports = _reports_of(_shortened(small_data, 3), trained, phase, own_compile)
+    counts = [done for done, _, _ in reports]
+    assert sorted(set(counts)) == list(range(1, 7)) and counts == sorted(counts)
+    assert {planned for _, planned, _ in reports} == {6}
+    assert all(text.startswith(f"{phase}-term training: loss ") for _, _, text in reports)
+    assert all(0 < float(text.split()[-1]) < 100 for _, _, text in reports)
+
+
+def test_an_own_compiled_training_of_unknown_length_counts_its_first_epoch(small_data, trained):
+    trained.compile("sgd", "sparse_categorical_crossentropy")
+    reports = _reports_of(_shortened(small_data, 3, counted=False), trained, own_compile=True)
+    pairs = [(done, planned) for done, planned, _ in reports]
+    assert pairs[:6] == [(1, 0), (2, 0), (3, 0), (4, 6), (5, 6), (6, 6)]
+    assert pairs[-1] == (6, 6)
+
+
+def test_several_steps_in_one_execution_never_count_beyond_the_plan(small_data, trained):
+    trained.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=2)
+    reports = _reports_of(_shortened(small_data, 3), trained, own_compile=True)
+    counts = [done for done, _, _ in reports]
+    assert counts == sorted(counts) and counts[-1] == 6
+    assert all(done <= planned == 6 for done, planned, _ in reports)
+
+
+@pytest.mark.parametrize("own_compile", [False, True])
+def test_whoever_watches_the_same_weights_come_out(small_data, own_compile):
+    weights = []
+    for on_step in (None, lambda *report: None):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input(small_data.input_shape), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        data = _shortened(small_data, 3)
+        Trainer(_CONFIG, data, model, own_compile, on_step=on_step).short_term_train(model)
+        weights.append(model.get_weights())
+    assert all((a == b).all() for a, b in itertools.zip_longest(*weights))
