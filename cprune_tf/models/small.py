@@ -44,7 +44,8 @@ def mobilenet_small(
     Args:
         input_shape: (height, width, channels) of the images, float32.
         num_classes: Outputs of the softmax.
-        filters: Filters of the stem and of each block; every block after the first halves the resolution.
+        filters: Filters of the stem and of each block; every block after the first halves the
+            resolution.
 
     Returns:
         The functional model.

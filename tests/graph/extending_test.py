@@ -10,8 +10,10 @@ from typing import Any
 import keras
 import pytest
 
+from cprune_tf import importance
 from cprune_tf.graph import Effect, GraphError, Weight, analyze, mask, rebuild, register_rule
 from cprune_tf.graph.rules import REGISTRY
+from cprune_tf.importance import registry
 from tests.graph.models import functional, random_inputs, relative_error
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extending.md"
@@ -27,6 +29,7 @@ def example() -> Iterator[dict[str, Any]]:
     yield names
     REGISTRY.unregister(names["ChannelScale"])
     REGISTRY.unregister(names["Quadratic"])
+    registry._criteria.pop("largest")
 
 
 def test_the_page_runs_and_its_models_save(example: dict[str, Any], tmp_path: Any) -> None:
@@ -35,6 +38,13 @@ def test_the_page_runs_and_its_models_save(example: dict[str, Any], tmp_path: An
     assert small.get_layer("scale").factor.shape == (6,)
     small.save(tmp_path / "small.keras")
     keras.models.load_model(tmp_path / "small.keras")
+
+
+def test_the_pages_criterion_scores_filters(example: dict[str, Any]) -> None:
+    model = example["model"]
+    kernel = abs(model.get_layer("conv").get_weights()[0]).max(axis=(0, 1, 2))
+    scores = importance.score(model, analyze(model)["conv"], "largest")
+    assert scores.argsort().tolist() == kernel.argsort().tolist()
 
 
 class Doubling(layers.Layer):
