@@ -155,8 +155,8 @@ class Emitter:
         if name in self.params:
             if not np.array_equal(self.params[name], array):
                 raise ValueError(
-                    f"The parameter {name!r} received two different values; expected the same value at "
-                    "every call of the layer. Give each value its own role."
+                    f"The parameter {name!r} received two different values; expected the same "
+                    "value at every call of the layer. Give each value its own role."
                 )
             return self.param_vars[name]
         var = relax.Var(name, relax.TensorType(array.shape, dtype))

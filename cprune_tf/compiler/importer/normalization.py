@@ -30,7 +30,9 @@ def along_axes(values: Any, axes: Sequence[int], rank: int) -> np.ndarray:
 def convert_batch_normalization(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
     """A batch norm that could not be folded: x * scale + shift."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+        raise UnsupportedOperationError(
+            "a mask is passed; expected none: masks are not supported here"
+        )
     scale, shift = batch_norm_scale_shift(layer)
     rank = len(shape(x))
     scale = emitter.param("scale", along_axes(scale, [layer.axis], rank))

@@ -197,7 +197,9 @@ def convert_resize_operation(emitter: Emitter, operation: Any, x: Any) -> Any:
 def convert_time_distributed(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
     """The wrapped layer on every step: steps become part of the batch."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+        raise UnsupportedOperationError(
+            "a mask is passed; expected none: masks are not supported here"
+        )
     batch, steps, *rest = shape(x)
     y = emitter.convert(layer.layer, reshape(emitter, x, (batch * steps, *rest)))
     return reshape(emitter, y, (batch, steps, *shape(y)[1:]))

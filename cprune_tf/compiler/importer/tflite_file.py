@@ -24,7 +24,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cprune_tf.compiler.importer.convolution import depthwise_kernel, own_bias
+from cprune_tf.compiler.importer.convolution import depthwise_kernel, layer_bias
 from cprune_tf.compiler.importer.emitter import to_numpy
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias, plan_folding
 from cprune_tf.compiler.importer.frontends import MissingTfliteError
@@ -290,7 +290,7 @@ def _holds_fold(operator: Operator, layer: Any, batch_norm: Any) -> bool:
     kernel = to_numpy(getattr(layer, attribute))
     if channel_axis is None:
         kernel, channel_axis = depthwise_kernel(kernel), -2
-    folded = fold_kernel_and_bias(kernel, own_bias(layer), batch_norm, channel_axis)
+    folded = fold_kernel_and_bias(kernel, layer_bias(layer), batch_norm, channel_axis)
     return all(
         any(_same_values(value, constant) for constant in operator.constants)
         for value in folded
