@@ -4,9 +4,9 @@ Experiments with TVM 0.27 showed what survives the passes LegalizeOps, AnnotateT
 FoldConstant, FuseOps and FuseTIR:
 
 - Spans (SourceName) set on Relax calls do not survive LegalizeOps.
-- Names of bound variables survive LegalizeOps, and those of operators that are not fused survive all
-  passes. FuseOps renames the last operator of a group: it becomes "gv" inside the group and "lv..."
-  outside. FuseTIR then dissolves the group, which removes all names inside it.
+- Names of bound variables survive LegalizeOps, and those of operators that are not fused survive
+  all passes. FuseOps renames the last operator of a group: it becomes "gv" inside the group and
+  "lv..." outside. FuseTIR then dissolves the group, which removes all names inside it.
 - Names of main's parameters survive all passes, but add, pooling and softmax have no parameters.
 - The name of the function that an operator calls survives FuseOps.
 - The names that FuseOps creates ("lv", "gv") may repeat existing ones, so the importer avoids them.
@@ -95,8 +95,8 @@ def provenance(
         name = binding.var.name
         if name in result:
             raise ProvenanceError(
-                f"Two calls are bound to the name {name!r}; expected unique names. Use the module as the "
-                "passes up to FuseTIR return it."
+                f"Two calls are bound to the name {name!r}; expected unique names. Use the module "
+                "as the passes up to FuseTIR return it."
             )
         matching_group = _choose(groups_by_signature.get(values.signature(binding), []), name)
         if matching_group is not None:
@@ -200,7 +200,7 @@ def _with_separate_functions(
 
 
 def _operator_functions(value: Any, mod: tvm.IRModule) -> list[str]:
-    """Returns the names of the operators' functions behind a call of main after FuseOps, in order."""
+    """Returns the names of the operator functions that a call of main after FuseOps leads to."""
     if _is_call_tir(value):
         return [value.args[0].name_hint]
     if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):

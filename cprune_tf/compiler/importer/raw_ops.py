@@ -415,10 +415,10 @@ def _slice(emitter: Emitter, x: Any, index_of_axis: dict[int, int | slice]) -> A
             "a slice has a negative step; expected a positive one: use keras.ops.flip"
         )
     if ranges:
-        starts, stops, steps = zip(
-            *((r.start, r.stop, r.step) for r in ranges.values()), strict=True
-        )
-        x = emitter.emit(_op.strided_slice(x, list(ranges), list(starts), list(stops), list(steps)))
+        starts = [positions.start for positions in ranges.values()]
+        stops = [positions.stop for positions in ranges.values()]
+        steps = [positions.step for positions in ranges.values()]
+        x = emitter.emit(_op.strided_slice(x, list(ranges), starts, stops, steps))
     integer_axes = [axis for axis, index in index_of_axis.items() if isinstance(index, int)]
     return emitter.emit(_op.squeeze(x, integer_axes)) if integer_axes else x
 
