@@ -226,7 +226,7 @@ def convert_ravel(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Transpose")
 def convert_transpose(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Converts a permutation of axes; without given axes their order is reversed."""
+    """Converts a permutation of axes; if none is specified, their order is reversed."""
     rank = len(shape(x))
     axes = operation.axes if operation.axes is not None else range(rank - 1, -1, -1)
     return emitter.emit(_op.permute_dims(x, [axis % rank for axis in axes]))

@@ -176,10 +176,13 @@ def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
         outputs = tuple(operator.OutputsAsNumpy().tolist())
         data = {index: _data(model, subgraph, index) for index in inputs if index != _MISSING}
         constants = {index: content for index, content in data.items() if len(content)}
-        unshared = [index for index in constants if num_readers[index] == 1]
+        single_reader_indices = [index for index in constants if num_readers[index] == 1]
         yield Operator(
             code=names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())],
-            names=tuple(subgraph.Tensors(index).Name().decode() for index in [*outputs, *unshared]),
+            names=tuple(
+                subgraph.Tensors(index).Name().decode()
+                for index in [*outputs, *single_reader_indices]
+            ),
             outputs=outputs,
             constants=tuple(
                 content.view(np.float32)
