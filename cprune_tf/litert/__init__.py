@@ -1,4 +1,4 @@
-"""Keras to `.tflite`."""
+"""Conversion of Keras models to `.tflite` files."""
 
 from __future__ import annotations
 

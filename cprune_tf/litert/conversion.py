@@ -1,4 +1,4 @@
-"""Keras 3 model to `.tflite`: float32, batch size 1, variables frozen into constants."""
+"""Converts Keras 3 models to `.tflite`: float32, batch size 1, variables frozen into constants."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _ENDPOINT = "serve"
 
 
 class ConversionError(UserError, ValueError):
-    """A model that cannot become a `.tflite` file; says why."""
+    """A model cannot be converted to a `.tflite` file; the message says why."""
 
 
 def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> bytes:
-    """Converts a model for LiteRT, quietly.
+    """Converts a model to LiteRT's file format without printing anything.
 
-    The way leads over a SavedModel: converting the traced function directly leaves the weights as
-    variables, which LiteRT can neither fold nor delegate. Inputs and outputs are named
-    "input_00", "output_00", ... in the model's order.
+    The conversion goes through a SavedModel, because converting the traced function directly leaves
+    the weights as variables, which LiteRT can neither fold nor delegate. Inputs and outputs are
+    named "input_00", "output_00", ... in the model's order.
 
     Args:
-        model: A built Keras model that computes in float32, with inputs of fixed size but for the
-            batch dimension.
-        forward: Computes the model's outputs from one tensor an input, for a caller that wants
-            operations to be named its own way; None: the model is called.
+        model: A built Keras model that computes in float32 and whose inputs have a fixed size in
+            every dimension but the batch.
+        forward: A function that computes the model's outputs from one tensor per input, for callers
+            that need other names of operations; None to call the model.
 
     Returns:
         The content of the `.tflite` file, for a batch size of 1.
 
     Raises:
-        ConversionError: The model is not built, has an input of unknown size or another compute
-            type, or TensorFlow cannot convert it; says which.
+        ConversionError: The model is not built, has an input of unknown size, computes in another
+            type than float32, or cannot be converted by TensorFlow.
     """
     _require_convertible(model)
     with (
@@ -46,7 +46,7 @@ def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> by
         native_output.silenced(),
     ):
         try:
-            return _convert(model, forward or _caller(model), directory)
+            return _convert(model, forward or _forward_of(model), directory)
         except Exception as error:
             raise ConversionError(
                 f"TensorFlow could not convert model {model.name!r} to TFLite: "
@@ -57,24 +57,26 @@ def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> by
 def _require_convertible(model: keras.Model) -> None:
     if not getattr(model, "built", False) or not getattr(model, "inputs", None):
         raise ConversionError(
-            f"Model {model.name!r} has no defined inputs; call it on data once, or build it from "
-            "keras.Input, before converting it."
+            f"Model {model.name!r} has no defined inputs; expected a built model. Call it on data "
+            "once, or build it from keras.Input, before converting it."
         )
     for tensor in model.inputs:
         if any(size is None for size in tensor.shape[1:]):
             raise ConversionError(
                 f"Input {tensor.name!r} of model {model.name!r} has shape {tuple(tensor.shape)}; "
-                "every size but the batch must be known."
+                "every size but the batch must be fixed. Build the model with a fixed input shape."
             )
     types = {variable.dtype for variable in model.weights} | {model.compute_dtype}
-    if wrong := types & {"float16", "bfloat16", "float64"}:
+    if unsupported_types := types & {"float16", "bfloat16", "float64"}:
         raise ConversionError(
-            f"Model {model.name!r} uses {', '.join(sorted(wrong))}; only float32 models are "
-            "converted. Build it under keras.config.set_dtype_policy('float32')."
+            f"Model {model.name!r} uses {', '.join(sorted(unsupported_types))}; only float32 "
+            "models are converted. Build it under keras.config.set_dtype_policy('float32')."
         )
 
 
-def _caller(model: keras.Model) -> Callable[..., Any]:
+def _forward_of(model: keras.Model) -> Callable[..., Any]:
+    """Returns a function that calls a model with one tensor per input."""
+
     def forward(*inputs: Any) -> Any:
         return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
 

@@ -1,4 +1,4 @@
-"""Model builders, embedded trained models, and loading of the user's."""
+"""Model builders, embedded trained models, and the loading of users' models."""
 
 from cprune_tf.models.loader import ModelError, load_model
 from cprune_tf.models.resnet import resnet8

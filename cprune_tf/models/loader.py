@@ -1,4 +1,4 @@
-"""Loads embedded models and the user's files, Keras 2 ones included."""
+"""Loads embedded models and users' model files, including those of Keras 2."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ _EMBEDDED = ("resnet8_fashion",)
 
 
 class ModelError(UserError, ValueError):
-    """A model that cannot be used: says what was received, expected and what to do."""
+    """A model cannot be used. The message says what was received and expected, and what to do."""
 
 
 class _Keras2DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Stands in while a file is read: Keras 2 wrote `groups`, which Keras 3 does not know."""
+    """Reads the layer's Keras 2 configs, whose argument `groups` does not exist in Keras 3."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> keras.layers.DepthwiseConv2D:
-        """Gives a plain DepthwiseConv2D, so that nothing of this class is left in the model."""
+        """Creates a plain DepthwiseConv2D, so that no layer of the model has this class."""
         config = dict(config)
         groups = config.pop("groups", 1)
         if groups != 1:
             raise ModelError(
-                f"layer {config.get('name')!r}: DepthwiseConv2D with groups={groups}; expected 1."
+                f"layer {config.get('name')!r}: DepthwiseConv2D with groups={groups}; expected 1, "
+                "since Keras 3 supports no other number. Rebuild the model without such groups."
             )
         return keras.layers.DepthwiseConv2D.from_config(config)
 
@@ -41,15 +42,15 @@ def load_model(
     """Loads a model for inference or further training, uncompiled.
 
     Args:
-        name_or_path: "resnet8_fashion" (embedded), or the path of a `.keras` or `.h5` file. Of
-            Keras 2, `.h5` files are read.
-        custom_objects: The caller's own layers and functions that the file names.
+        name_or_path: The name of an embedded model ("resnet8_fashion"), or the path of a `.keras`
+            or `.h5` file. Files of Keras 2 must be `.h5` files.
+        custom_objects: Name -> custom layer class or function, for those that the file refers to.
 
     Returns:
         A Functional or Sequential model.
 
     Raises:
-        ModelError: When there is no such model, the file cannot be read or holds something else.
+        ModelError: There is no such model, the file cannot be read, or it holds something else.
     """
     if str(name_or_path) in _EMBEDDED:
         folder = importlib.resources.files("cprune_tf.models") / "pretrained"
@@ -61,7 +62,7 @@ def load_model(
 
 
 def _check_format(path: pathlib.Path) -> None:
-    """Raises ModelError for what is known not to work, before Keras tries."""
+    """Raises ModelError for paths that Keras cannot load a model from."""
     expected = "expected a Keras model saved as .keras or .h5"
     if not path.exists():
         raise ModelError(
@@ -71,16 +72,19 @@ def _check_format(path: pathlib.Path) -> None:
     if path.is_dir():
         kind = "a SavedModel" if (path / "saved_model.pb").exists() else "a folder"
         raise ModelError(
-            f"{path} is {kind}; {expected}. A SavedModel holds no Keras layers: load the model "
-            "where it was made and save it with model.save('model.keras')."
+            f"{path} is {kind}; {expected}. A SavedModel holds no Keras layers: save the "
+            "original model with model.save('model.keras')."
         )
     if path.suffix == ".tflite":
         raise ModelError(
-            f"{path} is a TFLite model; {expected}. A .tflite file cannot be trained: give the "
+            f"{path} is a TFLite model; {expected}. A .tflite file cannot be trained: pass the "
             "Keras model that it was converted from."
         )
     if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ModelError(f"{path} has the suffix {path.suffix!r}; {expected}.")
+        raise ModelError(
+            f"{path} has the suffix {path.suffix!r}; {expected}. Save the model with "
+            "model.save('model.keras')."
+        )
 
 
 def _read(path: pathlib.Path, custom_objects: Mapping[str, Any]) -> keras.Model:
@@ -89,20 +93,21 @@ def _read(path: pathlib.Path, custom_objects: Mapping[str, Any]) -> keras.Model:
         model = keras.models.load_model(path, custom_objects=objects, compile=False)
     except ModelError:
         raise
-    except Exception as error:  # whatever a damaged or foreign file makes Keras raise
+    except Exception as error:  # Keras raises many types of errors for damaged files.
         raise ModelError(f"{path} cannot be loaded: {_explain(path, error)}") from error
     if not isinstance(model, keras.Sequential) and not _is_functional(model):
         raise ModelError(
             f"{path} holds a subclassed model ({type(model).__name__}); expected a Functional or "
-            "Sequential one, whose layers can be seen. Rebuild it as keras.Model(inputs, outputs)."
+            "Sequential model, whose graph is known. Rebuild it as keras.Model(inputs, outputs)."
         )
     return _with_plain_input(model)
 
 
 def _with_plain_input(model: keras.Model) -> keras.Model:
-    """The same model and layers taking a tensor where Keras 2 wrote a list of one.
+    """Returns the same model and layers with a plain tensor as its input.
 
-    Keras 3 warns at every call of such a model with a tensor.
+    Keras 2 saved a model's single input as a list of one tensor. Keras 3 warns whenever such a
+    model is called with a tensor.
     """
     if isinstance(model, keras.Sequential) or not isinstance(model.input, list):
         return model
@@ -112,31 +117,34 @@ def _with_plain_input(model: keras.Model) -> keras.Model:
 
 
 def _is_functional(model: keras.Model) -> bool:
-    # keras.Model(inputs, outputs) makes an instance of a subclass without a public name; only that
-    # one lists its operations.
+    # keras.Model(inputs, outputs) creates an instance of a subclass without a public name. Only
+    # that subclass has the attribute `operations`.
     return isinstance(model, keras.Model) and hasattr(model, "operations")
 
 
 def _explain(path: pathlib.Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines()
-    first = reason[0][:300] if reason else type(error).__name__
+    """Says in one line why a file could not be loaded, what was expected and what to do."""
+    lines = str(error).strip().splitlines()
+    reason = lines[0][:300] if lines else type(error).__name__
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
         version = _keras_version(path)
         if version.startswith("2."):
             return (
                 f"it was saved by Keras {version} (tf_keras); expected Keras 3. Load it with "
-                "tf_keras and save it as .h5, which is read here."
+                "tf_keras and save it as .h5, which can be read here."
             )
     if "Could not locate class" in str(error) or "Unknown layer" in str(error):
         return (
-            f"it has a class that is not Keras' own ({first}). Pass it in custom_objects, or "
+            f"it has a class that is not Keras' own ({reason}); expected built-in layers or "
+            "registered classes. Pass it in custom_objects, or "
             "register it with keras.saving.register_keras_serializable; a subclassed model must "
             "be rebuilt with keras.Model(inputs, outputs)."
         )
-    return f"{first} Expected a Keras model saved as .keras or .h5; was it saved completely?"
+    return f"{reason} Expected a Keras model saved as .keras or .h5; was it saved completely?"
 
 
 def _keras_version(path: pathlib.Path) -> str:
+    """Returns the version of Keras that saved a `.keras` file, or "" if the file does not say."""
     with zipfile.ZipFile(path) as file:
         if "metadata.json" not in file.namelist():
             return ""

@@ -1,4 +1,4 @@
-"""ResNet-8 in the manner of MLPerf Tiny's image classification model."""
+"""ResNet-8, modelled on the image classification model of MLPerf Tiny."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ def resnet8(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 
     """Builds a ResNet-8: a stem, three residual stacks of 16, 32 and 64 filters, and a classifier.
 
     The second and third stack halve the resolution and have a 1x1 convolution in their shortcut.
-    Weights come from Keras' global random state: call `keras.utils.set_random_seed` before.
+    The weights depend on Keras' global random state: for reproducible ones, call
+    `keras.utils.set_random_seed` before.
 
     Args:
-        input_shape: (height, width, channels) of the images, float32.
-        num_classes: Outputs of the softmax.
+        input_shape: The shape (height, width, channels) of the float32 images.
+        num_classes: The number of classes, and of outputs of the softmax.
 
     Returns:
         A functional model with readable layer names (`stack2_conv1`, `stack2_bn1`, ...).
@@ -61,6 +62,6 @@ def _conv_bn(
         kernel_initializer="he_normal",
         name=conv_name,
     )(x)
-    # Momentum 0.9 and not Keras' 0.99: short trainings are a few hundred steps, and the moving
-    # statistics must have caught up with the weights by then.
+    # Keras' default momentum is 0.99. With 0.9, the moving statistics catch up with the weights in
+    # a short training of a few hundred steps.
     return layers.BatchNormalization(momentum=0.9, name=bn_name)(x)

@@ -1,4 +1,4 @@
-"""Small models of other families than ResNet: for tests and first trials."""
+"""Small models of other architectures than ResNet, for tests and first trials."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ def vgg_small(
     num_classes: int = 10,
     filters: tuple[int, ...] = (16, 32, 64),
 ) -> keras.Model:
-    """Builds a VGG-like Sequential model: convolutions with bias, pooling, flatten, two dense.
+    """Builds a VGG-like Sequential model: convolutions, pooling, flatten and two dense layers.
+
+    Every layer has a bias and there is no batch normalisation.
 
     Args:
-        input_shape: (height, width, channels) of the images, float32.
-        num_classes: Outputs; they are logits, without a softmax.
-        filters: Filters of each block; each block has two convolutions and halves the resolution.
+        input_shape: The shape (height, width, channels) of the float32 images.
+        num_classes: The number of classes. The outputs are logits, without a softmax.
+        filters: The number of filters of each block. A block has two convolutions and halves the
+            resolution.
 
     Returns:
         The model.
@@ -42,10 +45,10 @@ def mobilenet_small(
     """Builds a MobileNetV1-like model: depthwise and 1x1 convolutions with batch normalisation.
 
     Args:
-        input_shape: (height, width, channels) of the images, float32.
-        num_classes: Outputs of the softmax.
-        filters: Filters of the stem and of each block; every block after the first halves the
-            resolution.
+        input_shape: The shape (height, width, channels) of the float32 images.
+        num_classes: The number of classes, and of outputs of the softmax.
+        filters: The number of filters of each block. The stem has as many as the first block. Every
+            block after the first halves the resolution.
 
     Returns:
         The functional model.

@@ -7,5 +7,5 @@ from cprune_tf.devices import open_device
 
 @pytest.fixture(scope="session")
 def device():
-    with open_device("local") as opened:
-        yield opened
+    with open_device("local") as local_device:
+        yield local_device

@@ -78,11 +78,11 @@ def test_the_weights_are_in_the_file_as_constants():
 
 def test_conversion_leaves_the_model_as_it_was():
     model = randomise(conv_model())
-    before = [np.array(values) for values in model.get_weights()]
+    weights = [np.array(values) for values in model.get_weights()]
     inputs = np.ones((1, 8, 8, 3), np.float32)
     expected = np.asarray(model(inputs))
     assert convert(model) == convert(model)
-    for old, new in zip(before, model.get_weights(), strict=True):
+    for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(np.asarray(model(inputs)), expected)
 
@@ -126,8 +126,8 @@ def test_conversion_writes_nothing_to_the_terminal():
         "print('after', file=sys.stderr, flush=True)\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
-    assert done.stdout.rpartition("-- now --")[2].strip() == ""
-    assert done.stderr.rpartition("-- now --")[2].strip() == "after"
+    assert process.stdout.rpartition("-- now --")[2].strip() == ""
+    assert process.stderr.rpartition("-- now --")[2].strip() == "after"

@@ -25,7 +25,7 @@ def test_resnet8_is_readable_and_of_the_size_of_mlperf_tinys():
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert len(convolutions) == 9
     kernels = sum(layer.kernel.shape.num_elements() for layer in convolutions)
-    # MLPerf Tiny's: the same nine kernels.
+    # The nine kernels of MLPerf Tiny's model.
     assert kernels == 432 + 2 * 2304 + 4608 + 9216 + 512 + 18432 + 36864 + 2048
     assert model.get_layer("stack3_add").output.shape == (None, 8, 8, 64)
 

@@ -57,7 +57,7 @@ def test_pretrained_models_are_loaded(name, input_shape, outputs):
 
 
 def _write_keras2(model: keras.Model, path: pathlib.Path, groups: int) -> None:
-    """An .h5 file whose DepthwiseConv2D configs have the key that Keras 2 wrote."""
+    """Writes an .h5 file whose DepthwiseConv2D configs have the key `groups`, as in Keras 2."""
     model.save(path)
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
@@ -75,11 +75,13 @@ def test_keras2_depthwise_layers_are_read_as_plain_ones(tmp_path):
     loaded = load_model(path)
     images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
     np.testing.assert_array_equal(loaded(images), model(images))
-    layers = [x for x in loaded.layers if isinstance(x, keras.layers.DepthwiseConv2D)]
-    assert layers and all(type(x) is keras.layers.DepthwiseConv2D for x in layers)
+    depthwise = keras.layers.DepthwiseConv2D
+    layers = [layer for layer in loaded.layers if isinstance(layer, depthwise)]
+    assert layers and all(type(layer) is depthwise for layer in layers)
     loaded.save(tmp_path / "again.keras")
     np.testing.assert_array_equal(load_model(tmp_path / "again.keras")(images), model(images))
-    with pytest.raises(TypeError, match="groups"):  # nothing global was changed
+    # Keras itself still refuses the file, so nothing global was changed.
+    with pytest.raises(TypeError, match="groups"):
         keras.models.load_model(path, compile=False)
 
 
@@ -134,7 +136,7 @@ def test_subclassed_models_are_refused(tmp_path):
         load_model(tmp_path / "model.keras", custom_objects={"Subclassed": Subclassed})
 
 
-def _nothing(path: pathlib.Path) -> pathlib.Path:
+def _missing(path: pathlib.Path) -> pathlib.Path:
     return path / "missing.keras"
 
 
@@ -159,12 +161,12 @@ def _other_suffix(path: pathlib.Path) -> pathlib.Path:
     return path / "model.onnx"
 
 
-def _no_archive(path: pathlib.Path) -> pathlib.Path:
+def _invalid_archive(path: pathlib.Path) -> pathlib.Path:
     (path / "model.keras").write_bytes(b"no zip")
     return path / "model.keras"
 
 
-def _no_hdf5(path: pathlib.Path) -> pathlib.Path:
+def _invalid_hdf5(path: pathlib.Path) -> pathlib.Path:
     (path / "model.h5").write_bytes(b"no hdf5")
     return path / "model.h5"
 
@@ -182,7 +184,7 @@ def _weights_only(path: pathlib.Path) -> pathlib.Path:
 
 
 def _keras2_archive(path: pathlib.Path) -> pathlib.Path:
-    """As tf_keras writes it: other metadata, other names of the weights."""
+    """Writes an archive like those of tf_keras, with its metadata and its names of weights."""
     vgg_small().save(path / "new.keras")
     with (
         zipfile.ZipFile(path / "new.keras") as new,
@@ -200,13 +202,13 @@ def _keras2_archive(path: pathlib.Path) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_nothing, "there is no model .*resnet8_fashion"),
+        (_missing, "there is no model .*resnet8_fashion"),
         (_saved_model, "is a SavedModel; expected a Keras model saved as"),
         (_folder, "is a folder; expected"),
         (_tflite, "is a TFLite model; expected .* converted from"),
         (_other_suffix, "has the suffix '.onnx'; expected"),
-        (_no_archive, "cannot be loaded"),
-        (_no_hdf5, "cannot be loaded"),
+        (_invalid_archive, "cannot be loaded"),
+        (_invalid_hdf5, "cannot be loaded"),
         (_truncated, "cannot be loaded"),
         (_weights_only, "cannot be loaded"),
         (_keras2_archive, "saved by Keras 2.15.0 .* save it as .h5"),

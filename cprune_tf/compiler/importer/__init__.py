@@ -1,28 +1,28 @@
 """Keras 3 to TVM Relax: the importer.
 
-`import_model(model)` yields an `ImportedModel`: a Relax module whose parameters are named inputs
-("conv1/kernel"), and the exact account of which Keras layers every parameter and every computed
-value came from. `provenance` carries that account over operator fusion.
+`import_model(model)` returns an `ImportedModel`: a Relax module whose parameters are named inputs
+("conv1/kernel"), and an exact record of the Keras layers that every parameter and every computed
+value came from. `provenance` carries that record over operator fusion.
 
-Adding a converter, for a layer of your own or for one that is missing here::
+Register a converter for a custom layer, or for a Keras layer that has none here, like this::
 
     from tvm import relax
     from cprune_tf.compiler.importer import register_converter
 
     @register_converter(MyScale)                  # the layer's class, matched exactly
-    def convert_my_scale(emitter, layer, x):      # x: a Relax variable; or a list of them
-        scale = emitter.param("scale", layer.scale)      # becomes the parameter "NAME/scale"
+    def convert_my_scale(emitter, layer, x):      # x: a Relax variable, or a list of them
+        scale = emitter.param("scale", layer.scale)      # the parameter "LAYER/scale"
         return emitter.emit(relax.op.multiply(x, scale))
 
-A converter receives the arguments of the recorded Keras call with tensors replaced by Relax
-variables (`training` left out), and returns variables of the same shapes as Keras's outputs.
-Everything it emits through `emitter` is attributed to the layer. It raises
-`UnsupportedOperationError(reason)` for settings it does not know; `import_model` names all such
-layers in one error. The operation classes behind `keras.ops` are registered as "ops.Add",
+A converter receives the arguments of the recorded Keras call: Relax variables replace the tensors,
+and `training` is left out. It returns variables of the same shapes as Keras's outputs. Everything
+that it emits through `emitter` is attributed to the layer. It raises
+`UnsupportedOperationError(reason)` for settings that it does not support; `import_model` names all
+such layers in one error. The operation classes behind `keras.ops` are registered as "ops.Add",
 "ops.Reshape", ...
 """
 
-from cprune_tf.compiler.importer import (  # noqa: F401  (they register their converters)
+from cprune_tf.compiler.importer import (  # noqa: F401  (each registers its converters)
     activation,
     applications,
     attention,

@@ -1,4 +1,4 @@
-"""Activations as layers, as the `activation` of another layer, and as `keras.ops` calls."""
+"""Converters of activations: layers, the `activation` of another layer, and `keras.ops` calls."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cprune_tf.compiler.importer import activation_functions as fn
 from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
-# Keras function and raw operation of the same name, the attributes of the operation that are
-# parameters of the function.
+# Name of a function in keras.activations or keras.ops -> the function that emits it, and those
+# attributes of the Keras operation that are parameters of that function.
 _NAMED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "celu": (fn.celu, ("alpha",)),
     "elu": (fn.elu, ("alpha",)),
@@ -44,7 +44,8 @@ _NAMED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "threshold": (fn.threshold, ("threshold", "default_value")),
 }
 
-# What a layer's `activation` may be: functions, compared by identity.
+# The functions that may be a layer's `activation`, compared by identity -> the functions that emit
+# them.
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     keras.activations.linear: fn.linear,
     keras.activations.exponential: fn.exponential,
@@ -68,10 +69,10 @@ for _name, (_function, _) in _NAMED.items():
 
 
 def apply_activation(emitter: Emitter, activation: Any, x: Any) -> Any:
-    """Applies what a Keras layer holds as `activation`: None, a known function or a layer.
+    """Emits the `activation` of a Keras layer: None, a function or a layer.
 
     Raises:
-        UnsupportedOperationError: An activation function without a converter.
+        UnsupportedOperationError: The activation has no converter.
     """
     if activation is None:
         return x
@@ -81,7 +82,7 @@ def apply_activation(emitter: Emitter, activation: Any, x: Any) -> Any:
         return _FUNCTIONS[activation](emitter, x)
     name = getattr(activation, "__name__", type(activation).__name__)
     raise UnsupportedOperationError(
-        f"activation {name!r} has no converter; expected one of keras.activations or a layer"
+        f"activation {name!r} has no converter; expected a function of keras.activations or a layer"
     )
 
 
@@ -100,13 +101,13 @@ for _name in _NAMED:
 
 @register_converter(keras.layers.Activation)
 def convert_activation(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """An activation function as a layer."""
+    """Converts an Activation layer."""
     return apply_activation(emitter, layer.activation, x)
 
 
 @register_converter(keras.layers.ReLU, "keras.src.activations.activations.ReLU")
 def convert_relu(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """ReLU with its three knobs."""
+    """Converts a ReLU layer with its negative slope, maximum and threshold."""
     return fn.relu(
         emitter,
         x,
@@ -118,19 +119,19 @@ def convert_relu(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.LeakyReLU)
 def convert_leaky_relu(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Leaky ReLU as a layer."""
+    """Converts a LeakyReLU layer."""
     return fn.leaky_relu(emitter, x, negative_slope=layer.negative_slope)
 
 
 @register_converter(keras.layers.ELU)
 def convert_elu(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """ELU as a layer."""
+    """Converts an ELU layer."""
     return fn.elu(emitter, x, alpha=layer.alpha)
 
 
 @register_converter(keras.layers.PReLU)
 def convert_prelu(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """X above zero, a learned alpha * x below."""
+    """Converts a PReLU layer: x if x > 0, else alpha * x with a learned alpha."""
     alpha = emitter.param("alpha", layer.alpha)
     zero = scalar(0.0, x)
     below = relax.op.multiply(relax.op.minimum(x, zero), alpha)
@@ -139,7 +140,7 @@ def convert_prelu(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.Softmax)
 def convert_softmax(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
-    """Softmax over one axis, or over several taken together."""
+    """Converts a softmax over one axis, or over several axes together."""
     if mask is not None:
         keep = mask if dtype(mask) == "bool" else relax.op.astype(mask, "bool")
         x = emitter.emit(relax.op.where(keep, x, scalar(-1e30, x)))

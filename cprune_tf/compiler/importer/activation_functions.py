@@ -1,6 +1,7 @@
 """Activation functions as Relax operators.
 
-Every function takes the emitter, the input and the parameters of the Keras function of that name.
+Every function takes the emitter, the input and the parameters of the Keras function of the same
+name, and returns the variable of the result. Its docstring says what it computes.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ def relu(
     max_value: float | None = None,
     threshold: float = 0.0,
 ) -> Any:
-    """Keras's general ReLU; the common cases become one operator.
+    """Keras's general ReLU. Plain and limited ReLUs are a single operator.
 
     Args:
-        emitter: Where to.
-        x: Input.
-        negative_slope: Inputs below the threshold give negative_slope * (x - threshold).
-        max_value: Upper limit, or None.
-        threshold: Inputs above it pass.
+        emitter: Receives the operators.
+        x: The input.
+        negative_slope: The slope below the threshold: negative_slope * (x - threshold).
+        max_value: The upper limit of the result, or None if there is none.
+        threshold: The value above which the input is passed on unchanged.
     """
     if threshold == 0.0 and negative_slope == 0.0:
         if max_value is None:
@@ -52,22 +53,22 @@ def relu6(emitter: Emitter, x: Any) -> Any:
 
 
 def leaky_relu(emitter: Emitter, x: Any, *, negative_slope: float = 0.2) -> Any:
-    """X above zero, negative_slope * x below."""
+    """The input if it is positive, else negative_slope * x."""
     return emitter.emit(_op.nn.leakyrelu(x, float(negative_slope)))
 
 
 def softmax(emitter: Emitter, x: Any, *, axis: int = -1) -> Any:
-    """Softmax over one axis."""
+    """The softmax over one axis."""
     return emitter.emit(_op.nn.softmax(x, axis=axis % len(shape(x))))
 
 
 def log_softmax(emitter: Emitter, x: Any, *, axis: int = -1) -> Any:
-    """Logarithm of the softmax over one axis."""
+    """The logarithm of the softmax over one axis."""
     return emitter.emit(_op.nn.log_softmax(x, axis=axis % len(shape(x))))
 
 
 def linear(emitter: Emitter, x: Any) -> Any:
-    """The input."""
+    """The input, unchanged."""
     return x
 
 
@@ -77,7 +78,7 @@ def sigmoid(emitter: Emitter, x: Any) -> Any:
 
 
 def tanh(emitter: Emitter, x: Any) -> Any:
-    """Hyperbolic tangent."""
+    """The hyperbolic tangent."""
     return emitter.emit(_op.tanh(x))
 
 
@@ -87,32 +88,32 @@ def exponential(emitter: Emitter, x: Any) -> Any:
 
 
 def silu(emitter: Emitter, x: Any) -> Any:
-    """X * sigmoid(x), also known as swish."""
+    """The input times sigmoid(x), also known as swish."""
     return emitter.emit(_op.nn.silu(x))
 
 
 def gelu(emitter: Emitter, x: Any, *, approximate: bool = False) -> Any:
-    """X * Phi(x), exact or through tanh."""
+    """The input times Phi(x), either exact or approximated through tanh."""
     return emitter.emit(_op.nn.gelu_tanh(x) if approximate else _op.nn.gelu(x))
 
 
 def elu(emitter: Emitter, x: Any, *, alpha: float = 1.0) -> Any:
-    """X above zero, alpha * (exp(x) - 1) below."""
+    """The input if it is positive, else alpha * (exp(x) - 1)."""
     zero = scalar(0.0, x)
-    # Above zero the exponential is not used; the minimum keeps it from overflowing.
+    # The exponential is computed for positive inputs too, where the minimum prevents an overflow.
     below = _op.subtract(_op.exp(_op.minimum(x, zero)), scalar(1.0, x))
     below = _op.multiply(below, scalar(float(alpha), x))
     return emitter.emit(_op.where(_op.greater(x, zero), x, below))
 
 
 def selu(emitter: Emitter, x: Any) -> Any:
-    """Scaled ELU with the self-normalising constants."""
+    """The scaled ELU with the self-normalising constants."""
     y = elu(emitter, x, alpha=1.6732632423543772)
     return emitter.emit(_op.multiply(y, scalar(1.0507009873554805, x)))
 
 
 def celu(emitter: Emitter, x: Any, *, alpha: float = 1.0) -> Any:
-    """X above zero, alpha * (exp(x / alpha) - 1) below."""
+    """The input if it is positive, else alpha * (exp(x / alpha) - 1)."""
     zero, scale = scalar(0.0, x), scalar(float(alpha), x)
     below = _op.subtract(_op.exp(_op.divide(_op.minimum(x, zero), scale)), scalar(1.0, x))
     return emitter.emit(_op.add(_op.maximum(x, zero), _op.multiply(below, scale)))
@@ -126,7 +127,7 @@ def softplus(emitter: Emitter, x: Any) -> Any:
 
 
 def softsign(emitter: Emitter, x: Any) -> Any:
-    """X / (1 + |x|)."""
+    """The input divided by 1 + |x|."""
     return emitter.emit(_op.divide(x, _op.add(_op.abs(x), scalar(1.0, x))))
 
 
@@ -137,7 +138,7 @@ def log_sigmoid(emitter: Emitter, x: Any) -> Any:
 
 
 def mish(emitter: Emitter, x: Any) -> Any:
-    """X * tanh(softplus(x))."""
+    """The input times tanh(softplus(x))."""
     return emitter.emit(_op.multiply(x, _op.tanh(softplus(emitter, x))))
 
 
@@ -148,7 +149,7 @@ def hard_sigmoid(emitter: Emitter, x: Any) -> Any:
 
 
 def hard_silu(emitter: Emitter, x: Any) -> Any:
-    """X * hard_sigmoid(x), also known as hard swish."""
+    """The input times hard_sigmoid(x), also known as hard swish."""
     return emitter.emit(_op.multiply(x, hard_sigmoid(emitter, x)))
 
 
@@ -158,24 +159,24 @@ def hard_tanh(emitter: Emitter, x: Any) -> Any:
 
 
 def tanh_shrink(emitter: Emitter, x: Any) -> Any:
-    """X - tanh(x)."""
+    """The input minus tanh(x)."""
     return emitter.emit(_op.subtract(x, _op.tanh(x)))
 
 
 def hard_shrink(emitter: Emitter, x: Any, *, threshold: float = 0.5) -> Any:
-    """X where |x| is above the threshold, else 0."""
+    """The input if |x| is above the threshold, else 0."""
     keep = _op.greater(_op.abs(x), scalar(float(threshold), x))
     return emitter.emit(_op.where(keep, x, scalar(0.0, x)))
 
 
 def soft_shrink(emitter: Emitter, x: Any, *, threshold: float = 0.5) -> Any:
-    """X moved towards 0 by the threshold."""
+    """The input moved towards 0 by the threshold, and 0 if |x| is below the threshold."""
     inside = _op.clip(x, -float(threshold), float(threshold))
     return emitter.emit(_op.subtract(x, inside))
 
 
 def threshold(emitter: Emitter, x: Any, *, threshold: float, default_value: float) -> Any:
-    """X above the threshold, else the default."""
+    """The input if it is above the threshold, else the default value."""
     keep = _op.greater(x, scalar(float(threshold), x))
     return emitter.emit(_op.where(keep, x, scalar(float(default_value), x)))
 
@@ -187,7 +188,7 @@ def squareplus(emitter: Emitter, x: Any, *, b: float = 4) -> Any:
 
 
 def sparse_plus(emitter: Emitter, x: Any) -> Any:
-    """0 below -1, x above 1, (x + 1)^2 / 4 between."""
+    """0 if x is below -1, x if it is above 1, and (x + 1)^2 / 4 in between."""
     one = scalar(1.0, x)
     inside = emitter.emit(_op.add(_op.clip(x, -1.0, 1.0), one))
     square = _op.multiply(_op.multiply(inside, inside), scalar(0.25, x))
@@ -195,13 +196,13 @@ def sparse_plus(emitter: Emitter, x: Any) -> Any:
 
 
 def sparse_sigmoid(emitter: Emitter, x: Any) -> Any:
-    """(x + 1) / 2, limited to 0..1."""
+    """(x + 1) / 2, limited to the range 0..1."""
     y = _op.multiply(_op.add(x, scalar(1.0, x)), scalar(0.5, x))
     return emitter.emit(_op.clip(y, 0.0, 1.0))
 
 
 def glu(emitter: Emitter, x: Any, *, axis: int = -1) -> Any:
-    """The first half of the channels gated by the sigmoid of the second."""
+    """The first half of an axis times the sigmoid of its second half."""
     halves = emitter.emit(_op.split(x, 2, axis=axis % len(shape(x))))
     first = emitter.emit(relax.TupleGetItem(halves, 0))
     second = emitter.emit(relax.TupleGetItem(halves, 1))

@@ -1,4 +1,4 @@
-"""Converters of the layers that models of `keras.applications` define for themselves."""
+"""Converters of layer classes that `keras.applications` defines for its own models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cprune_tf.compiler.importer.registry import register_converter
 
 @register_converter("keras.src.applications.convnext.LayerScale")
 def convert_layer_scale(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """ConvNeXt's learned scale a channel."""
+    """Converts ConvNeXt's learned scale: one factor per channel."""
     return emitter.emit(relax.op.multiply(x, emitter.param("gamma", layer.gamma)))
 
 
 @register_converter("keras.src.applications.inception_resnet_v2.CustomScaleLayer")
 def convert_custom_scale(emitter: Emitter, layer: Any, tensors: Sequence[Any]) -> Any:
-    """Inception-ResNet's scaled residual: x + y * scale."""
+    """Converts Inception-ResNet's scaled residual: x + y * scale."""
     x, y = tensors
     return emitter.emit(relax.op.add(x, relax.op.multiply(y, scalar(float(layer.scale), y))))

@@ -13,43 +13,52 @@ from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape, t
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
 _op = relax.op
-# Far below any score, and finite: a row without a single allowed position stays a number.
-_NEVER = -1e30
+# The score of a position that must be ignored. It is far below any other score, but finite, so that
+# the softmax of a row without any allowed position is not NaN.
+_IGNORED_SCORE = -1e30
 
 
 def _causal(queries: int, keys: int) -> Any:
-    """[queries, keys]: position i may look at 0..i."""
+    """Creates a boolean mask [queries, keys] in which query i may attend to keys 0..i."""
     return relax.const(np.tril(np.ones((queries, keys), bool)))
 
 
-def _masked(emitter: Emitter, scores: Any, mask: Any) -> Any:
+def _apply_mask(emitter: Emitter, scores: Any, mask: Any) -> Any:
+    """Replaces the scores of positions that the mask excludes; a mask may be None."""
     if mask is None:
         return scores
-    # A mask [batch, queries, keys] is the same for all heads.
+    # A mask [batch, queries, keys] applies to all heads, so it gets an axis for them.
     while len(shape(mask)) < len(shape(scores)):
         mask = emitter.emit(_op.expand_dims(mask, 1))
     if dtype(mask) != "bool":
         mask = emitter.emit(_op.astype(mask, "bool"))
-    return emitter.emit(_op.where(mask, scores, scalar(_NEVER, scores)))
+    return emitter.emit(_op.where(mask, scores, scalar(_IGNORED_SCORE, scores)))
 
 
 def _attend(
     emitter: Emitter, query: Any, key: Any, value: Any, *, mask: Any, is_causal: bool
 ) -> tuple[Any, Any]:
-    """softmax(query key^T) value over the last two axes; returns it and the softmax."""
+    """Computes softmax(query key^T) value over the last two axes.
+
+    Returns:
+        The result, and the softmax.
+    """
     rank = len(shape(key))
     order = [*range(rank - 2), rank - 1, rank - 2]
     scores = emitter.emit(_op.matmul(query, _op.permute_dims(key, order)))
     if is_causal:
         allowed = _causal(shape(scores)[-2], shape(scores)[-1])
-        scores = emitter.emit(_op.where(allowed, scores, scalar(_NEVER, scores)))
-    scores = _masked(emitter, scores, mask)
+        scores = emitter.emit(_op.where(allowed, scores, scalar(_IGNORED_SCORE, scores)))
+    scores = _apply_mask(emitter, scores, mask)
     weights = emitter.emit(_op.nn.softmax(scores, axis=rank - 1))
     return emitter.emit(_op.matmul(weights, value)), weights
 
 
 def _project(emitter: Emitter, x: Any, dense: Any, role: str, factor: float = 1.0) -> Any:
-    """[batch, steps, dim] -> [batch, heads, steps, size] by one matrix product."""
+    """Projects [batch, steps, dim] to [batch, heads, steps, size] with one matrix product.
+
+    The kernel and the bias are multiplied by `factor`.
+    """
     dim, heads, size = dense.kernel.shape
     kernel = to_numpy(dense.kernel).reshape(dim, heads * size) * factor
     y = emitter.emit(_op.matmul(x, emitter.param(f"{role}/kernel", kernel)))
@@ -69,7 +78,7 @@ def _check_multi_head(layer: Any, query: Any, value: Any, settings: dict[str, An
         )
     for setting in ("use_gate", "sliding_window"):
         if settings.get(setting):
-            raise UnsupportedOperationError(f"{setting}={settings[setting]!r} is not supported")
+            raise UnsupportedOperationError(f"{setting}={settings[setting]!r}; expected none")
     if len(layer.output_dense.kernel.shape) != 3:
         raise UnsupportedOperationError("output_shape has several axes; expected one")
 
@@ -89,12 +98,12 @@ def convert_multi_head_attention(
     training: Any = None,
     use_causal_mask: bool = False,
 ) -> Any:
-    """Projections, scaled dot-product attention of all heads, output projection."""
+    """Converts the projections, the scaled dot-product attention and the output projection."""
     if any(mask is not None for mask in (query_mask, value_mask, key_mask)):
-        raise UnsupportedOperationError("query, value and key masks are not supported")
+        raise UnsupportedOperationError("a query, value or key mask is passed; expected none")
     settings = layer.get_config()
     _check_multi_head(layer, query, value, settings)
-    # The scale goes into the query's weights: one operator less.
+    # The scale is multiplied into the query's weights, which saves an operator.
     factor = 1.0 / math.sqrt(settings["key_dim"])
     context, weights = _attend(
         emitter,
@@ -125,11 +134,11 @@ def convert_attention(
     return_attention_scores: bool = False,
     use_causal_mask: bool = False,
 ) -> Any:
-    """Dot-product attention of [query, value] or [query, value, key]."""
+    """Converts dot-product attention of [query, value] or [query, value, key]."""
     if layer.score_mode != "dot":
         raise UnsupportedOperationError(f"score_mode is {layer.score_mode!r}; expected 'dot'")
     if mask is not None and any(part is not None for part in mask):
-        raise UnsupportedOperationError("masks are not supported here")
+        raise UnsupportedOperationError("a mask is passed; expected none")
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 else value
     if layer.scale is not None:

@@ -1,7 +1,7 @@
-"""Converters of convolutions over channels-last tensors, one- and two-dimensional.
+"""Converters of one- and two-dimensional convolutions over channels-last tensors.
 
-Kernels keep Keras's axes (kh, kw, in/groups, out) except where the docstring says otherwise; the
-output channels are always the module's filter axis.
+Kernels keep Keras's axes (kh, kw, in/groups, out) unless the converter's docstring says otherwise.
+The axis of output channels is always the filter axis of the module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DEPTHWISE_LAYOUT = {1: "WOI", 2: "HWOI"}
 
 
 def require_channels_last(layer: Any) -> None:
-    """Refuses layers that want NCHW: the whole module is channels last."""
+    """Raises UnsupportedOperationError for an NCHW layer: the whole module is channels last."""
     if layer.data_format != "channels_last":
         raise UnsupportedOperationError(
             f"data_format is {layer.data_format!r}; expected 'channels_last'"
@@ -32,13 +32,20 @@ def require_channels_last(layer: Any) -> None:
 
 
 def explicit_padding(emitter: Emitter, layer: Any, x: Any) -> list[int]:
-    """The layer's own padding plus what was absorbed from a zero padding layer before it."""
+    """Returns a layer's padding plus that of an absorbed zero padding layer, in TVM's order."""
     sizes = shape(x)[1:-1]
-    own = resolve_padding(
+    layer_amounts = resolve_padding(
         layer.padding, sizes, layer.kernel_size, layer.strides, layer.dilation_rate
     )
-    extra = emitter.absorbed.padding or [(0, 0)] * len(sizes)
-    return tvm_order([(b + eb, a + ea) for (b, a), (eb, ea) in zip(own, extra, strict=True)])
+    absorbed_amounts = emitter.absorbed.padding or [(0, 0)] * len(sizes)
+    return tvm_order(
+        [
+            (before + absorbed_before, after + absorbed_after)
+            for (before, after), (absorbed_before, absorbed_after) in zip(
+                layer_amounts, absorbed_amounts, strict=True
+            )
+        ]
+    )
 
 
 def conv(
@@ -51,16 +58,19 @@ def conv(
     groups: int = 1,
     depthwise: bool = False,
 ) -> Any:
-    """A one- or two-dimensional convolution expression, by the rank of `x`.
+    """Creates a convolution expression in one or two dimensions, depending on the rank of `x`.
 
     Args:
-        x: [batch, *spatial, in].
-        kernel: [*window, in/groups, out], depthwise [*window, out, 1].
-        strides: Window steps; None for 1.
-        padding: All befores, then all afters.
-        dilation: Steps within the window; None for 1.
-        groups: Channel groups.
-        depthwise: The kernel's layout.
+        x: The input [batch, *spatial, in].
+        kernel: The kernel [*window, in/groups, out], or [*window, out, 1] if `depthwise`.
+        strides: Steps between windows, one per spatial axis; None for 1.
+        padding: Elements to add before each spatial axis, then those to add after each.
+        dilation: Steps within a window, one per spatial axis; None for 1.
+        groups: Number of groups that the input channels are split into.
+        depthwise: Whether the kernel has the depthwise layout.
+
+    Returns:
+        The expression, not bound to a variable yet.
     """
     rank = len(shape(x)) - 2
     operation = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d}[rank]
@@ -77,23 +87,23 @@ def conv(
 
 
 def add_bias_and_activation(emitter: Emitter, layer: Any, y: Any, bias: Any) -> Any:
-    """The epilogue every weighted layer shares."""
+    """Emits the bias addition, if there is a bias [out], and the layer's activation."""
     if bias is not None:
         y = emitter.emit(relax.op.add(y, emitter.param("bias", bias)))
     return apply_activation(emitter, layer.activation, y)
 
 
-def own_bias(layer: Any) -> Any:
-    """The layer's bias variable, or None."""
+def layer_bias(layer: Any) -> Any:
+    """Returns the layer's bias variable, or None if the layer has no bias."""
     return layer.bias if layer.use_bias else None
 
 
 @register_converter(keras.layers.Conv1D, keras.layers.Conv2D)
 def convert_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Plain and grouped convolution."""
+    """Converts a plain or grouped convolution."""
     require_channels_last(layer)
     kernel, bias = fold_kernel_and_bias(
-        layer.kernel, own_bias(layer), emitter.absorbed.batch_norm, -1
+        layer.kernel, layer_bias(layer), emitter.absorbed.batch_norm, -1
     )
     y = conv(
         x,
@@ -107,9 +117,9 @@ def convert_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 
 def depthwise_kernel(kernel: Any) -> np.ndarray:
-    """(*window, channels, multiplier) as (*window, channels * multiplier, 1).
+    """Reshapes (*window, channels, multiplier) to (*window, channels * multiplier, 1).
 
-    Keras numbers the outputs channel * multiplier + m, which is the order of this reshape.
+    Keras numbers the output channels channel * multiplier + m, which is the order of this reshape.
     """
     array = to_numpy(kernel)
     return array.reshape((*array.shape[:-2], -1, 1))
@@ -117,10 +127,10 @@ def depthwise_kernel(kernel: Any) -> np.ndarray:
 
 @register_converter(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 def convert_depthwise_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """One or more filters a channel; the parameter is (kh, kw, out, 1)."""
+    """Converts a depthwise convolution; its kernel parameter has the shape (*window, out, 1)."""
     require_channels_last(layer)
     kernel, bias = fold_kernel_and_bias(
-        depthwise_kernel(layer.kernel), own_bias(layer), emitter.absorbed.batch_norm, -2
+        depthwise_kernel(layer.kernel), layer_bias(layer), emitter.absorbed.batch_norm, -2
     )
     y = conv(
         x,
@@ -136,7 +146,7 @@ def convert_depthwise_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 def convert_separable_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Depthwise, then pointwise; a batch norm that follows goes into the pointwise kernel."""
+    """Converts a separable convolution; a batch norm is folded into the pointwise kernel."""
     require_channels_last(layer)
     y = conv(
         x,
@@ -148,7 +158,7 @@ def convert_separable_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
         depthwise=True,
     )
     pointwise, bias = fold_kernel_and_bias(
-        layer.pointwise_kernel, own_bias(layer), emitter.absorbed.batch_norm, -1
+        layer.pointwise_kernel, layer_bias(layer), emitter.absorbed.batch_norm, -1
     )
     no_padding = [0] * (2 * (len(shape(x)) - 2))
     y = conv(emitter.emit(y), emitter.param("pointwise_kernel", pointwise), padding=no_padding)

@@ -8,7 +8,7 @@ import keras
 from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
-from cprune_tf.compiler.importer.convolution import add_bias_and_activation, own_bias
+from cprune_tf.compiler.importer.convolution import add_bias_and_activation, layer_bias
 from cprune_tf.compiler.importer.emitter import Emitter, dtype
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
@@ -16,9 +16,9 @@ from cprune_tf.compiler.importer.registry import UnsupportedOperationError, regi
 
 @register_converter(keras.layers.Dense)
 def convert_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Matrix product with the (in, out) kernel over the last axis."""
+    """Converts a matrix product over the last axis with a kernel (in, out)."""
     kernel, bias = fold_kernel_and_bias(
-        layer.kernel, own_bias(layer), emitter.absorbed.batch_norm, -1
+        layer.kernel, layer_bias(layer), emitter.absorbed.batch_norm, -1
     )
     y = emitter.emit(relax.op.matmul(x, emitter.param("kernel", kernel)))
     return add_bias_and_activation(emitter, layer, y, bias)
@@ -26,7 +26,7 @@ def convert_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.EinsumDense)
 def convert_einsum_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The layer's Einstein sum of input and kernel."""
+    """Converts an Einstein sum of the input and the kernel."""
     if "." in layer.equation:
         raise UnsupportedOperationError(
             f"equation is {layer.equation!r}; expected one without an ellipsis"
@@ -40,10 +40,13 @@ def convert_einsum_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.Embedding)
 def convert_embedding(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Rows of a table; an index beyond it gives the last row instead of reading anywhere."""
+    """Converts the lookup of table rows; an index beyond the table yields the nearest row.
+
+    Without the limit, compiled code would read memory outside of the table.
+    """
     if layer.mask_zero:
         raise UnsupportedOperationError(
-            "mask_zero=True makes a mask, which is not supported; expected mask_zero=False"
+            "mask_zero=True creates a mask, which is not supported; expected mask_zero=False"
         )
     if not dtype(x).startswith("int"):
         x = emitter.emit(relax.op.astype(x, "int32"))

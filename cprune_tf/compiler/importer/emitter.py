@@ -1,4 +1,4 @@
-"""What a converter works with: emits Relax calls, names parameters, remembers whose they are."""
+"""The emitter, with which converters emit Relax calls and create parameters named after layers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,34 @@ from cprune_tf.graph.flat import Call
 
 @dataclasses.dataclass(frozen=True)
 class Absorbed:
-    """Calls that another call's conversion takes in.
+    """The layers that one call absorbs, so that they need no conversion of their own.
 
     Attributes:
-        batch_norm: The batch normalisation to fold into this call's kernel and bias.
-        padding: The zero padding ((top, bottom), (left, right)) done before it; empty: none.
-        before: The names of the absorbed layers that are computed before the absorbing one.
-        after: The names of those computed after it; their weights go into its own.
+        batch_norm: The batch normalisation layer to fold into the call's kernel and bias, or None.
+        padding: The zero padding ((top, bottom), (left, right)) to apply before the call; empty if
+            there is none.
+        layers_before: The names of the absorbed layers that the model computes before the call.
+        layers_after: The names of the absorbed layers that the model computes after the call. Their
+            weights are merged into the call's weights.
     """
 
     batch_norm: Any = None
     padding: tuple[tuple[int, int], ...] = ()
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    layers_before: tuple[str, ...] = ()
+    layers_after: tuple[str, ...] = ()
 
 
 class Emitter:
-    """Builds one Relax function call by call.
+    """Builds one Relax function, one Keras call after the other.
 
-    Converters use `emit`, `param` and `shape`; the rest belongs to `import_model`.
+    Converters use `emit`, `emit_te`, `param`, `convert` and the properties; `import_model` uses the
+    rest.
+
+    Attributes:
+        params: Parameter name -> its value.
+        param_vars: Parameter name -> its Relax variable.
+        layers_of_param: Parameter name -> the Keras layers whose weights it holds.
+        layers_of_var: Variable name -> the Keras layers that the variable's binding computes.
     """
 
     def __init__(self, builder: relax.BlockBuilder):
@@ -49,7 +58,7 @@ class Emitter:
 
     @contextlib.contextmanager
     def converting(self, call: Call, absorbed: Absorbed) -> Iterator[None]:
-        """While active, everything emitted belongs to `call` and the layers absorbed into it."""
+        """Attributes everything that is emitted meanwhile to `call` and the layers it absorbs."""
         self._call, self._absorbed = call, absorbed
         try:
             yield
@@ -60,29 +69,34 @@ class Emitter:
     def call(self) -> Call:
         """The call under conversion."""
         if self._call is None:
-            raise RuntimeError("Emitter used outside of a conversion.")
+            raise RuntimeError(
+                "The emitter was used outside of a conversion; expected a call from a converter."
+            )
         return self._call
 
     @property
     def absorbed(self) -> Absorbed:
-        """What the call under conversion has to take in."""
+        """The layers that the call under conversion absorbs."""
         return self._absorbed
 
     @property
     def output_dtype(self) -> str:
-        """The type of the first output of the call under conversion."""
+        """The element type of the first output of the call under conversion."""
         return computed_dtype(str(self.call.outputs[0].dtype))
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The Keras layers whose work the call under conversion does, in the model's order."""
-        return (*self._absorbed.before, self.call.name, *self._absorbed.after)
+        """The call under conversion and the layers it absorbs, by name, in the model's order."""
+        return (*self._absorbed.layers_before, self.call.name, *self._absorbed.layers_after)
 
     def emit(self, expr: Any) -> relax.Var:
         """Binds a Relax expression to a variable named after the layer under conversion.
 
         Args:
-            expr: A call or another expression; nested calls become bindings of their own.
+            expr: A call or another expression; each nested call gets a binding of its own.
+
+        Returns:
+            The variable.
         """
         if isinstance(expr, relax.Call):
             args = [self._operand(arg) for arg in expr.args]
@@ -92,80 +106,87 @@ class Emitter:
         return var
 
     def _operand(self, expr: Any) -> Any:
-        """Nested calls bound here and not by the builder, which would not say whose they are."""
+        """Binds nested calls here: the builder would bind them without recording their layers."""
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self._operand(field) for field in expr.fields])
         return self.emit(expr) if isinstance(expr, relax.Call | relax.TupleGetItem) else expr
 
     def convert(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        """Converts a layer that the one under conversion wraps, as part of it.
+        """Converts a layer that is wrapped by the layer under conversion, as a part of it.
 
         Args:
             operation: The wrapped layer.
-            *args: Its arguments, Relax variables in place of tensors.
-            **kwargs: Its keyword arguments, likewise.
+            *args: The wrapped layer's arguments, with Relax variables in place of tensors.
+            **kwargs: The wrapped layer's keyword arguments, likewise.
+
+        Returns:
+            What the wrapped layer's converter returns.
 
         Raises:
-            UnsupportedOperationError: It has no converter.
+            UnsupportedOperationError: The wrapped layer has no converter.
         """
         converter = find_converter(operation)
         if converter is None:
             name = type(operation).__name__
-            raise UnsupportedOperationError(f"no converter is registered for the inner {name}")
+            raise UnsupportedOperationError(f"no converter is registered for the wrapped {name}")
         return converter(self, operation, *args, **kwargs)
 
     def param(self, role: str, value: Any, *, dtype: str = "float32") -> relax.Var:
-        """A parameter of the module, named "layer/role".
+        """Adds a parameter named "layer/role" to the module.
 
         Args:
-            role: "kernel", "bias", ...
-            value: A NumPy array, a Keras variable or a Keras tensor. Any dtype; stored as `dtype`.
-            dtype: The parameter's type.
+            role: What the parameter is to the layer: "kernel", "bias", ...
+            value: A NumPy array, a Keras variable or a Keras tensor of any type; it is stored as
+                `dtype`.
+            dtype: The parameter's element type.
 
         Returns:
-            The variable; the same one when a shared layer asks again.
+            The parameter's variable. A later call of a shared layer gets the same variable.
 
         Raises:
-            ValueError: A second, different value for the same name.
+            ValueError: The name already has a different value.
         """
         name = f"{self.call.name}/{role}"
         array = np.ascontiguousarray(to_numpy(value).astype(dtype))
         if name in self.params:
             if not np.array_equal(self.params[name], array):
-                raise ValueError(f"Two different values for the parameter {name!r}.")
+                raise ValueError(
+                    f"The parameter {name!r} received two different values; expected the same "
+                    "value at every call of the layer. Give each value its own role."
+                )
             return self.param_vars[name]
         var = relax.Var(name, relax.TensorType(array.shape, dtype))
         self.params[name], self.param_vars[name] = array, var
-        self.layers_of_param[name] = (self.call.name, *self._absorbed.after)
+        self.layers_of_param[name] = (self.call.name, *self._absorbed.layers_after)
         return var
 
 
 def safe_hint(name: str) -> str:
-    """A layer's name as a variable's; "lv1" and "gv1" are what FuseOps names its own."""
+    """Returns a variable name for a layer; avoids "lv1" and "gv1", which FuseOps gives its own."""
     return f"{name}_layer" if re.fullmatch(r"[lg]v\d*", name) else name
 
 
 def shape(var: Any) -> tuple[int, ...]:
-    """The static shape of a Relax variable."""
+    """Returns the static shape of a Relax variable."""
     return tuple(int(extent) for extent in var.ty.shape)
 
 
 def computed_dtype(keras_dtype: str) -> str:
-    """The type in which a Keras tensor is computed here: all floating point is float32."""
+    """Returns the type in which a Keras tensor is computed here: float32 for any floating point."""
     return "float32" if "float" in keras_dtype else keras_dtype
 
 
 def dtype(var: Any) -> str:
-    """The element type of a Relax variable as a NumPy type name."""
+    """Returns the element type of a Relax variable as a NumPy type name."""
     return str(var.ty.dtype)
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """A Keras variable or tensor, or anything array-like, as a NumPy array."""
-    # A variable's own method avoids a deprecated NumPy protocol in Keras's conversion.
+    """Converts a Keras variable, a Keras tensor or anything array-like to a NumPy array."""
+    # Keras's implicit conversion uses a deprecated NumPy protocol; the numpy() method does not.
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
 def scalar(value: float, like: Any) -> Any:
-    """A constant of the same type as the variable `like`."""
+    """Creates a constant of the same element type as the variable `like`."""
     return relax.const(value, dtype(like))

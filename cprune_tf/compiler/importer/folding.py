@@ -1,9 +1,9 @@
-"""Which calls are absorbed by another call: batch norm after a convolution, zero padding before it.
+"""Plans which calls absorb others: the batch norm after a convolution, the zero padding before it.
 
-A batch normalisation is folded where its input is the output of a convolution or dense layer with
-a linear activation that nobody else reads and that the model calls once; zero padding where every
-reader of the padded tensor is an unpadded convolution, or a max pooling of values that are never
-negative. Everything else is converted on its own.
+A batch normalisation is folded into the layer before it if that is a convolution or dense layer
+with a linear activation, the model calls that layer once, and nothing else reads its output. Zero
+padding is folded if every reader of the padded tensor is an unpadded convolution, or a max pooling
+of values that are never negative. Every other call is converted on its own.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _NOT_NEGATIVE = (keras.activations.relu, keras.activations.relu6, keras.activati
 
 @dataclasses.dataclass(frozen=True)
 class FoldingPlan:
-    """What is absorbed where.
+    """Which calls absorb which layers.
 
     Attributes:
-        absorbed: For a call that absorbs others: what.
+        absorbed: Call -> the layers it absorbs. Only calls that absorb something are in it.
         alias: Output of an absorbed call -> the tensor that takes its place.
     """
 
@@ -47,7 +47,7 @@ class FoldingPlan:
 
 
 def plan_folding(graph: FlatGraph) -> FoldingPlan:
-    """Decides what is folded into what in a model's flat graph."""
+    """Decides which batch norms and zero paddings of a model's flat graph are folded."""
     readers = _readers(graph)
     num_calls = Counter(id(call.operation) for call in graph.calls)
     producer = {tensor: call for call in graph.calls for tensor in call.outputs}
@@ -55,25 +55,25 @@ def plan_folding(graph: FlatGraph) -> FoldingPlan:
     alias: dict[Tensor, Tensor] = {}
     for call in graph.calls:
         if type(call.operation) is keras.layers.BatchNormalization:
-            host = producer.get(call.inputs[0])
-            if host is not None and _takes_batch_norm(host, call, readers, num_calls):
-                absorbed[host] = Absorbed(batch_norm=call.operation, after=(call.name,))
-                alias[call.outputs[0]] = host.outputs[0]
+            absorber = producer.get(call.inputs[0])
+            if absorber is not None and _can_fold_batch_norm(absorber, call, readers, num_calls):
+                absorbed[absorber] = Absorbed(batch_norm=call.operation, layers_after=(call.name,))
+                alias[call.outputs[0]] = absorber.outputs[0]
     for call in graph.calls:
         if not _is_zero_padding(call):
             continue
-        hosts = readers.get(call.outputs[0], [])
-        takes = [_takes_padding(host, call, producer.get(call.inputs[0])) for host in hosts]
-        if takes and all(takes):
+        absorbers = readers.get(call.outputs[0], [])
+        source = producer.get(call.inputs[0])
+        if absorbers and all(_can_fold_padding(reader, call, source) for reader in absorbers):
             alias[call.outputs[0]] = call.inputs[0]
-            for host in hosts:
-                assert host is not None
-                absorbed[host] = _add_padding(absorbed.get(host, Absorbed()), call)
+            for absorber in absorbers:
+                assert absorber is not None
+                absorbed[absorber] = _add_padding(absorbed.get(absorber, Absorbed()), call)
     return FoldingPlan(absorbed, alias)
 
 
 def _readers(graph: FlatGraph) -> dict[Tensor, list[Call | None]]:
-    """Who reads each tensor: one entry a use, None for "is a model output"."""
+    """Maps each tensor to the calls that read it, one entry per use; None means a model output."""
     readers: dict[Tensor, list[Call | None]] = {}
     for call in graph.calls:
         for tensor in call.inputs:
@@ -83,18 +83,19 @@ def _readers(graph: FlatGraph) -> dict[Tensor, list[Call | None]]:
     return readers
 
 
-def _takes_batch_norm(
-    host: Call,
+def _can_fold_batch_norm(
+    absorber: Call,
     batch_norm: Call,
     readers: Mapping[Tensor, list[Call | None]],
     num_calls: Mapping[int, int],
 ) -> bool:
-    if type(host.operation) not in _FOLDS_BATCH_NORM or num_calls[id(host.operation)] != 1:
+    layer, output = absorber.operation, absorber.outputs[0]
+    if type(layer) not in _FOLDS_BATCH_NORM or num_calls[id(layer)] != 1:
         return False
-    if host.operation.activation is not keras.activations.linear:
+    if layer.activation is not keras.activations.linear:
         return False
-    rank = len(host.outputs[0].shape)
-    return batch_norm.operation.axis in (-1, rank - 1) and len(readers[host.outputs[0]]) == 1
+    rank = len(output.shape)
+    return batch_norm.operation.axis in (-1, rank - 1) and len(readers[output]) == 1
 
 
 def _is_zero_padding(call: Call) -> bool:
@@ -104,22 +105,30 @@ def _is_zero_padding(call: Call) -> bool:
     )
 
 
-def _takes_padding(host: Call | None, padding: Call, before: Call | None) -> bool:
-    if host is None or getattr(host.operation, "padding", None) != "valid":
+def _can_fold_padding(reader: Call | None, padding: Call, source: Call | None) -> bool:
+    """Whether a reader of a padded tensor can pad its input itself.
+
+    Args:
+        reader: The call that reads the padded tensor; None if the tensor is a model output.
+        padding: The call of the zero padding layer.
+        source: The call that computes the padding's input; None if that is a model input.
+    """
+    if reader is None or getattr(reader.operation, "padding", None) != "valid":
         return False
-    if type(host.operation) in _FOLDS_PADDING:
+    if type(reader.operation) in _FOLDS_PADDING:
         return True
-    # A window's maximum ignores absorbed padding; that is the same where zero is never larger
-    # than what the window holds besides, so something else must be in every window.
-    if type(host.operation) is not keras.layers.MaxPooling2D or not _is_not_negative(before):
+    # A max pooling ignores elements that it pads itself, while zeros of a padding layer count. The
+    # maximum is the same if no value is negative and every window holds at least one real value.
+    if type(reader.operation) is not keras.layers.MaxPooling2D or not _is_not_negative(source):
         return False
     return all(
         max(amounts) < size
-        for amounts, size in zip(padding.operation.padding, host.operation.pool_size, strict=True)
+        for amounts, size in zip(padding.operation.padding, reader.operation.pool_size, strict=True)
     )
 
 
 def _is_not_negative(call: Call | None) -> bool:
+    """Whether a call's output is known to have no negative values."""
     if call is None:
         return False
     if type(call.operation) is keras.layers.ReLU:
@@ -132,12 +141,15 @@ def _add_padding(absorbed: Absorbed, call: Call) -> Absorbed:
     return dataclasses.replace(
         absorbed,
         padding=(tuple(top_bottom), tuple(left_right)),
-        before=(call.name,),
+        layers_before=(call.name,),
     )
 
 
 def batch_norm_scale_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A batch normalisation at inference as y = x * scale + shift, both float64 [channels]."""
+    """Returns the scale and shift (float64 [channels]) of a batch norm at inference.
+
+    At inference, a batch normalisation computes y = x * scale + shift.
+    """
     mean = to_numpy(layer.moving_mean).astype(np.float64)
     variance = to_numpy(layer.moving_variance).astype(np.float64)
     scale = 1.0 / np.sqrt(variance + layer.epsilon)
@@ -152,16 +164,16 @@ def batch_norm_scale_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 def fold_kernel_and_bias(
     kernel: Any, bias: Any, batch_norm: Any, channel_axis: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A layer's kernel and bias with the batch normalisation that follows folded in.
+    """Folds the batch normalisation after a layer into the layer's kernel and bias.
 
     Args:
-        kernel: Weights, the output channels on `channel_axis`.
-        bias: [channels], or None.
-        batch_norm: The layer to fold, or None.
-        channel_axis: Of the kernel.
+        kernel: The layer's kernel, with the output channels on the axis `channel_axis`.
+        bias: The layer's bias [channels], or None if it has none.
+        batch_norm: The batch normalisation layer to fold, or None.
+        channel_axis: The axis of the kernel that holds the output channels.
 
     Returns:
-        Kernel and bias in float64; bias None where there is neither bias nor batch norm.
+        Kernel and bias in float64. The bias is None if there is neither a bias nor a batch norm.
     """
     kernel = to_numpy(kernel).astype(np.float64)
     bias = None if bias is None else to_numpy(bias).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The ways from a Keras model to Relax, by the names that `config.frontend` knows."""
+"""The frontends that turn a Keras model into Relax, by their names in `config.frontend`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def import_through(frontend: str, model: Any) -> ImportedModel:
     """Imports a model for a batch of 1.
 
     Args:
-        frontend: "keras": this package's own converters. "tflite": TensorFlow's converter and
-            TVM's TFLite frontend, as a second opinion.
+        frontend: "keras" for this package's converters; "tflite" for TensorFlow's TFLite converter
+            and TVM's TFLite frontend, as a second opinion.
         model: A built functional or Sequential Keras 3 model.
 
     Returns:
-        The module, its parameters, and what came from which layer.
+        The Relax module, its parameters, and the Keras layers that each of them came from.
 
     Raises:
-        ValueError: There is no such frontend, or the model cannot be imported through it; names
-            every operation that stands in the way.
-        MissingTfliteError: The `tflite` package is needed and not installed.
+        ValueError: There is no such frontend, or it cannot import the model. The error then names
+            every unsupported operation.
+        MissingTfliteError: The frontend needs the `tflite` package, which is not installed.
     """
     if frontend == "keras":
         return import_model(model)
     if frontend == "tflite":
-        # TensorFlow's converter and TVM's frontend take a second to import.
+        # Imported here because TensorFlow's converter and TVM's frontend take a second to load.
         from cprune_tf.compiler.importer.tflite_frontend import import_through_tflite
 
         return import_through_tflite(model)

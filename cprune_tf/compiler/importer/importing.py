@@ -1,4 +1,4 @@
-"""The importer's entry: from a Keras model to a Relax module with named parameters."""
+"""The importer's entry point: turns a Keras model into a Relax module with named parameters."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class ImportedModel:
     """A Keras model as a Relax module.
 
     Attributes:
-        mod: Module with `main(inputs..., params...)`; attribute `num_input` is the number of
-            inputs. Static shapes, NHWC.
-        params: Parameter name ("conv1/kernel") -> value, in the order of main's parameters.
+        mod: The module with the function `main(inputs..., params...)`; main's attribute `num_input`
+            is the number of inputs. Shapes are static, images are NHWC.
+        params: Parameter name ("conv1/kernel") -> its value, in the order of main's parameters.
         input_names: The Keras names of the inputs, in main's order.
         layers_of_param: Parameter name -> names of all Keras layers whose weights went into it.
-        layers_of_var: Name of every variable bound in `main` -> names of the Keras layers it
-            computes (a convolution with a folded batch norm: both).
-        untied_layers: Layers of which it is not certain what computes them; they are in none of
-            the above. Only a frontend that loses names has such.
+        layers_of_var: Name of every variable bound in `main` -> names of the Keras layers that its
+            binding computes. For a convolution with a folded batch norm, these are both layers.
+        untied_layers: Names of layers that cannot be tied to a binding with certainty. They are in
+            none of the tables above. The Keras frontend ties all layers, so it leaves this empty.
     """
 
     mod: tvm.IRModule
@@ -57,29 +57,32 @@ def import_model(
     Args:
         model: A built functional or Sequential model, channels last. Floating point inputs and
             weights become float32 whatever the model's dtype policy.
-        batch_size: The batch the module is compiled for.
+        batch_size: The batch size that the module is compiled for.
         input_shapes: Input name -> shape without the batch axis, for inputs with unknown
             dimensions.
 
     Returns:
-        The module, its parameters, and what came from which layer.
+        The Relax module, its parameters, and the Keras layers that each of them came from.
 
     Raises:
-        UnsupportedOperationError: Some operations have no converter; all of them are named.
-        GraphError: Not a built functional or Sequential Keras 3 model.
-        ValueError: An input dimension is unknown.
+        UnsupportedOperationError: Some operations cannot be converted; the error names all of them.
+        GraphError: The model is not a built functional or Sequential Keras 3 model.
+        ValueError: An input has an unknown dimension or another fixed batch size, or `input_shapes`
+            names an input that the model does not have.
     """
     graph = flatten(model)
     _check_converters(model, graph)
     builder = relax.BlockBuilder()
     emitter = Emitter(builder)
     inputs = _input_vars(graph, batch_size, input_shapes or {})
-    env: dict[Tensor, Any] = {tensor: var for tensor, var in zip(graph.inputs, inputs, strict=True)}
+    variables: dict[Tensor, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with builder.function("main", attrs={"num_input": len(inputs)}):
         with builder.dataflow():
-            problems = _convert_all(graph, emitter, env)
-            # With problems the function is closed all the same: TVM complains of open ones.
-            results = inputs if problems else [env[t] for t in keras.tree.flatten(graph.outputs)]
+            problems = _convert_all(graph, emitter, variables)
+            # The function is completed even if there are problems: TVM prints an error about a
+            # function that is left open.
+            tensors = keras.tree.flatten(graph.outputs)
+            results = inputs if problems else [variables[tensor] for tensor in tensors]
             outputs = [
                 builder.emit_output(result, name_hint=f"output{index}")
                 for index, result in enumerate(results)
@@ -107,23 +110,24 @@ def _input_vars(
     graph: FlatGraph, batch_size: int, input_shapes: Mapping[str, Sequence[int]]
 ) -> list[relax.Var]:
     names = _input_names(graph)
-    unknown = set(input_shapes) - set(names)
-    if unknown:
+    unknown_names = set(input_shapes) - set(names)
+    if unknown_names:
         raise ValueError(
-            f"input_shapes names {sorted(unknown)}; the model's inputs are {list(names)}."
+            f"input_shapes names {sorted(unknown_names)}; expected names of the model's inputs, "
+            f"{list(names)}."
         )
     inputs = []
     for name, tensor in zip(names, graph.inputs, strict=True):
         extents = tuple(input_shapes.get(name, tensor.shape[1:]))
         if any(extent is None for extent in extents):
             raise ValueError(
-                f"Input {name!r} has the shape {tensor.shape}; compiled code needs fixed sizes: "
-                f'pass input_shapes={{"{name}": (height, width, channels)}}.'
+                f"Input {name!r} has the shape {tensor.shape}; expected fixed sizes, which "
+                f'compiled code needs. Pass input_shapes={{"{name}": (height, width, channels)}}.'
             )
         if tensor.shape[0] not in (None, batch_size):
             raise ValueError(
-                f"Input {name!r} has the fixed batch size {tensor.shape[0]} and batch_size is "
-                f"{batch_size}; pass batch_size={tensor.shape[0]}."
+                f"batch_size is {batch_size}; expected {tensor.shape[0]}, the fixed batch size of "
+                f"input {name!r}: pass batch_size={tensor.shape[0]}."
             )
         dtype = computed_dtype(tensor.dtype)
         inputs.append(relax.Var(name, relax.TensorType((batch_size, *extents), dtype)))
@@ -131,32 +135,42 @@ def _input_vars(
 
 
 def _check_converters(model: keras.Model, graph: FlatGraph) -> None:
-    missing = [
+    problems = [
         UnsupportedOperation(
             call.name, qualified_name(call.operation), "no converter is registered"
         )
         for call in graph.calls
         if find_converter(call.operation) is None
     ]
-    if missing:
-        raise UnsupportedOperationError.for_model(model.name, missing)
+    if problems:
+        raise UnsupportedOperationError.for_model(model.name, problems)
 
 
 def _convert_all(
-    graph: FlatGraph, emitter: Emitter, env: dict[Tensor, Any]
+    graph: FlatGraph, emitter: Emitter, variables: dict[Tensor, Any]
 ) -> list[UnsupportedOperation]:
-    """Converts every call, filling `env`; returns the calls whose settings are unsupported."""
+    """Converts every call of a graph.
+
+    Args:
+        graph: The model's flat graph.
+        emitter: Receives the converted calls.
+        variables: Keras tensor -> Relax variable, of the inputs; receives those of all outputs.
+
+    Returns:
+        The calls whose settings are not supported.
+    """
     plan = plan_folding(graph)
     problems: list[UnsupportedOperation] = []
     for call in graph.calls:
-        if call.outputs[0] in plan.alias:
-            if plan.alias[call.outputs[0]] in env:
-                env[call.outputs[0]] = env[plan.alias[call.outputs[0]]]
+        output = call.outputs[0]
+        if output in plan.alias:
+            if plan.alias[output] in variables:
+                variables[output] = variables[plan.alias[output]]
             continue
-        if any(tensor not in env for tensor in call.inputs):
-            continue  # Downstream of a problem that is reported already.
+        if any(tensor not in variables for tensor in call.inputs):
+            continue  # An earlier call failed, and that problem is reported already.
         try:
-            env.update(_convert(call, plan, emitter, env))
+            variables.update(_convert(call, plan, emitter, variables))
         except UnsupportedOperationError as error:
             problems.append(
                 UnsupportedOperation(call.name, qualified_name(call.operation), str(error))
@@ -165,19 +179,20 @@ def _convert_all(
 
 
 def _convert(
-    call: Call, plan: FoldingPlan, emitter: Emitter, env: Mapping[Tensor, Any]
+    call: Call, plan: FoldingPlan, emitter: Emitter, variables: Mapping[Tensor, Any]
 ) -> dict[Tensor, Any]:
+    """Converts one call and returns its output tensors -> Relax variables."""
     converter = find_converter(call.operation)
     assert converter is not None
     args, kwargs = keras.tree.map_structure(
-        lambda x: env[x] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
+        lambda x: variables[x] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
     )
     if getattr(call.operation, "quantization_mode", None):
         raise UnsupportedOperationError(
-            f"the layer is quantized ({call.operation.quantization_mode}); import the model as it "
-            "was before quantize()"
+            f"the layer is quantized ({call.operation.quantization_mode}); expected a float layer: "
+            "import the model as it was before quantize()"
         )
-    # Recorded or not, training=False of the whole model overrides it at inference.
+    # The module is for inference, which overrides a recorded training=True.
     kwargs.pop("training", None)
     with emitter.converting(call, plan.absorbed.get(call, Absorbed())):
         results = keras.tree.flatten(converter(emitter, call.operation, *args, **kwargs))
@@ -189,9 +204,10 @@ def _check_shapes(call: Call, results: Sequence[Any]) -> None:
     for tensor, var in zip(call.outputs, results, strict=True):
         expected, received = tensor.shape, shape(var)
         matches = len(expected) == len(received) and all(
-            e is None or e == r for e, r in zip(expected[1:], received[1:], strict=True)
+            size is None or size == extent
+            for size, extent in zip(expected[1:], received[1:], strict=True)
         )
         if not matches:
             raise UnsupportedOperationError(
-                f"the converter yields the shape {received}, Keras says {expected}"
+                f"the converter returned the shape {received}; Keras says it is {expected}"
             )

@@ -17,7 +17,7 @@ _op = relax.op
 
 
 def along_axes(values: Any, axes: Sequence[int], rank: int) -> np.ndarray:
-    """Values over some axes, shaped so that they broadcast over a tensor of that rank."""
+    """Reshapes values over some axes so that they broadcast over a tensor of the given rank."""
     array = to_numpy(values)
     positions = sorted(axis % rank for axis in axes)
     target = [1] * rank
@@ -28,9 +28,11 @@ def along_axes(values: Any, axes: Sequence[int], rank: int) -> np.ndarray:
 
 @register_converter(keras.layers.BatchNormalization)
 def convert_batch_normalization(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
-    """A batch norm that could not be folded: x * scale + shift."""
+    """Converts a batch norm that could not be folded: x * scale + shift."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+        raise UnsupportedOperationError(
+            "a mask is passed; expected none: masks are not supported here"
+        )
     scale, shift = batch_norm_scale_shift(layer)
     rank = len(shape(x))
     scale = emitter.param("scale", along_axes(scale, [layer.axis], rank))
@@ -41,7 +43,10 @@ def convert_batch_normalization(emitter: Emitter, layer: Any, x: Any, mask: Any 
 def normalize(
     emitter: Emitter, x: Any, axes: Sequence[int], epsilon: float, *, centered: bool = True
 ) -> Any:
-    """(x - mean) / sqrt(variance + epsilon) over some axes; not centered: x / rms."""
+    """Normalizes over some axes: (x - mean) / sqrt(variance + epsilon).
+
+    Without `centered`, computes x / sqrt(mean(x^2) + epsilon).
+    """
     if centered:
         x = emitter.emit(_op.subtract(x, _op.mean(x, axis=list(axes), keepdims=True)))
     power = _op.mean(_op.multiply(x, x), axis=list(axes), keepdims=True)
@@ -49,9 +54,9 @@ def normalize(
     return emitter.emit(_op.multiply(x, _op.rsqrt(power)))
 
 
-def _scale_and_shift(emitter: Emitter, y: Any, named: Sequence[tuple[str, Any, Any]]) -> Any:
-    """Multiplies and adds parameters; entries are (role, array or None, operation)."""
-    for role, array, operation in named:
+def _scale_and_shift(emitter: Emitter, y: Any, steps: Sequence[tuple[str, Any, Any]]) -> Any:
+    """Applies parameters in turn; a step is (role, array or None, Relax operator)."""
+    for role, array, operation in steps:
         if array is not None:
             y = emitter.emit(operation(y, emitter.param(role, array)))
     return y
@@ -59,14 +64,14 @@ def _scale_and_shift(emitter: Emitter, y: Any, named: Sequence[tuple[str, Any, A
 
 @register_converter(keras.layers.LayerNormalization)
 def convert_layer_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Layer normalisation over the layer's axes."""
+    """Converts layer normalisation over the layer's axes."""
     rank = len(shape(x))
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     axes = [axis % rank for axis in axes]
     gamma = along_axes(layer.gamma, axes, rank) if layer.gamma is not None else None
     beta = along_axes(layer.beta, axes, rank) if layer.beta is not None else None
     if getattr(layer, "rms_scaling", False):
-        raise UnsupportedOperationError("rms_scaling=True; expected keras.layers.RMSNormalization")
+        raise UnsupportedOperationError("rms_scaling=True; expected False: use RMSNormalization")
     last = rank - 1
     if axes == [last] and gamma is not None and beta is not None:
         scale, shift = emitter.param("gamma", gamma), emitter.param("beta", beta)
@@ -77,7 +82,7 @@ def convert_layer_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.RMSNormalization)
 def convert_rms_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Division by the root mean square, then a learned scale."""
+    """Converts a division by the root mean square, followed by a learned scale."""
     rank = len(shape(x))
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     y = normalize(emitter, x, axes, layer.epsilon, centered=False)
@@ -88,7 +93,7 @@ def convert_rms_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.GroupNormalization)
 def convert_group_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Normalisation over groups of channels and all positions."""
+    """Converts normalisation over groups of channels and all positions."""
     extents = shape(x)
     rank = len(extents)
     if layer.axis % rank != rank - 1:
@@ -102,7 +107,7 @@ def convert_group_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 
 def to_unit_length(emitter: Emitter, x: Any, axes: Sequence[int]) -> Any:
-    """X divided by its Euclidean norm over some axes, which is taken as 1e-12 at least."""
+    """Divides a tensor by its Euclidean norm over some axes; a norm below 1e-12 counts as 1e-12."""
     power = _op.sum(_op.multiply(x, x), axis=list(axes), keepdims=True)
     power = emitter.emit(_op.maximum(power, scalar(1e-24, x)))
     return emitter.emit(_op.multiply(x, _op.rsqrt(power)))
@@ -110,14 +115,14 @@ def to_unit_length(emitter: Emitter, x: Any, axes: Sequence[int]) -> Any:
 
 @register_converter(keras.layers.UnitNormalization)
 def convert_unit_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Division by the Euclidean norm over the layer's axes."""
+    """Converts a division by the Euclidean norm over the layer's axes."""
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     return to_unit_length(emitter, x, axes)
 
 
 @register_converter(keras.layers.SpectralNormalization)
 def convert_spectral_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """At inference the wrapped layer with the kernel it holds."""
+    """Converts the wrapped layer with the kernel that it holds, as Keras does at inference."""
     return emitter.convert(layer.layer, x)
 
 
@@ -126,7 +131,7 @@ def _to_float(emitter: Emitter, x: Any) -> Any:
 
 
 def _affine(emitter: Emitter, x: Any, scale: np.ndarray, offset: np.ndarray) -> Any:
-    """X * scale + offset with what does nothing left out."""
+    """Emits x * scale + offset, without a scale of 1 or an offset of 0."""
     for array, role, operation, neutral in (
         (scale, "scale", _op.multiply, 1.0),
         (offset, "offset", _op.add, 0.0),
@@ -141,14 +146,14 @@ def _affine(emitter: Emitter, x: Any, scale: np.ndarray, offset: np.ndarray) -> 
 
 @register_converter(keras.layers.Rescaling)
 def convert_rescaling(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Input * scale + offset, each a number or one value a channel."""
+    """Converts x * scale + offset, where each factor is a number or one value per channel."""
     x = _to_float(emitter, x)
     return _affine(emitter, x, np.asarray(layer.scale), np.asarray(layer.offset))
 
 
 @register_converter(keras.layers.Normalization)
 def convert_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """(x - mean) / standard deviation, as one multiplication and one addition."""
+    """Converts (x - mean) / standard deviation to one multiplication and one addition."""
     mean = to_numpy(layer.mean).astype(np.float64)
     deviation = np.sqrt(to_numpy(layer.variance).astype(np.float64))
     deviation = np.maximum(deviation, keras.backend.epsilon())

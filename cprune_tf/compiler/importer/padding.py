@@ -1,4 +1,4 @@
-"""TensorFlow's padding rules as explicit numbers."""
+"""TensorFlow's padding rules as explicit numbers of elements."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """What padding="same" adds before and after one axis; the odd element goes after.
+    """Returns the elements that padding="same" adds to one axis; an odd element is added after it.
 
     Args:
-        size: The axis's extent.
-        kernel: Window extent, undilated.
+        size: Extent of the axis.
+        kernel: Extent of a window without dilation.
         stride: Step between windows.
         dilation: Step within a window.
 
     Returns:
-        Elements (before, after).
+        Numbers of elements (before, after).
     """
     window = (kernel - 1) * dilation + 1
     num_windows = -(-size // stride)
@@ -30,14 +30,20 @@ def resolve_padding(
     strides: Sequence[int],
     dilation: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """The elements (before, after) that a Keras padding mode adds to every spatial axis.
+    """Returns the elements that a Keras padding mode adds to every spatial axis.
 
     Args:
-        mode: "valid", "same" or "causal" (all of it before).
+        mode: "valid", "same" or "causal"; a causal padding is entirely before the axis.
         sizes: Spatial extents of the input.
-        kernel: Window extents.
-        strides: Window steps.
-        dilation: Steps within a window; None for 1 everywhere.
+        kernel: Window extents without dilation.
+        strides: Steps between windows.
+        dilation: Steps within a window; None for 1 on every axis.
+
+    Returns:
+        Numbers of elements (before, after) of each axis.
+
+    Raises:
+        ValueError: The mode is none of these.
     """
     dilation = dilation or [1] * len(sizes)
     if mode == "valid":
@@ -50,5 +56,5 @@ def resolve_padding(
 
 
 def tvm_order(padding: Sequence[tuple[int, int]]) -> list[int]:
-    """[(before, after), ...] as TVM wants it: all befores, then all afters."""
+    """Turns [(before, after), ...] into TVM's order: first all befores, then all afters."""
     return [before for before, _ in padding] + [after for _, after in padding]

@@ -31,16 +31,19 @@ def pool(
     padding: str,
     extra: Sequence[tuple[int, int]] = (),
 ) -> Any:
-    """Max or mean over windows; padded elements don't count in either, as in TensorFlow.
+    """Emits the maximum or mean over windows. As in TensorFlow, padded elements do not count.
 
     Args:
-        emitter: Where to.
-        x: [batch, *spatial, channels].
-        is_max: Maximum or mean.
-        pool_size: Window extents.
-        strides: Window steps.
-        padding: "valid" or "same".
-        extra: Explicit amounts (before, after) for each axis instead.
+        emitter: Receives the operator.
+        x: The input [batch, *spatial, channels].
+        is_max: Whether the maximum is computed instead of the mean.
+        pool_size: Window extents, one per spatial axis.
+        strides: Steps between windows, one per spatial axis.
+        padding: The Keras padding mode, "valid" or "same".
+        extra: Elements (before, after) to pad each spatial axis with, in place of `padding`.
+
+    Returns:
+        The result's variable.
     """
     sizes = shape(x)[1:-1]
     amounts = list(extra) or resolve_padding(padding, sizes, pool_size, strides)
@@ -63,7 +66,7 @@ def pool(
     keras.layers.AveragePooling2D,
 )
 def convert_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Pooling over windows."""
+    """Converts pooling over windows."""
     require_channels_last(layer)
     is_max = isinstance(layer, keras.layers.MaxPooling1D | keras.layers.MaxPooling2D)
     return pool(
@@ -79,9 +82,9 @@ def convert_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter("ops.MaxPool", "ops.AveragePool")
 def convert_pool_operation(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """`keras.ops.max_pool` and `keras.ops.average_pool`."""
+    """Converts `keras.ops.max_pool` and `keras.ops.average_pool`."""
     if operation.data_format == "channels_first":
-        raise UnsupportedOperationError("data_format is 'channels_first'")
+        raise UnsupportedOperationError("data_format is 'channels_first'; expected 'channels_last'")
     rank = len(shape(x)) - 2
     size = _per_axis(operation.pool_size, rank)
     return pool(
@@ -106,13 +109,15 @@ def _global(emitter: Emitter, layer: Any, x: Any, operation: Any) -> Any:
 
 @register_converter(keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
 def convert_global_average_pooling(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
-    """Mean over all positions."""
+    """Converts the mean over all positions."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+        raise UnsupportedOperationError(
+            "a mask is passed; expected none: masks are not supported here"
+        )
     return _global(emitter, layer, x, relax.op.mean)
 
 
 @register_converter(keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D)
 def convert_global_max_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Maximum over all positions."""
+    """Converts the maximum over all positions."""
     return _global(emitter, layer, x, relax.op.max)

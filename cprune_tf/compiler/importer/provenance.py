@@ -1,24 +1,24 @@
-"""Which Keras layers every fused call of a compiled model computes: exact, or an error.
+"""Finds the Keras layers that every fused call of a compiled model computes, or raises an error.
 
-What survives the passes LegalizeOps, AnnotateTIROpPattern, FoldConstant, FuseOps and FuseTIR was
-tried out with TVM 0.27:
+Experiments with TVM 0.27 showed what survives the passes LegalizeOps, AnnotateTIROpPattern,
+FoldConstant, FuseOps and FuseTIR:
 
-- Spans (SourceName) set on Relax calls are gone after LegalizeOps.
-- Names of bound variables survive LegalizeOps and, for operators left alone, everything. Of the
-  operators FuseOps groups, the last one's name is lost: it is "gv" inside the group and "lv..."
-  outside. FuseTIR then dissolves the group, and with it all inner names.
-- Names of main's parameters survive everything, but add, pooling and softmax have none.
-- The name of the function an operator calls survives FuseOps.
-- FuseOps' own names ("lv", "gv") may repeat a kept one, so the importer binds no such names.
+- Spans (SourceName) set on Relax calls do not survive LegalizeOps.
+- Names of bound variables survive LegalizeOps, and those of operators that are not fused survive
+  all passes. FuseOps renames the last operator of a group: it becomes "gv" inside the group and
+  "lv..." outside. FuseTIR then dissolves the group, which removes all names inside it.
+- Names of main's parameters survive all passes, but add, pooling and softmax have no parameters.
+- The name of the function that an operator calls survives FuseOps.
+- The names that FuseOps creates ("lv", "gv") may repeat existing ones, so the importer avoids them.
 
-So fusion is repeated on the imported module (it is deterministic) with one change: after
-LegalizeOps every operator calls a function of its own, whose name stands for the operator. FuseOps
-looks at a function's pattern and shapes, not at its name, and groups exactly as it did; the
-functions called in a group then say which operators it holds. The calls of the given module are
-tied to these groups along the data flow, from main's inputs and parameters to its outputs: a call
-is known by the values it reads. Calls that read the same values (a max and a mean of one tensor)
-are told apart by the name of the variable they bind, which FuseTIR keeps; where that fails there is
-an error, no guess.
+Fusion is deterministic, so this module repeats it on the imported module with one change: after
+LegalizeOps, every operator calls a separate function, whose name identifies the operator. FuseOps
+looks at a function's pattern and shapes and not at its name, so it forms the same groups; the
+functions that a group calls then tell which operators it holds. The calls of the fused module are
+matched to these groups along the data flow, from main's inputs and parameters to its outputs: the
+values that a call reads identify it. Calls that read the same values (a max and a mean of one
+tensor) are distinguished by the name of the variable they bind, which FuseTIR keeps. If that fails
+too, an error is raised; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from tvm import relax
 
 from cprune_tf.compiler.importer.importing import ImportedModel
 
-# What identifies a value in main: ("param", name), ("call", number of its fusion group), ...
+# Identifies a value in main: ("param", name), ("call", number of the fusion group), ...
 ValueId = tuple[Any, ...]
 
 
 class ProvenanceError(ValueError):
-    """A fused call that cannot be tied to Keras layers with certainty."""
+    """A fused call cannot be tied to Keras layers with certainty."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """One call of main after FuseOps.
+    """One fusion group: a call in main after FuseOps.
 
     Attributes:
-        number: Position in main.
-        name: Of the bound variable.
-        reads: The values it reads and the type it yields.
-        operators: The operators in it, by the variables that the imported module binds them to.
+        number: The position among main's groups.
+        name: The name of the variable that the call is bound to.
+        signature: The identities of the values that the call reads, then the type of its result.
+        operators: The group's operators, by the variables that the imported module binds them to.
     """
 
     number: int
     name: str
-    reads: tuple[Any, ...]
+    signature: tuple[Any, ...]
     operators: tuple[str, ...]
 
 
@@ -63,10 +63,10 @@ class FusedCall:
     """What one call of a fused module's main computes.
 
     Attributes:
-        layers: Keras layers, in the order they are computed; of a call that only rearranges
-            parameters, the layers the parameters came from.
-        operators: The operators fused to it, in order, by the variables that the imported module
-            binds them to; empty for a call that only rearranges parameters.
+        layers: The Keras layers, in the order in which they are computed. For a call that only
+            rearranges parameters, these are the layers that the parameters came from.
+        operators: The operators that are fused to the call, in order, by the variables that the
+            imported module binds them to; empty for a call that only rearranges parameters.
     """
 
     layers: tuple[str, ...]
@@ -105,12 +105,12 @@ def trace_calls(
         Name of the bound variable -> what the call computes.
 
     Raises:
-        ProvenanceError: The module was not made from this import, or by passes that renamed
-            what cannot be told apart otherwise.
+        ProvenanceError: The module was not compiled from this import, or a pass renamed variables
+            that are needed to distinguish calls.
     """
-    candidates: dict[tuple[Any, ...], list[_Group]] = {}
+    groups_by_signature: dict[tuple[Any, ...], list[_Group]] = {}
     for group in _fusion_groups(imported, legal):
-        candidates.setdefault(group.reads, []).append(group)
+        groups_by_signature.setdefault(group.signature, []).append(group)
     values = _Values(fused_mod["main"])
     result: dict[str, FusedCall] = {}
     for binding in _bindings(fused_mod["main"]):
@@ -120,34 +120,43 @@ def trace_calls(
         name = binding.var.name
         if name in result:
             raise ProvenanceError(
-                f"Two calls are bound to the name {name!r}; expected unique names."
+                f"Two calls are bound to the name {name!r}; expected unique names. Use the module "
+                "as the passes up to FuseTIR return it."
             )
-        group_found = _choose(candidates.get(values.reads(binding), []), name)
-        if group_found is not None:
-            values.bind(binding.var, ("call", group_found.number))
-            layers = _union(imported.layers_of_var[var] for var in group_found.operators)
-            result[name] = FusedCall(layers, group_found.operators)
+        matching_group = _choose(groups_by_signature.get(values.signature(binding), []), name)
+        if matching_group is not None:
+            values.bind(binding.var, ("call", matching_group.number))
+            layers = _union(imported.layers_of_var[var] for var in matching_group.operators)
+            result[name] = FusedCall(layers, matching_group.operators)
             continue
-        params = values.params_read(binding)
+        params = values.param_arguments(binding)
         if params is None:
             raise ProvenanceError(
                 f"The call bound to {name!r} matches no fusion group of the imported model; "
-                "expected the module that the passes up to FuseTIR make of it."
+                "expected the module that the passes up to FuseTIR return for it."
             )
         values.bind(binding.var, params[0] if len(params) == 1 else ("params", *params))
         result[name] = FusedCall(_union(imported.layers_of_param[param[1]] for param in params), ())
     return result
 
 
-def _choose(candidates: list[_Group], name: str) -> _Group | None:
-    """The group a call belongs to, among those that read the same values."""
-    if len(candidates) <= 1:
-        return candidates[0] if candidates else None
-    named = [group for group in candidates if group.name == name]
-    if len(named) == 1:
-        return named[0]
+def _choose(groups: list[_Group], name: str) -> _Group | None:
+    """Returns the group, among those with a call's signature, that the call belongs to.
+
+    Args:
+        groups: The fusion groups with the signature of the call.
+        name: The name of the variable that the call is bound to.
+
+    Returns:
+        The group, or None if there are no groups.
+    """
+    if len(groups) <= 1:
+        return groups[0] if groups else None
+    namesakes = [group for group in groups if group.name == name]
+    if len(namesakes) == 1:
+        return namesakes[0]
     raise ProvenanceError(
-        f"The call bound to {name!r} could be any of {[group.operators for group in candidates]}, "
+        f"The call bound to {name!r} could be any of {[group.operators for group in groups]}, "
         "which read the same values; expected the variable names that FuseTIR leaves."
     )
 
@@ -163,8 +172,8 @@ def _fusion_groups(imported: ImportedModel, legal: tvm.IRModule | None) -> tuple
     with tvm.target.Target.current() or tvm.target.Target({"kind": "llvm"}):
         if legal is None:
             legal = relax.transform.LegalizeOps()(imported.mod)
-        tracked, operator_of_function = _with_own_functions(legal)
-        mod = tvm.transform.Sequential(passes)(tracked)
+        separate_mod, operator_of_function = _with_separate_functions(legal)
+        mod = tvm.transform.Sequential(passes)(separate_mod)
     values = _Values(mod["main"])
     groups: list[_Group] = []
     for binding in _bindings(mod["main"]):
@@ -173,12 +182,12 @@ def _fusion_groups(imported: ImportedModel, legal: tvm.IRModule | None) -> tuple
             values.bind_plain(binding)
             continue
         operators = tuple(operator_of_function[function] for function in functions)
-        groups.append(_Group(len(groups), binding.var.name, values.reads(binding), operators))
+        groups.append(_Group(len(groups), binding.var.name, values.signature(binding), operators))
         values.bind(binding.var, ("call", groups[-1].number))
     return tuple(groups)
 
 
-def _with_own_functions(mod: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, str]]:
+def _with_separate_functions(mod: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, str]]:
     """Gives every call_tir of main a function of its own.
 
     Returns:
@@ -195,20 +204,20 @@ def _with_own_functions(mod: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, str]
             if _is_call_tir(call):
                 number = len(operator_of_function)
                 # The attribute keeps the builder from reusing an equal function.
-                own = mod[call.args[0]].with_attr("cprune_tf.operator", number)
-                function = builder.add_func(own, f"operator{number}_")
+                copy = mod[call.args[0]].with_attr("cprune_tf.operator", number)
+                function = builder.add_func(copy, f"operator{number}_")
                 operator_of_function[function.name_hint] = binding.var.name
                 call = relax.Call(call.op, [function, *call.args[1:]], call.attrs, call.ty_args)
             bindings.append(relax.VarBinding(binding.var, call))
         blocks.append(type(block)(bindings))
     body = relax.SeqExpr(blocks, main.body.body)
-    tracked = builder.get()
-    tracked["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
-    return tracked, operator_of_function
+    separate_mod = builder.get()
+    separate_mod["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+    return separate_mod, operator_of_function
 
 
 def _operator_functions(value: Any, mod: tvm.IRModule) -> list[str]:
-    """The names of the functions a call of main after FuseOps comes down to, in order."""
+    """Returns the names of the operator functions that a call of main after FuseOps leads to."""
     if _is_call_tir(value):
         return [value.args[0].name_hint]
     if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
@@ -230,19 +239,19 @@ class _Values:
         self._inputs = {("param", param.name) for param in main.params[: self._num_inputs]}
 
     def bind(self, var: relax.Var, value_id: ValueId) -> None:
-        """Says what a variable holds."""
+        """Records the identity of the value that a variable holds."""
         self._ids[var] = value_id
 
     def bind_plain(self, binding: Any) -> None:
-        """Notes a binding that computes nothing: another name, a tuple, a tuple's field."""
+        """Records a binding that computes nothing: an alias, a tuple or a field of a tuple."""
         self._ids[binding.var] = self._id_of(binding.value)
 
-    def reads(self, binding: Any) -> tuple[Any, ...]:
-        """What a call is known by: the values it reads, and the type of what it yields."""
+    def signature(self, binding: Any) -> tuple[Any, ...]:
+        """Returns the identities of the values that a call reads, then the type of its result."""
         return (*self._arguments(binding.value), str(binding.var.ty))
 
-    def params_read(self, binding: Any) -> list[ValueId] | None:
-        """The parameters a call reads, or None if it reads anything else."""
+    def param_arguments(self, binding: Any) -> list[ValueId] | None:
+        """Returns the parameters that a call reads, or None if it reads anything else."""
         ids = self._arguments(binding.value)
         is_param = [value[0] == "param" and value not in self._inputs for value in ids]
         return ids if ids and all(is_param) else None

@@ -1,4 +1,4 @@
-"""Converters of `keras.ops` called on Keras tensors: `x * 2`, `ops.reshape(x, ...)`, `x[:, 0]`."""
+"""Converters of `keras.ops` calls on Keras tensors: `x * 2`, `ops.reshape(x, ...)`, `x[:, 0]`."""
 
 from __future__ import annotations
 
@@ -71,60 +71,85 @@ _REDUCTIONS = {
 
 
 def is_var(value: Any) -> bool:
-    """Whether an argument is a tensor of the graph and not a number or an array."""
+    """Whether an argument is a tensor of the graph, as opposed to a number or an array."""
     return isinstance(value, relax.Var)
 
 
-def _operand(emitter: Emitter, value: Any, wanted: str, role: str) -> Any:
-    """A graph tensor, number or array as an operand of the wanted type."""
+def _operand(emitter: Emitter, value: Any, target_type: str, role: str) -> Any:
+    """Converts a call's argument to an operand.
+
+    Args:
+        emitter: Receives the operand's cast or parameter, if it needs one.
+        value: A tensor of the graph, a number or an array.
+        target_type: The element type of the operand.
+        role: The role of the parameter that holds an array.
+
+    Returns:
+        A variable, or a constant for a number.
+    """
     if is_var(value):
-        return value if dtype(value) == wanted else emitter.emit(_op.astype(value, wanted))
+        return _cast(emitter, value, target_type)
     array = to_numpy(value)
     if array.ndim == 0:
-        return relax.const(array.astype(wanted).item(), wanted)
-    return emitter.param(role, array, dtype=wanted)
+        return relax.const(array.astype(target_type).item(), target_type)
+    return emitter.param(role, array, dtype=target_type)
 
 
-def _names(table: dict[str, Any]) -> list[str]:
+def _operands(emitter: Emitter, values: Sequence[Any]) -> list[Any]:
+    """Converts a sequence of arguments to operands "x0", "x1", ... in the result's type."""
+    return [
+        _operand(emitter, value, emitter.output_dtype, f"x{index}")
+        for index, value in enumerate(values)
+    ]
+
+
+def _cast(emitter: Emitter, x: Any, target_type: str) -> Any:
+    """Casts a variable, unless it has the target type already."""
+    return x if dtype(x) == target_type else emitter.emit(_op.astype(x, target_type))
+
+
+def _registry_keys(table: dict[str, Any]) -> list[str]:
     return [f"ops.{name}" for name in table]
 
 
-@register_converter(*_names(_UNARY))
+@register_converter(*_registry_keys(_UNARY))
 def convert_unary(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Element by element."""
+    """Converts an elementwise function of one tensor."""
     return emitter.emit(_UNARY[type(operation).__name__](x))
 
 
 @register_converter("ops.Reciprocal")
 def convert_reciprocal(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """1 / x."""
+    """Converts 1 / x."""
     return emitter.emit(_op.divide(scalar(1.0, x), x))
 
 
-@register_converter(*_names(_ARITHMETIC))
+@register_converter(*_registry_keys(_ARITHMETIC))
 def convert_arithmetic(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
-    """Two operands in the result's type, broadcast."""
-    wanted = emitter.output_dtype
-    left = _operand(emitter, x1, wanted, "x1")
-    right = _operand(emitter, x2, wanted, "x2")
+    """Converts arithmetic on two operands, which are broadcast and cast to the result's type."""
+    left = _operand(emitter, x1, emitter.output_dtype, "x1")
+    right = _operand(emitter, x2, emitter.output_dtype, "x2")
     return emitter.emit(_ARITHMETIC[type(operation).__name__](left, right))
 
 
-@register_converter(*_names(_COMPARISONS))
+@register_converter(*_registry_keys(_COMPARISONS))
 def convert_comparison(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
-    """Two operands in the wider of the graph tensors' types, broadcast; yields booleans."""
-    wanted = str(np.result_type(*(dtype(x) for x in (x1, x2) if is_var(x))))
-    left = _operand(emitter, x1, wanted, "x1")
-    right = _operand(emitter, x2, wanted, "x2")
+    """Converts a comparison of two operands, which are broadcast; the result is boolean.
+
+    The operands are compared in the wider type of those that are tensors of the graph.
+    """
+    common_type = str(np.result_type(*(dtype(x) for x in (x1, x2) if is_var(x))))
+    left = _operand(emitter, x1, common_type, "x1")
+    right = _operand(emitter, x2, common_type, "x2")
     return emitter.emit(_COMPARISONS[type(operation).__name__](left, right))
 
 
-@register_converter(*_names(_REDUCTIONS))
+@register_converter(*_registry_keys(_REDUCTIONS))
 def convert_reduction(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Over some axes, or all."""
+    """Converts a reduction over some axes or all of them."""
     name, axis = type(operation).__name__, operation.axis
     if getattr(operation, "initial", None) is not None:
-        raise UnsupportedOperationError("initial is not supported")
+        raise UnsupportedOperationError(f"initial is {operation.initial!r}; expected None")
     axes = list(axis) if isinstance(axis, tuple | list) else axis
     keepdims = bool(operation.keepdims)
     return emitter.emit(_REDUCTIONS[name](x, axis=axes, keepdims=keepdims))
@@ -132,7 +157,7 @@ def convert_reduction(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Argmax", "ops.Argmin")
 def convert_arg(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Position of the largest or smallest element."""
+    """Converts the search for the index of the largest or smallest element."""
     function = _op.argmax if type(operation).__name__ == "Argmax" else _op.argmin
     y = function(x, axis=operation.axis, keepdims=bool(operation.keepdims))
     return emitter.emit(_op.astype(y, emitter.output_dtype))
@@ -140,55 +165,52 @@ def convert_arg(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Clip")
 def convert_clip(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Limited from both sides by numbers."""
+    """Converts the limitation of values by a smallest and a largest number."""
     return emitter.emit(_op.clip(x, float(operation.x_min), float(operation.x_max)))
 
 
 @register_converter("ops.Cast")
 def convert_cast(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Another type."""
-    wanted = emitter.output_dtype
-    return x if dtype(x) == wanted else emitter.emit(_op.astype(x, wanted))
+    """Converts a cast to another type."""
+    return _cast(emitter, x, emitter.output_dtype)
 
 
 @register_converter("ops.Where")
 def convert_where(
     emitter: Emitter, operation: Any, condition: Any, x1: Any = None, x2: Any = None
 ) -> Any:
-    """One operand or the other."""
-    wanted = emitter.output_dtype
+    """Converts the elementwise choice between two operands by a condition."""
     return emitter.emit(
         _op.where(
             _operand(emitter, condition, "bool", "condition"),
-            _operand(emitter, x1, wanted, "x1"),
-            _operand(emitter, x2, wanted, "x2"),
+            _operand(emitter, x1, emitter.output_dtype, "x1"),
+            _operand(emitter, x2, emitter.output_dtype, "x2"),
         )
     )
 
 
 @register_converter("ops.Matmul")
 def convert_matmul(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
-    """Matrix product."""
-    wanted = emitter.output_dtype
-    left = _operand(emitter, x1, wanted, "x1")
-    return emitter.emit(_op.matmul(left, _operand(emitter, x2, wanted, "x2")))
+    """Converts a matrix product."""
+    left = _operand(emitter, x1, emitter.output_dtype, "x1")
+    right = _operand(emitter, x2, emitter.output_dtype, "x2")
+    return emitter.emit(_op.matmul(left, right))
 
 
 @register_converter("ops.Einsum")
 def convert_einsum(emitter: Emitter, operation: Any, *operands: Any) -> Any:
-    """Einstein sum."""
+    """Converts an Einstein sum."""
     if "." in operation.subscripts:
         raise UnsupportedOperationError(
-            f"subscripts are {operation.subscripts!r}; expected none with an ellipsis"
+            f"subscripts are {operation.subscripts!r}; expected subscripts without an ellipsis"
         )
-    wanted = emitter.output_dtype
-    tensors = [_operand(emitter, x, wanted, f"x{i}") for i, x in enumerate(operands)]
+    tensors = _operands(emitter, operands)
     return emitter.emit(_op.einsum(tensors, operation.subscripts.replace(" ", "")))
 
 
 @register_converter("ops.Reshape")
 def convert_reshape(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """To another shape; the batch axis must stay, as Keras does not know its extent."""
+    """Converts a reshaping. If Keras does not know the batch size, the batch axis must stay."""
     recorded = emitter.call.outputs[0].shape
     target = list(operation.newshape)
     if recorded[0] is None:
@@ -198,13 +220,13 @@ def convert_reshape(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Ravel")
 def convert_ravel(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """One axis."""
+    """Converts the flattening of all axes into one."""
     return reshape(emitter, x, (math.prod(shape(x)),))
 
 
 @register_converter("ops.Transpose")
 def convert_transpose(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Axes in another order, or reversed."""
+    """Converts a permutation of axes; if none is specified, their order is reversed."""
     rank = len(shape(x))
     axes = operation.axes if operation.axes is not None else range(rank - 1, -1, -1)
     return emitter.emit(_op.permute_dims(x, [axis % rank for axis in axes]))
@@ -212,7 +234,7 @@ def convert_transpose(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Swapaxes")
 def convert_swapaxes(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Two axes exchanged."""
+    """Converts the exchange of two axes."""
     order = np.arange(len(shape(x)))
     order[[operation.axis1, operation.axis2]] = order[[operation.axis2, operation.axis1]]
     return emitter.emit(_op.permute_dims(x, [int(axis) for axis in order]))
@@ -220,7 +242,7 @@ def convert_swapaxes(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Moveaxis")
 def convert_moveaxis(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Axes moved to other places."""
+    """Converts the move of axes to other positions."""
     rank = len(shape(x))
     sources, destinations = (
         [axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
@@ -234,14 +256,14 @@ def convert_moveaxis(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.ExpandDims")
 def convert_expand_dims(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """New axes of extent one."""
+    """Converts the insertion of axes of extent 1."""
     axis = operation.axis
     return emitter.emit(_op.expand_dims(x, list(axis) if isinstance(axis, Sequence) else axis))
 
 
 @register_converter("ops.Squeeze")
 def convert_squeeze(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Without axes of extent one."""
+    """Converts the removal of axes of extent 1."""
     axis = operation.axis
     axes = list(axis) if isinstance(axis, Sequence) else axis
     if axes is None:
@@ -251,48 +273,44 @@ def convert_squeeze(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.BroadcastTo")
 def convert_broadcast_to(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Repeated along axes of extent one."""
+    """Converts the repetition along axes of extent 1."""
     return emitter.emit(_op.broadcast_to(x, tuple(operation.shape)))
 
 
 @register_converter("ops.Concatenate")
 def convert_concatenate(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> Any:
-    """One after the other along an axis."""
-    wanted = emitter.output_dtype
-    tensors = [_operand(emitter, x, wanted, f"x{i}") for i, x in enumerate(xs)]
-    return concatenate(emitter, tensors, operation.axis)
+    """Converts a concatenation along an axis."""
+    return concatenate(emitter, _operands(emitter, xs), operation.axis)
 
 
 @register_converter("ops.Stack")
 def convert_stack(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> Any:
-    """One after the other along a new axis."""
-    wanted = emitter.output_dtype
-    tensors = [_operand(emitter, x, wanted, f"x{i}") for i, x in enumerate(xs)]
-    return emitter.emit(_op.stack(tensors, axis=operation.axis))
+    """Converts the stacking of tensors along a new axis."""
+    return emitter.emit(_op.stack(_operands(emitter, xs), axis=operation.axis))
 
 
 @register_converter("ops.Split")
 def convert_split(emitter: Emitter, operation: Any, x: Any) -> list[Any]:
-    """Pieces along an axis: equal ones, or between given indices."""
-    where = operation.indices_or_sections
-    axis = operation.axis % len(shape(x))
-    parts = emitter.emit(_op.split(x, where if isinstance(where, int) else list(where), axis=axis))
-    number = where if isinstance(where, int) else len(where) + 1
-    return [emitter.emit(relax.TupleGetItem(parts, index)) for index in range(number)]
+    """Converts a split along an axis, either into equal parts or at given indices."""
+    sections = operation.indices_or_sections
+    if not isinstance(sections, int):
+        sections = list(sections)
+    num_parts = sections if isinstance(sections, int) else len(sections) + 1
+    parts = emitter.emit(_op.split(x, sections, axis=operation.axis % len(shape(x))))
+    return [emitter.emit(relax.TupleGetItem(parts, index)) for index in range(num_parts)]
 
 
 @register_converter("ops.Unstack")
 def convert_unstack(emitter: Emitter, operation: Any, x: Any) -> list[Any]:
-    """Pieces of extent one along an axis, without the axis."""
+    """Converts a split into parts of extent 1 along an axis, which is then removed."""
     axis = operation.axis % len(shape(x))
     return [_slice(emitter, x, {axis: index}) for index in range(shape(x)[axis])]
 
 
 @register_converter("ops.Pad")
 def convert_pad(emitter: Emitter, operation: Any, x: Any, constant_values: Any = None) -> Any:
-    """A constant around the tensor, or its mirror image."""
-    modes = {"constant": "constant", "reflect": "reflect"}
-    if operation.mode not in modes:
+    """Converts padding with a constant or with a reflection of the tensor."""
+    if operation.mode not in ("constant", "reflect"):
         raise UnsupportedOperationError(
             f"mode is {operation.mode!r}; expected 'constant' or 'reflect'"
         )
@@ -301,27 +319,30 @@ def convert_pad(emitter: Emitter, operation: Any, x: Any, constant_values: Any =
         widths = widths * len(shape(x))
     flat = [int(amount) for pair in widths for amount in pair]
     value = 0.0 if constant_values is None else float(constant_values)
-    return emitter.emit(_op.nn.pad(x, flat, modes[operation.mode], value))
+    return emitter.emit(_op.nn.pad(x, flat, operation.mode, value))
 
 
 @register_converter("ops.Tile")
 def convert_tile(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """The tensor several times along its axes."""
+    """Converts the repetition of a whole tensor along its axes."""
     repeats = operation.repeats
     return emitter.emit(_op.tile(x, [repeats] if isinstance(repeats, int) else list(repeats)))
 
 
 @register_converter("ops.Repeat")
 def convert_repeat(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Every element several times."""
+    """Converts the repetition of every element along an axis."""
     if not isinstance(operation.repeats, int) or operation.axis is None:
-        raise UnsupportedOperationError("expected one number of repeats and an axis")
+        raise UnsupportedOperationError(
+            f"repeats is {operation.repeats!r} and axis is {operation.axis!r}; "
+            "expected an integer and an axis"
+        )
     return emitter.emit(_op.repeat(x, operation.repeats, axis=operation.axis))
 
 
 @register_converter("ops.Flip")
 def convert_flip(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Axes reversed."""
+    """Converts the reversal of axes."""
     axes = operation.axis
     if axes is None:
         axes = range(len(shape(x)))
@@ -332,75 +353,86 @@ def convert_flip(emitter: Emitter, operation: Any, x: Any) -> Any:
 
 @register_converter("ops.Take")
 def convert_take(emitter: Emitter, operation: Any, x: Any, indices: Any) -> Any:
-    """Elements at indices along an axis."""
+    """Converts the selection of elements by their indices along an axis."""
     values = _operand(emitter, x, emitter.output_dtype, "values")
     if is_var(indices):
-        wanted = dtype(indices) if "int" in dtype(indices) else "int32"
-        positions = _operand(emitter, indices, wanted, "indices")
+        positions = indices if "int" in dtype(indices) else _cast(emitter, indices, "int32")
     else:
         extent = shape(values)[operation.axis or 0]
-        # Negative indices count from the end; a compiled take does not know that.
+        # In Keras, a negative index counts from the end; in TVM it does not.
         positions = relax.const(np.asarray(to_numpy(indices) % extent, "int32"))
     return emitter.emit(_op.take(values, positions, axis=operation.axis, mode="clip"))
 
 
 @register_converter("ops.OneHot")
 def convert_one_hot(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """1 at the index, 0 elsewhere."""
-    wanted = emitter.output_dtype
+    """Converts indices to vectors with a 1 at the index and 0 elsewhere."""
     x = _operand(emitter, x, "int32", "indices")
     on, off = (relax.prim_value(value) for value in (1.0, 0.0))
     y = emitter.emit(_op.one_hot(x, on, off, operation.num_classes, axis=operation.axis))
-    return y if dtype(y) == wanted else emitter.emit(_op.astype(y, wanted))
+    return _cast(emitter, y, emitter.output_dtype)
 
 
 @register_converter("ops.GetItem")
 def convert_get_item(emitter: Emitter, operation: Any, x: Any, key: Any) -> Any:
-    """Slices, indices, new axes and an ellipsis."""
+    """Converts `x[key]` with slices, integers, new axes and an ellipsis."""
     parts = list(key) if isinstance(key, tuple | list) else [key]
     if Ellipsis not in parts:
         parts.append(Ellipsis)
-    named = sum(1 for part in parts if part is not None and part is not Ellipsis)
-    index = parts.index(Ellipsis)
-    parts[index : index + 1] = [slice(None)] * (len(shape(x)) - named)
-    picks = dict(enumerate(part for part in parts if part is not None))
-    y = _slice(emitter, x, picks)
-    kept = [part for part in parts if not isinstance(part, int)]
-    new_axes = [position for position, part in enumerate(kept) if part is None]
+    num_indexed_axes = sum(1 for part in parts if part is not None and part is not Ellipsis)
+    position = parts.index(Ellipsis)
+    parts[position : position + 1] = [slice(None)] * (len(shape(x)) - num_indexed_axes)
+    index_of_axis = dict(enumerate(part for part in parts if part is not None))
+    y = _slice(emitter, x, index_of_axis)
+    output_parts = [part for part in parts if not isinstance(part, int)]
+    new_axes = [axis for axis, part in enumerate(output_parts) if part is None]
     return emitter.emit(_op.expand_dims(y, new_axes)) if new_axes else y
 
 
-def _slice(emitter: Emitter, x: Any, picks: dict[int, int | slice]) -> Any:
-    """Axis -> one index (the axis goes) or a slice."""
+def _slice(emitter: Emitter, x: Any, index_of_axis: dict[int, int | slice]) -> Any:
+    """Slices a tensor.
+
+    Args:
+        emitter: Receives the operators.
+        x: The tensor.
+        index_of_axis: Axis -> an integer, which also removes the axis, or a slice.
+
+    Raises:
+        UnsupportedOperationError: An index is something else, or a slice has a negative step.
+    """
     extents = shape(x)
     ranges = {}
-    for axis, pick in picks.items():
-        if not isinstance(pick, int | slice):
-            raise UnsupportedOperationError(f"an index is {pick!r}; expected integers and slices")
-        if isinstance(pick, int):
-            pick = slice(pick % extents[axis], pick % extents[axis] + 1)
-        ranges[axis] = range(*pick.indices(extents[axis]))
-    cut = {axis: r for axis, r in ranges.items() if len(r) != extents[axis] or r.step != 1}
-    if any(r.step < 0 for r in cut.values()):
-        raise UnsupportedOperationError("a slice has a negative step; expected keras.ops.flip")
-    if cut:
-        axes, steps = list(cut), list(cut.values())
-        x = emitter.emit(
-            _op.strided_slice(
-                x, axes, [r.start for r in steps], [r.stop for r in steps], [r.step for r in steps]
-            )
+    for axis, index in index_of_axis.items():
+        if not isinstance(index, int | slice):
+            raise UnsupportedOperationError(f"an index is {index!r}; expected integers and slices")
+        if isinstance(index, int):
+            index = slice(index % extents[axis], index % extents[axis] + 1)
+        positions = range(*index.indices(extents[axis]))
+        if len(positions) != extents[axis] or positions.step != 1:
+            ranges[axis] = positions
+    if any(positions.step < 0 for positions in ranges.values()):
+        raise UnsupportedOperationError(
+            "a slice has a negative step; expected a positive one: use keras.ops.flip"
         )
-    gone = [axis for axis, pick in picks.items() if isinstance(pick, int)]
-    return emitter.emit(_op.squeeze(x, gone)) if gone else x
+    if ranges:
+        starts = [positions.start for positions in ranges.values()]
+        stops = [positions.stop for positions in ranges.values()]
+        steps = [positions.step for positions in ranges.values()]
+        x = emitter.emit(_op.strided_slice(x, list(ranges), starts, stops, steps))
+    integer_axes = [axis for axis, index in index_of_axis.items() if isinstance(index, int)]
+    return emitter.emit(_op.squeeze(x, integer_axes)) if integer_axes else x
 
 
 @register_converter("ops.LayerNorm")
 def convert_layer_norm(
     emitter: Emitter, operation: Any, x: Any, gamma: Any = None, beta: Any = None
 ) -> Any:
-    """`keras.ops.layer_normalization` over the last axis."""
+    """Converts `keras.ops.layer_normalization` over the last axis."""
     if operation.axis not in (-1, len(shape(x)) - 1) or operation.rms_scaling:
-        raise UnsupportedOperationError("expected the last axis and rms_scaling=False")
+        raise UnsupportedOperationError(
+            f"axis is {operation.axis!r} and rms_scaling is {operation.rms_scaling!r}; "
+            "expected the last axis and False"
+        )
     epsilon = 1e-7 if operation.epsilon is None else operation.epsilon
     y = normalize(emitter, x, [len(shape(x)) - 1], epsilon)
     for role, value, function in (("gamma", gamma, _op.multiply), ("beta", beta, _op.add)):

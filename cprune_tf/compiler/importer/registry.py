@@ -1,4 +1,4 @@
-"""Which function turns which Keras operation into Relax, and what is said when there is none."""
+"""The registry of converters, and the error about operations that have none."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class UnsupportedOperation:
     """One call that cannot be converted.
 
     Attributes:
-        name: The Keras layer's or operation's name in the model.
-        kind: The class's qualified name.
-        reason: What exactly is missing.
+        name: The name of the Keras layer or operation in the model.
+        kind: The qualified name of its class, "module.QualifiedName".
+        reason: Why it cannot be converted.
     """
 
     name: str
@@ -39,12 +39,14 @@ class UnsupportedOperation:
 
 
 class UnsupportedOperationError(UserError, ValueError):
-    """Operations of a model that have no converter, or not for the settings they use.
+    """A model has operations without a converter, or with settings that no converter supports.
 
-    Converters raise it with a reason alone; `import_model` collects all of them and raises once.
+    A converter raises this error with only a reason. `import_model` collects these errors and
+    raises one error for all of them.
 
     Attributes:
-        operations: All unsupported calls, in the order of the model's graph.
+        operations: All unsupported calls, in the order of the model's graph; empty in an error that
+            a converter raised.
     """
 
     def __init__(self, reason: str, operations: Iterable[UnsupportedOperation] = ()):
@@ -55,14 +57,15 @@ class UnsupportedOperationError(UserError, ValueError):
     def for_model(
         cls, model_name: str, operations: Iterable[UnsupportedOperation]
     ) -> UnsupportedOperationError:
-        """One error naming every unsupported call of a model and the way out."""
+        """Creates the one error that names every unsupported call of a model and what to do."""
         operations = tuple(operations)
-        names_of: dict[tuple[str, str], list[str]] = {}
+        names_by_problem: dict[tuple[str, str], list[str]] = {}
         for operation in operations:
-            names_of.setdefault((operation.kind, operation.reason), []).append(operation.name)
+            problem = (operation.kind, operation.reason)
+            names_by_problem.setdefault(problem, []).append(operation.name)
         lines = "\n".join(
             f"  - {kind}: {reason}: {', '.join(names)}"
-            for (kind, reason), names in names_of.items()
+            for (kind, reason), names in names_by_problem.items()
         )
         return cls(
             f"Model {model_name!r} has {len(operations)} operation(s) that cannot be imported:\n"
@@ -75,14 +78,14 @@ def register_converter(*keys: type | str) -> Callable[[_C], _C]:
     """Registers a function as the converter of one or more Keras operations.
 
     Args:
-        *keys: Layer or Operation classes (matched exactly: a subclass may compute something else),
-            "ops.Add" for the operation class `Add` behind `keras.ops`, or "module.QualifiedName"
-            for a class that has no public name.
+        *keys: Layer or Operation classes, which are matched exactly because a subclass may compute
+            something else; "ops.Add" for the operation class `Add` behind `keras.ops`; or
+            "module.QualifiedName" for a class without a public name.
 
     Returns:
         A decorator. The decorated function is called as `converter(emitter, operation, *args,
-        **kwargs)` with the arguments of the recorded Keras call, Keras tensors replaced by Relax
-        variables, and returns Relax variables in the structure of the call's outputs.
+        **kwargs)` with the arguments of the recorded Keras call, in which Relax variables replace
+        the Keras tensors. It returns Relax variables in the structure of the call's outputs.
     """
 
     def decorate(converter: _C) -> _C:
@@ -94,13 +97,13 @@ def register_converter(*keys: type | str) -> Callable[[_C], _C]:
 
 
 def qualified_name(operation: object) -> str:
-    """The operation's class as "module.QualifiedName"."""
+    """Returns the name of the operation's class as "module.QualifiedName"."""
     kind = type(operation)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def find_converter(operation: object) -> Converter | None:
-    """The converter registered for the operation's class, or None."""
+    """Returns the converter registered for the operation's class, or None if there is none."""
     kind = type(operation)
     name = qualified_name(operation)
     keys: list[type | str] = [kind, name]

@@ -1,4 +1,4 @@
-"""Converters of layers that move elements, and of those that do nothing at inference."""
+"""Converters of layers that move elements, and of layers that do nothing at inference."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _TRAINING_ONLY = (
 
 @register_converter(*_TRAINING_ONLY, "ops.StopGradient")
 def convert_identity(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Layers that only act in training."""
+    """Converts layers that have an effect in training only: returns the input."""
     return x
 
 
 def reshape(emitter: Emitter, x: Any, target: Sequence[int]) -> Any:
-    """To a shape in which one extent may be -1."""
+    """Reshapes a tensor to a target shape, in which one extent may be -1."""
     extents, target = shape(x), [int(extent) for extent in target]
     if -1 in target:
-        known = math.prod(extent for extent in target if extent != -1)
-        target[target.index(-1)] = math.prod(extents) // known
+        product = math.prod(extent for extent in target if extent != -1)
+        target[target.index(-1)] = math.prod(extents) // product
     if tuple(target) == extents:
         return x
     return emitter.emit(relax.op.reshape(x, tuple(target)))
@@ -54,7 +54,7 @@ def reshape(emitter: Emitter, x: Any, target: Sequence[int]) -> Any:
 
 @register_converter(keras.layers.Flatten)
 def convert_flatten(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """All axes but the first into one, channels last."""
+    """Converts the flattening of all axes but the first; channels must be last."""
     if layer.data_format == "channels_first" and len(shape(x)) > 2:
         require_channels_last(layer)
     return reshape(emitter, x, (shape(x)[0], math.prod(shape(x)[1:])))
@@ -62,46 +62,46 @@ def convert_flatten(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.Reshape)
 def convert_reshape(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """To the layer's target shape."""
+    """Converts a reshaping to the layer's target shape."""
     return reshape(emitter, x, (shape(x)[0], *layer.target_shape))
 
 
 @register_converter(keras.layers.Permute)
 def convert_permute(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Axes in another order."""
+    """Converts a permutation of axes."""
     return emitter.emit(relax.op.permute_dims(x, [0, *layer.dims]))
 
 
 @register_converter(keras.layers.RepeatVector)
 def convert_repeat_vector(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The same vector several times."""
+    """Converts the repetition of a vector."""
     batch, size = shape(x)
     x = emitter.emit(relax.op.expand_dims(x, 1))
     return emitter.emit(relax.op.broadcast_to(x, (batch, layer.n, size)))
 
 
 def pad(emitter: Emitter, x: Any, widths: Sequence[tuple[int, int]]) -> Any:
-    """Zeros around the spatial axes, given as (before, after) for each."""
+    """Pads each spatial axis with zeros; `widths` holds one (before, after) per axis."""
     flat = [0, 0, *(amount for pair in widths for amount in pair), 0, 0]
     return emitter.emit(relax.op.nn.pad(x, flat)) if any(flat) else x
 
 
 @register_converter(keras.layers.ZeroPadding1D)
 def convert_zero_padding1d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Zeros before and after."""
+    """Converts zero padding of a sequence."""
     require_channels_last(layer)
     return pad(emitter, x, [tuple(layer.padding)])
 
 
 @register_converter(keras.layers.ZeroPadding2D)
 def convert_zero_padding2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Zeros around the image."""
+    """Converts zero padding of an image."""
     require_channels_last(layer)
     return pad(emitter, x, [tuple(pair) for pair in layer.padding])
 
 
 def crop(emitter: Emitter, x: Any, widths: Sequence[tuple[int, int]]) -> Any:
-    """Without some elements at the ends of the spatial axes, (before, after) for each."""
+    """Removes elements at the ends of spatial axes; `widths` holds one (before, after) per axis."""
     axes = list(range(1, 1 + len(widths)))
     begins = [before for before, _ in widths]
     ends = [shape(x)[axis] - after for axis, (_, after) in zip(axes, widths, strict=True)]
@@ -110,26 +110,26 @@ def crop(emitter: Emitter, x: Any, widths: Sequence[tuple[int, int]]) -> Any:
 
 @register_converter(keras.layers.Cropping1D)
 def convert_cropping1d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The ends cut off."""
+    """Converts the cropping of a sequence at its ends."""
     return crop(emitter, x, [tuple(layer.cropping)])
 
 
 @register_converter(keras.layers.Cropping2D)
 def convert_cropping2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The image's border cut off."""
+    """Converts the cropping of an image at its borders."""
     require_channels_last(layer)
     return crop(emitter, x, [tuple(pair) for pair in layer.cropping])
 
 
 @register_converter(keras.layers.CenterCrop)
 def convert_center_crop(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The middle of an image that is large enough."""
+    """Converts a crop of the image's centre; the image must be at least as large as the target."""
     require_channels_last(layer)
     widths = []
     for size, target in zip(shape(x)[1:3], (layer.height, layer.width), strict=True):
         if size < target:
             raise UnsupportedOperationError(
-                f"the image extent {size} is below the target {target}; expected a larger image"
+                f"the image extent is {size}; expected at least the target {target}"
             )
         before = (size - target) // 2
         widths.append((before, size - target - before))
@@ -137,7 +137,7 @@ def convert_center_crop(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 
 def resize(emitter: Emitter, x: Any, size: Sequence[int], interpolation: str) -> Any:
-    """Nearest or bilinear resizing with TensorFlow's half-pixel centres, without antialiasing."""
+    """Resizes images to (height, width): half-pixel centres as in TensorFlow, no antialiasing."""
     methods = {"nearest": "nearest_neighbor", "bilinear": "linear"}
     if interpolation not in methods:
         raise UnsupportedOperationError(
@@ -158,13 +158,13 @@ def resize(emitter: Emitter, x: Any, size: Sequence[int], interpolation: str) ->
 
 @register_converter(keras.layers.UpSampling1D)
 def convert_up_sampling1d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Every element several times."""
+    """Converts the repetition of every element of a sequence."""
     return emitter.emit(relax.op.repeat(x, layer.size, axis=1))
 
 
 @register_converter(keras.layers.UpSampling2D)
 def convert_up_sampling2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The image enlarged by whole factors."""
+    """Converts the enlargement of an image by whole factors."""
     require_channels_last(layer)
     _, height, width, _ = shape(x)
     size = (height * layer.size[0], width * layer.size[1])
@@ -173,7 +173,7 @@ def convert_up_sampling2d(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter(keras.layers.Resizing)
 def convert_resizing(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """The image at another size."""
+    """Converts the resizing of an image."""
     require_channels_last(layer)
     settings = layer.get_config()
     for setting in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
@@ -184,20 +184,22 @@ def convert_resizing(emitter: Emitter, layer: Any, x: Any) -> Any:
 
 @register_converter("ops.Resize")
 def convert_resize_operation(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """`keras.ops.image.resize`."""
+    """Converts `keras.ops.image.resize`."""
     for setting in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
         if getattr(operation, setting, False):
             raise UnsupportedOperationError(f"{setting}=True; expected False")
     if operation.data_format == "channels_first":
-        raise UnsupportedOperationError("data_format is 'channels_first'")
+        raise UnsupportedOperationError("data_format is 'channels_first'; expected 'channels_last'")
     return resize(emitter, x, operation.size, operation.interpolation)
 
 
 @register_converter(keras.layers.TimeDistributed)
 def convert_time_distributed(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
-    """The wrapped layer on every step: steps become part of the batch."""
+    """Converts the wrapped layer once, with the steps moved into the batch axis."""
     if mask is not None:
-        raise UnsupportedOperationError("a mask is passed; masks are not supported here")
+        raise UnsupportedOperationError(
+            "a mask is passed; expected none: masks are not supported here"
+        )
     batch, steps, *rest = shape(x)
     y = emitter.convert(layer.layer, reshape(emitter, x, (batch * steps, *rest)))
     return reshape(emitter, y, (batch, steps, *shape(y)[1:]))

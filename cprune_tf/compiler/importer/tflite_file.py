@@ -1,16 +1,18 @@
-"""A Keras model as a `.tflite` file in which every operator can be traced back to Keras calls.
+"""Converts a Keras model to a `.tflite` file and ties the file's operators to Keras calls.
 
-Every call of the model's flat graph is traced under a name scope of its own ("keras_call_17"). The
-converter joins the names of the operations it fuses into one operator, so the first component of
-each name in the file says which calls the operator computes. What the converter drops:
+Every call of the model's flat graph is traced under a separate name scope ("keras_call_17").
+TensorFlow's converter joins the names of the operations that it fuses into one operator, so the
+first component of each name in the file tells which calls the operator computes. The converter
+drops two kinds of names:
 
-- the name of an operator that yields a model output, which is known from the file's signature;
-- the names of what it folds into weights, such as a batch norm. They are recovered where it is
-  certain: a call on a path between two calls of one operator is in that operator (the file's graph
-  has no cycles), and a batch norm whose fold into the preceding layer gives the operator's very
-  constants is in that operator.
+- The name of an operator that yields a model output. The file's signature identifies this
+  operator.
+- The names of operations that it folds into weights, such as a batch norm. They are recovered if
+  the result is certain. A call on a path between two calls of one operator is part of that
+  operator, since the file's graph has no cycles. A batch norm is part of an operator if folding it
+  into the preceding layer yields exactly the operator's constants.
 
-A layer that none of this ties is listed as untied; nothing is guessed.
+A layer that cannot be tied in any of these ways is listed as untied; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cprune_tf.compiler.importer.convolution import depthwise_kernel, own_bias
+from cprune_tf.compiler.importer.convolution import depthwise_kernel, layer_bias
 from cprune_tf.compiler.importer.emitter import to_numpy
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias, plan_folding
 from cprune_tf.compiler.importer.frontends import MissingTfliteError
@@ -33,8 +35,9 @@ from cprune_tf.litert.conversion import convert
 
 _SCOPE = "keras_call_{}"
 _SCOPE_PATTERN = re.compile(r"keras_call_(\d+)")
-_MISSING = -1  # the tensor index of an optional input that is not given
-# Layers a batch norm is folded into: the kernel, and its axis of output channels; None: depthwise.
+_MISSING = -1  # The tensor index of an optional input that is absent.
+# Class of a layer that a batch norm is folded into -> the attribute that holds its kernel, and the
+# kernel's axis of output channels. The axis is None for a depthwise kernel.
 _KERNELS: dict[type, tuple[str, int | None]] = {
     keras.layers.Conv1D: ("kernel", -1),
     keras.layers.Conv2D: ("kernel", -1),
@@ -49,13 +52,13 @@ _KERNELS: dict[type, tuple[str, int | None]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator of the file.
+    """One operator of a `.tflite` file.
 
     Attributes:
-        code: What it computes: "CONV_2D", ...
-        names: The names of the tensors it yields, and of the constants that only it reads.
-        outputs: Indices of the tensors it yields.
-        constants: The float32 values among its inputs.
+        code: The name of its operator code: "CONV_2D", ...
+        names: The names of its output tensors and of the constants that no other operator reads.
+        outputs: The indices of its output tensors.
+        constants: The values of its float32 constants, each flat.
     """
 
     code: str
@@ -66,17 +69,17 @@ class Operator:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TracedFile:
-    """A model's `.tflite` file and what in it came from where.
+    """A model's `.tflite` file and the Keras calls that its operators came from.
 
     Attributes:
-        content: The file.
+        content: The content of the file.
         model: The parsed file, a `tflite.Model`.
-        operators: Its operators, in the order they run.
-        calls: For every operator: the calls it computes, in the model's order.
-        input_numbers: Position of a file's input -> position among the Keras model's inputs.
-        output_numbers: Position of a file's output -> position among the Keras model's outputs;
-            a Keras output that repeats another one is missing.
-        untied: Names of layers that no operator is known to compute.
+        operators: The file's operators, in the order in which they run.
+        calls: For each operator, the calls that it computes, in the model's order.
+        input_numbers: For each input of the file, its position among the Keras model's inputs.
+        output_numbers: For each output of the file, its position among the Keras model's outputs. A
+            Keras output that repeats another one is not in the file.
+        untied: Names of the layers that no operator is known to compute.
     """
 
     content: bytes
@@ -95,7 +98,7 @@ def trace(graph: FlatGraph) -> TracedFile:
         graph: The flat graph of a float32 model with inputs of fixed size.
 
     Returns:
-        The file for a batch of 1 with all ties.
+        The file, for a batch size of 1, with the calls of every operator.
 
     Raises:
         MissingTfliteError: The `tflite` package is not installed.
@@ -128,36 +131,38 @@ def _require_tflite() -> Any:
         import tflite
     except ImportError as error:
         raise MissingTfliteError(
-            "config.frontend='tflite' reads .tflite files with the package tflite, which is not "
-            "installed: pip install tflite (or cprune_tf[tflite]), or use config.frontend='keras'."
+            "config.frontend='tflite' needs the package tflite to read .tflite files, but it is "
+            "not installed. Run: pip install tflite (or cprune_tf[tflite]), or use "
+            "config.frontend='keras'."
         ) from error
     return tflite
 
 
 def _scoped_forward(graph: FlatGraph) -> Any:
-    """Computes the model call by call, each under its own name scope."""
+    """Returns a function that computes the model with each call under a separate name scope."""
     import tensorflow as tf
 
     def forward(*inputs: Any) -> Any:
         values: dict[Tensor, Any] = dict(zip(graph.inputs, inputs, strict=True))
 
-        def swap(value: Any) -> Any:
+        def value_of(value: Any) -> Any:
             return values[value] if isinstance(value, Tensor) else value
 
         for number, call in enumerate(graph.calls):
-            args, kwargs = keras.tree.map_structure(swap, (call.args, dict(call.kwargs)))
+            args, kwargs = keras.tree.map_structure(value_of, (call.args, dict(call.kwargs)))
             if "training" in kwargs:
                 kwargs["training"] = False
-            # The slash makes the scope absolute, so TensorFlow does not number it.
+            # The slash makes the scope absolute, so that TensorFlow does not append a number.
             with tf.name_scope(_SCOPE.format(number) + "/"):
                 results = keras.tree.flatten(call.operation(*args, **kwargs))
             values.update(zip(call.outputs, results, strict=True))
-        return keras.tree.map_structure(swap, graph.outputs)
+        return keras.tree.map_structure(value_of, graph.outputs)
 
     return forward
 
 
 def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
+    """Yields the file's operators in the order in which they run."""
     names = {code: name for name, code in vars(tflite.BuiltinOperator).items() if name[0] != "_"}
     subgraph = model.Subgraphs(0)
     operators = [subgraph.Operators(number) for number in range(subgraph.OperatorsLength())]
@@ -165,124 +170,140 @@ def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
         operator.InputsAsNumpy().tolist() if operator.InputsLength() else []
         for operator in operators
     ]
-    readers = Counter(index for inputs in all_inputs for index in set(inputs))
+    num_readers = Counter(index for inputs in all_inputs for index in set(inputs))
     for operator, inputs in zip(operators, all_inputs, strict=True):
         code = model.OperatorCodes(operator.OpcodeIndex())
         outputs = tuple(operator.OutputsAsNumpy().tolist())
         data = {index: _data(model, subgraph, index) for index in inputs if index != _MISSING}
-        own = [index for index, content in data.items() if len(content) and readers[index] == 1]
+        constants = {index: content for index, content in data.items() if len(content)}
+        single_reader_indices = [index for index in constants if num_readers[index] == 1]
         yield Operator(
             code=names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())],
-            names=tuple(subgraph.Tensors(index).Name().decode() for index in [*outputs, *own]),
+            names=tuple(
+                subgraph.Tensors(index).Name().decode()
+                for index in [*outputs, *single_reader_indices]
+            ),
             outputs=outputs,
             constants=tuple(
                 content.view(np.float32)
-                for index, content in data.items()
-                if len(content) and subgraph.Tensors(index).Type() == tflite.TensorType.FLOAT32
+                for index, content in constants.items()
+                if subgraph.Tensors(index).Type() == tflite.TensorType.FLOAT32
             ),
         )
 
 
 def _data(model: Any, subgraph: Any, index: int) -> np.ndarray:
-    """A constant tensor's bytes; none where the tensor is computed."""
+    """Returns a constant tensor's bytes, or no bytes if the tensor is computed."""
     buffer = model.Buffers(subgraph.Tensors(index).Buffer())
     return buffer.DataAsNumpy() if buffer.DataLength() else np.zeros(0, np.uint8)
 
 
 def _signature(model: Any) -> tuple[dict[int, int], dict[int, int]]:
-    """Tensor index -> position in the Keras model, of the inputs and of the outputs."""
+    """Returns tensor index -> position in the Keras model, for the inputs and for the outputs."""
     signature = model.SignatureDefs(0)
     inputs = [signature.Inputs(i) for i in range(signature.InputsLength())]
     outputs = [signature.Outputs(i) for i in range(signature.OutputsLength())]
-    # convert() names them "input_00", "output_00", ...
-    in_numbers = {one.TensorIndex(): int(one.Name().decode().split("_")[1]) for one in inputs}
-    out_numbers = {one.TensorIndex(): int(one.Name().decode().split("_")[1]) for one in outputs}
-    return in_numbers, out_numbers
+    return _positions(inputs), _positions(outputs)
+
+
+def _positions(entries: list[Any]) -> dict[int, int]:
+    # litert.convert() names the entries of the signature "input_00", "output_00", ...
+    return {entry.TensorIndex(): int(entry.Name().decode().split("_")[1]) for entry in entries}
 
 
 class _Ties:
-    """Which operators every call is computed by, as far as it is certain."""
+    """Finds the operators that certainly compute each call; operators are known by number."""
 
     def __init__(self, graph: FlatGraph, operators: tuple[Operator, ...]):
         self._graph = graph
         self._operators = operators
-        self._found: dict[Call, set[int]] = {call: set() for call in graph.calls}
+        # The operators known to compute each call.
+        self._numbers_of_call: dict[Call, set[int]] = {call: set() for call in graph.calls}
         self._producer = {tensor: call for call in graph.calls for tensor in call.outputs}
 
     def add_named(self) -> None:
-        """The calls whose scopes are in the file's names."""
+        """Ties the calls whose scopes are in the operators' names."""
         for number, operator in enumerate(self._operators):
-            for joined in operator.names:
-                for name in joined.split(";"):
+            for joined_names in operator.names:
+                for name in joined_names.split(";"):
                     if match := _SCOPE_PATTERN.fullmatch(name.split("/")[0]):
-                        self._found[self._graph.calls[int(match[1])]].add(number)
+                        self._numbers_of_call[self._graph.calls[int(match[1])]].add(number)
 
     def add_outputs(self, output_numbers: dict[int, int]) -> None:
-        """The calls that yield the model's outputs."""
+        """Ties the calls that yield the model's outputs; takes tensor index -> output position."""
         results = keras.tree.flatten(self._graph.outputs)
         for number, operator in enumerate(self._operators):
             for index in set(operator.outputs) & set(output_numbers):
                 call = self._producer.get(results[output_numbers[index]])
                 if call is not None:
-                    self._found[call].add(number)
+                    self._numbers_of_call[call].add(number)
 
     def add_folded(self) -> None:
-        """The batch norms whose folded values are an operator's constants."""
-        for host, absorbed in plan_folding(self._graph).absorbed.items():
+        """Ties the batch norms whose fold into another layer yields an operator's constants."""
+        for absorber, absorbed in plan_folding(self._graph).absorbed.items():
             if absorbed.batch_norm is None:
                 continue
             batch_norm = next(c for c in self._graph.calls if c.operation is absorbed.batch_norm)
-            if self._found[batch_norm]:
+            if self._numbers_of_call[batch_norm]:
                 continue
-            self._found[batch_norm] |= {
+            self._numbers_of_call[batch_norm] |= {
                 number
-                for number in self._found[host]
-                if _holds_fold(self._operators[number], host.operation, absorbed.batch_norm)
+                for number in self._numbers_of_call[absorber]
+                if _holds_fold(self._operators[number], absorber.operation, absorbed.batch_norm)
             }
 
     def add_between(self) -> None:
-        """The calls on a path between two calls of one operator."""
+        """Ties the calls on a path between two calls of one operator."""
+        # The nearest operators that lead to each call, and the nearest ones that it leads to.
         above: dict[Call, set[int]] = {}
         below: dict[Call, set[int]] = {call: set() for call in self._graph.calls}
         for call in self._graph.calls:
-            above[call] = set().union(*(self._reached(above, c) for c in self._parents(call)))
+            above[call] = set().union(*(self._nearest(above, c) for c in self._parents(call)))
         for call in reversed(self._graph.calls):
             for parent in self._parents(call):
-                below[parent] |= self._reached(below, call)
-        for call, found in self._found.items():
-            both = above[call] & below[call]
-            if not found and len(both) == 1:
-                found |= both
+                below[parent] |= self._nearest(below, call)
+        for call, numbers in self._numbers_of_call.items():
+            surrounding_numbers = above[call] & below[call]
+            if not numbers and len(surrounding_numbers) == 1:
+                numbers |= surrounding_numbers
 
     def _parents(self, call: Call) -> list[Call]:
         return [self._producer[tensor] for tensor in call.inputs if tensor in self._producer]
 
-    def _reached(self, beyond: dict[Call, set[int]], call: Call) -> set[int]:
-        """The nearest operators in a direction: the call's own, or what lies beyond it.
+    def _nearest(self, beyond: dict[Call, set[int]], call: Call) -> set[int]:
+        """Returns the nearest operators in one direction, starting at a call.
 
-        Of a call that several operators compute it is not known which is next.
+        Args:
+            beyond: Call -> the nearest operators beyond it in this direction.
+            call: The call to start at.
+
+        Returns:
+            The operator that computes the call. If no operator is known to, the operators beyond
+            the call. If several operators compute it, none, since their order is not known.
         """
-        found = self._found[call]
-        return beyond[call] if not found else found if len(found) == 1 else set()
+        numbers = self._numbers_of_call[call]
+        if not numbers:
+            return beyond[call]
+        return numbers if len(numbers) == 1 else set()
 
     def calls(self) -> tuple[tuple[Call, ...], ...]:
-        """For every operator: its calls in the model's order."""
+        """Returns, for every operator, its calls in the model's order."""
         return tuple(
-            tuple(call for call, found in self._found.items() if number in found)
+            tuple(call for call, numbers in self._numbers_of_call.items() if number in numbers)
             for number in range(len(self._operators))
         )
 
     def untied(self) -> tuple[str, ...]:
-        """The layers of which no call is tied to an operator."""
-        tied = {call.name for call, found in self._found.items() if found}
+        """Returns the names of the layers without any call that is tied to an operator."""
+        tied_names = {call.name for call, numbers in self._numbers_of_call.items() if numbers}
         names = dict.fromkeys(call.name for call in self._graph.calls)
-        return tuple(name for name in names if name not in tied)
+        return tuple(name for name in names if name not in tied_names)
 
 
 def _holds_fold(operator: Operator, layer: Any, batch_norm: Any) -> bool:
     """Whether an operator's constants are a layer's kernel and bias with the batch norm folded in.
 
-    Values are compared sorted, whatever the layout of the file.
+    Sorted values are compared, since the file may store them in another layout.
     """
     if type(layer) not in _KERNELS:
         return False
@@ -290,10 +311,10 @@ def _holds_fold(operator: Operator, layer: Any, batch_norm: Any) -> bool:
     kernel = to_numpy(getattr(layer, attribute))
     if channel_axis is None:
         kernel, channel_axis = depthwise_kernel(kernel), -2
-    folded = fold_kernel_and_bias(kernel, own_bias(layer), batch_norm, channel_axis)
+    kernel_and_bias = fold_kernel_and_bias(kernel, layer_bias(layer), batch_norm, channel_axis)
     return all(
         any(_same_values(value, constant) for constant in operator.constants)
-        for value in folded
+        for value in kernel_and_bias
         if value is not None
     )
 

@@ -1,10 +1,10 @@
-"""A second way from Keras to Relax: over a `.tflite` file and TVM's own TFLite frontend.
+"""The second frontend: imports a Keras model through a `.tflite` file and TVM's TFLite frontend.
 
-Nothing but the model's graph is shared with the Keras importer's converters, so equal outputs of
-the two are evidence for both. TVM's frontend loses all names; they come back because it converts
-one operator of the file after the other, and every operator is traced to Keras calls
-(`tflite_file`). Weights become named parameters again, so that the task table, pruning and the
-final build work as with the Keras importer.
+It shares nothing but the model's graph with the Keras importer's converters, so equal outputs of
+the two frontends are evidence that both are right. TVM's frontend loses all names. They are
+recovered because it converts one operator of the file after the other, and every operator is tied
+to Keras calls (`tflite_file`). Weights become named parameters again, so the task table, pruning
+and the final build work as with the Keras importer.
 """
 
 from __future__ import annotations
@@ -38,61 +38,74 @@ def import_through_tflite(model: keras.Model) -> ImportedModel:
             inputs of fixed size.
 
     Returns:
-        The same as `import_model`, for a batch of 1. Layers that cannot be tied to an operator of
-        the file with certainty are in `untied_layers` and in no table.
+        The same as `import_model`, for a batch size of 1. Layers that cannot be tied to an operator
+        of the file with certainty are in `untied_layers` and in no table.
 
     Raises:
         MissingTfliteError: The `tflite` package is not installed.
         ConversionError: TensorFlow cannot convert the model to TFLite.
-        UnsupportedOperationError: TVM cannot import an operator of the file, which is named.
-        GraphError: Not a built functional or Sequential Keras 3 model.
+        UnsupportedOperationError: TVM cannot import or compile an operator of the file; the error
+            names the operator and its layers.
+        GraphError: The model is not a built functional or Sequential Keras 3 model.
     """
     graph = flatten(model)
     file = trace(graph)
     operator_of: dict[str, int] = {}
     mod = from_tflite(file.model, op_converter=functools.partial(_Recorder, file, operator_of))
-    mod = relax.transform.FoldConstant()(mod)  # the frontend turns kernels round at run time
-    imported = _Renaming(graph, file, mod["main"], operator_of).imported()
+    # The frontend rearranges kernels at run time; folding rearranges them once, here.
+    mod = relax.transform.FoldConstant()(mod)
+    imported = _MainRebuilder(graph, file, mod["main"], operator_of).imported()
     _check_lowerable(imported)
     _report_untied(imported.untied_layers, graph)
     return imported
 
 
 def _check_lowerable(imported: ImportedModel) -> None:
-    """Refuses what TVM can write down but not compile, before anything expensive is done."""
-    legal = relax.transform.LegalizeOps()(imported.mod)
-    stuck = [
+    """Raises UnsupportedOperationError if TVM cannot compile the module.
+
+    TVM's frontend expresses some operators in Relax that LegalizeOps cannot lower. They are refused
+    here, before anything expensive is done.
+    """
+    legal_mod = relax.transform.LegalizeOps()(imported.mod)
+    operators = [
         f"{binding.value.op.name} of {', '.join(imported.layers_of_var[binding.var.name])}"
-        for block in legal["main"].body.blocks
+        for block in legal_mod["main"].body.blocks
         for binding in block.bindings
         if isinstance(binding.value, relax.Call) and binding.value.op.name != "relax.call_tir"
     ]
-    if stuck:
+    if operators:
         raise UnsupportedOperationError(
-            f"TVM cannot compile what its TFLite frontend makes of {'; '.join(stuck)}. Use "
-            "config.frontend='keras'."
+            "TVM cannot compile these operators, which its TFLite frontend created: "
+            f"{'; '.join(operators)}. Use config.frontend='keras'."
         )
 
 
-def _report_untied(untied: tuple[str, ...], graph: FlatGraph) -> None:
+def _report_untied(untied_layers: tuple[str, ...], graph: FlatGraph) -> None:
+    """Logs the layers that are in no task; those with weights as a warning."""
     layers = graph.layers()
     for has_weights, level in ((True, logging.WARNING), (False, logging.INFO)):
-        names = [n for n in untied if bool(getattr(layers[n], "weights", None)) is has_weights]
+        names = [
+            name
+            for name in untied_layers
+            if bool(getattr(layers[name], "weights", None)) is has_weights
+        ]
         if names:
             _LOGGER.log(
                 level,
-                "These layers left no trace in the .tflite file and are in no task: %s.",
+                "No operator of the .tflite file could be tied to these layers, so they are in no "
+                "task: %s.",
                 ", ".join(names),
             )
 
 
 class _Recorder(OperatorConverter):
-    """TVM's converter; notes which variable holds which operator's result.
+    """TVM's converter, which also records the variable that holds each operator's result.
 
     Args:
-        file: What is converted.
-        operator_of: Receives: name of a bound variable -> number of the operator it ends.
-        *args: Of the base class.
+        file: The file that is converted.
+        operator_of: Filled with the name of a bound variable -> the number of the operator whose
+            result it holds.
+        *args: The arguments of the base class.
     """
 
     def __init__(self, file: TracedFile, operator_of: dict[str, int], *args: Any):
@@ -106,16 +119,16 @@ class _Recorder(OperatorConverter):
         }
 
     def check_unsupported_ops(self) -> None:
-        """Names the operators TVM has no converter for, and whose they are."""
-        missing = [
-            _described(operator, calls)
+        """Raises UnsupportedOperationError if TVM has no converter for an operator."""
+        descriptions = [
+            _describe(operator, calls)
             for operator, calls in zip(self._file.operators, self._file.calls, strict=True)
             if operator.code not in self.convert_map
         ]
-        if missing:
+        if descriptions:
             raise UnsupportedOperationError(
-                f"TVM's TFLite frontend has no converter for {'; '.join(dict.fromkeys(missing))}. "
-                "Use config.frontend='keras'."
+                "TVM's TFLite frontend has no converter for "
+                f"{'; '.join(dict.fromkeys(descriptions))}. Use config.frontend='keras'."
             )
         super().check_unsupported_ops()
 
@@ -125,19 +138,19 @@ class _Recorder(OperatorConverter):
         try:
             result = convert(op=op)
             if isinstance(result, relax.Call | relax.Tuple | relax.TupleGetItem):
-                result = self._shaped(self.bb.normalize(result), operator)
+                result = self._reshape_as_in_file(self.bb.normalize(result), operator)
                 result = self.bb.emit(result, name_hint=f"operator{self._number}_")
         except Exception as error:
             raise UnsupportedOperationError(
-                f"TVM's TFLite frontend cannot convert {_described(operator, calls)} "
+                f"TVM's TFLite frontend cannot convert {_describe(operator, calls)} "
                 f"({type(error).__name__}: {error}). Use config.frontend='keras'."
             ) from error
         if isinstance(result, relax.Var):
             self._operator_of.setdefault(result.name, self._number)
         return result
 
-    def _shaped(self, result: Any, operator: Operator) -> Any:
-        """The result in the shape that the file gives it: the frontend keeps axes of size one."""
+    def _reshape_as_in_file(self, result: Any, operator: Operator) -> Any:
+        """Reshapes a result to its shape in the file, since the frontend keeps axes of extent 1."""
         if not isinstance(result.ty, relax.TensorType):
             return result
         expected = tuple(self.subgraph.Tensors(operator.outputs[0]).ShapeAsNumpy().tolist())
@@ -146,13 +159,21 @@ class _Recorder(OperatorConverter):
         return relax.op.reshape(self.bb.emit(result), expected)
 
 
-def _described(operator: Operator, calls: tuple[Call, ...]) -> str:
+def _describe(operator: Operator, calls: tuple[Call, ...]) -> str:
     names = ", ".join(dict.fromkeys(call.name for call in calls)) or "no known layer"
     return f"{operator.code} of {names}"
 
 
-class _Renaming:
-    """Makes main anew: inputs and variables named as in Keras, weights as named parameters."""
+class _MainRebuilder:
+    """Rebuilds main with the Keras names of inputs and layers, and weights as named parameters.
+
+    Args:
+        graph: The model's flat graph.
+        file: The model's file, whose operators are tied to calls.
+        main: The function that TVM's frontend created.
+        operator_of: Name of a variable bound in `main` -> number of the operator whose result it
+            holds.
+    """
 
     def __init__(
         self,
@@ -172,14 +193,15 @@ class _Renaming:
         self._layers_of_var: dict[str, tuple[str, ...]] = {}
 
     def imported(self) -> ImportedModel:
+        """Rebuilds main and returns it with the tables of names."""
         names = tuple(layer.name for layer in self._graph.input_layers)
         inputs: list[Any] = [None] * len(names)
         for var, number in zip(self._main.params, self._file.input_numbers, strict=True):
             inputs[number] = self._values[var] = relax.Var(names[number], var.ty)
         for number, tensor in enumerate(self._graph.inputs):
-            if inputs[number] is None:  # TFLite drops inputs that nothing reads
-                kind = relax.TensorType((1, *tensor.shape[1:]), tensor.dtype)
-                inputs[number] = relax.Var(names[number], kind)
+            if inputs[number] is None:  # TFLite drops inputs that no operator reads.
+                tensor_type = relax.TensorType((1, *tensor.shape[1:]), tensor.dtype)
+                inputs[number] = relax.Var(names[number], tensor_type)
         builder = relax.BlockBuilder()
         with builder.function("main", attrs={"num_input": len(inputs)}):
             with builder.dataflow():
@@ -203,7 +225,10 @@ class _Renaming:
         )
 
     def _segments(self) -> list[tuple[int | None, list[Any]]]:
-        """Main's bindings by operator: an operator's are bound in a row, its result last."""
+        """Splits main's bindings by operator number; an operator's result is its last binding.
+
+        Bindings after the last operator have the number None.
+        """
         segments: list[tuple[int | None, list[Any]]] = []
         pending: list[Any] = []
         for block in self._main.body.blocks:
@@ -216,34 +241,36 @@ class _Renaming:
         return [*segments, (None, pending)]
 
     def _emit(self, builder: relax.BlockBuilder, number: int | None, bindings: list[Any]) -> None:
+        """Emits an operator's bindings, named after the operator's first layer."""
         calls = () if number is None else self._file.calls[number]
         layers = tuple(dict.fromkeys(call.name for call in calls))
         hint = safe_hint(layers[0]) if layers else f"operator{number}"
         for binding in bindings:
-            value = self._swapped(binding.value, number)
+            value = self._translate(binding.value, number)
             if isinstance(value, relax.Call | relax.TupleGetItem):
                 value = builder.emit(value, name_hint=hint)
                 self._layers_of_var[value.name] = layers
             self._values[binding.var] = value
 
-    def _swapped(self, expr: Any, number: int | None) -> Any:
+    def _translate(self, expr: Any, number: int | None) -> Any:
+        """Rewrites an operator's expression in terms of the new main's variables and parameters."""
         if isinstance(expr, relax.Var):
             return self._values[expr]
         if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self._swapped(field, number) for field in expr.fields])
+            return relax.Tuple([self._translate(field, number) for field in expr.fields])
         if isinstance(expr, relax.TupleGetItem):
-            whole = self._swapped(expr.tuple_value, number)
-            is_tuple = isinstance(whole, relax.Tuple)
-            return whole.fields[expr.index] if is_tuple else relax.TupleGetItem(whole, expr.index)
+            value = self._translate(expr.tuple_value, number)
+            is_tuple = isinstance(value, relax.Tuple)
+            return value.fields[expr.index] if is_tuple else relax.TupleGetItem(value, expr.index)
         if isinstance(expr, relax.Call):
-            args = [self._swapped(arg, number) for arg in expr.args]
+            args = [self._translate(arg, number) for arg in expr.args]
             return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
         if isinstance(expr, tvm.ir.GenericConst) and number is not None:
             return self._param(expr, number)
         return expr
 
     def _param(self, constant: Any, number: int) -> Any:
-        """A named parameter in place of a weight; other constants stay."""
+        """Returns the named parameter for a constant that is a weight, else the constant itself."""
         value = constant.value.numpy()
         if value.dtype != np.float32 or value.size == 1:
             return constant
@@ -253,6 +280,7 @@ class _Renaming:
         )
         role = ("kernel" if value.ndim > 1 else "bias") if code in _WITH_KERNEL else "constant"
         base = name = f"{layers[0] if layers else f'operator{number}'}/{role}"
+        # A layer may have several weights of one role; equal ones share a parameter.
         count = 1
         while name in self._params and not np.array_equal(self._params[name], value):
             count += 1
@@ -264,12 +292,12 @@ class _Renaming:
         return self._param_vars[name]
 
     def _results(self) -> list[Any]:
-        """The model's outputs in Keras's order."""
-        body = self._swapped(self._main.body.body, None)
-        returned = list(body.fields) if isinstance(body, relax.Tuple) else [body]
+        """Returns the values of the model's outputs in Keras's order."""
+        body = self._translate(self._main.body.body, None)
+        results = list(body.fields) if isinstance(body, relax.Tuple) else [body]
         tensors: list[Tensor] = keras.tree.flatten(self._graph.outputs)
-        by_tensor = {
-            tensors[number]: value
-            for number, value in zip(self._file.output_numbers, returned, strict=True)
+        result_of = {
+            tensors[number]: result
+            for number, result in zip(self._file.output_numbers, results, strict=True)
         }
-        return [by_tensor[tensor] for tensor in tensors]
+        return [result_of[tensor] for tensor in tensors]

@@ -1,10 +1,10 @@
-"""Converters of transposed convolutions: as one ordinary convolution and a shuffle of its channels.
+"""Converters of transposed convolutions: an ordinary convolution, then a shuffle of its channels.
 
 With stride s, output position s*i + p of a transposed convolution is the sum over t of
-x[i - t] * w[s*t + p]: for each of the s phases p an ordinary convolution of the input with every
-s-th element of the kernel. All phases together are one convolution with s times (in two dimensions
-s*s times) the filters, whose outputs are then interleaved. No multiplications by inserted zeros,
-and the tuner sees a convolution like any other.
+x[i - t] * w[s*t + p]. For each of the s phases p, this is an ordinary convolution of the input with
+every s-th element of the kernel. All phases together are one convolution with s times the filters
+(s*s times in two dimensions), whose outputs are then interleaved. This avoids multiplications by
+inserted zeros, and the tuner can treat it like any other convolution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
-from cprune_tf.compiler.importer.convolution import conv, own_bias, require_channels_last
+from cprune_tf.compiler.importer.convolution import conv, layer_bias, require_channels_last
 from cprune_tf.compiler.importer.emitter import Emitter, shape
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
 from cprune_tf.compiler.importer.padding import tvm_order
@@ -28,14 +28,14 @@ from cprune_tf.compiler.importer.registry import UnsupportedOperationError, regi
 
 @dataclass(frozen=True)
 class _Axis:
-    """One spatial axis.
+    """What the phase convolutions compute along one spatial axis.
 
     Attributes:
-        stride: Also the number of phases.
-        taps: Kernel elements of one phase.
-        padding: What the phase convolution pads (before, after).
-        skip: Interleaved elements before the output begins.
-        size: Output extent.
+        stride: The stride of the transposed convolution, which is also the number of phases.
+        taps: Number of kernel elements of one phase.
+        padding: Numbers of elements (before, after) that the phase convolution pads.
+        skip: Number of interleaved elements before the first element of the output.
+        size: Extent of the output.
     """
 
     stride: int
@@ -46,34 +46,38 @@ class _Axis:
 
 
 def _plan_axis(size: int, kernel: int, stride: int, output: int, mode: str) -> _Axis:
-    """What the phase convolutions of one axis have to compute.
+    """Plans the phase convolutions of one axis.
 
     Args:
-        size: Input extent.
-        kernel: Kernel extent with dilation.
-        stride: Step.
-        output: Output extent.
-        mode: "valid" or "same".
+        size: Extent of the input.
+        kernel: Extent of the kernel, dilation included.
+        stride: Stride of the transposed convolution.
+        output: Extent of the output.
+        mode: The Keras padding mode, "valid" or "same".
+
+    Raises:
+        UnsupportedOperationError: The output does not cover the whole input.
     """
     taps = -(-kernel // stride)
-    # TensorFlow: the padding of the convolution that would lead back from output to input.
+    # As in TensorFlow, this is the padding of the convolution that maps the output to the input.
     begin = max((size - 1) * stride + kernel - output, 0) // 2 if mode == "same" else 0
     first, last = begin // stride, -(-(begin + output) // stride)
     if last < size:
         raise UnsupportedOperationError(
-            f"output_padding makes the output {output} too short for the input {size}"
+            f"output_padding makes the output extent {output} too short for the input extent "
+            f"{size}; expected a larger output_padding"
         )
     return _Axis(stride, taps, (taps - 1 - first, last - size), begin - first * stride, output)
 
 
 def _phase_kernel(kernel: np.ndarray, axes: Sequence[_Axis]) -> np.ndarray:
-    """(*window, out, in) as (*taps, in, phases * out), taps reversed, phases row-major."""
+    """Reorders (*window, out, in) to (*taps, in, phases * out): taps reversed, phases row-major."""
     rank = len(axes)
-    missing = [
+    widths = [
         (0, axis.taps * axis.stride - extent)
         for axis, extent in zip(axes, kernel.shape[:rank], strict=True)
     ]
-    kernel = np.pad(kernel, [*missing, (0, 0), (0, 0)])
+    kernel = np.pad(kernel, [*widths, (0, 0), (0, 0)])
     split = list(itertools.chain.from_iterable((axis.taps, axis.stride) for axis in axes))
     out, inputs = kernel.shape[rank:]
     kernel = kernel.reshape((*split, out, inputs))
@@ -83,7 +87,7 @@ def _phase_kernel(kernel: np.ndarray, axes: Sequence[_Axis]) -> np.ndarray:
 
 
 def _dilate(kernel: np.ndarray, dilation: Sequence[int]) -> np.ndarray:
-    """The kernel with dilation - 1 zeros between neighbours."""
+    """Inserts dilation - 1 zeros between neighbouring elements of each kernel axis."""
     spatial = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
     dilated = np.zeros((*spatial, *kernel.shape[len(spatial) :]), kernel.dtype)
     dilated[tuple(slice(None, None, d) for d in dilation)] = kernel
@@ -91,7 +95,7 @@ def _dilate(kernel: np.ndarray, dilation: Sequence[int]) -> np.ndarray:
 
 
 def _interleave(emitter: Emitter, y: Any, axes: Sequence[_Axis], channels: int) -> Any:
-    """[batch, *positions, phases * channels] -> [batch, *output, channels]."""
+    """Turns [batch, *positions, phases * channels] into [batch, *output, channels]."""
     rank = len(axes)
     batch, *positions = shape(y)[:-1]
     strides = [axis.stride for axis in axes]
@@ -110,10 +114,10 @@ def _interleave(emitter: Emitter, y: Any, axes: Sequence[_Axis], channels: int) 
 
 @register_converter(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
 def convert_conv_transpose(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Transposed convolution; the parameter is (taps.., in, phases * out), see the module."""
+    """Converts a transposed convolution; its kernel parameter is (*taps, in, phases * out)."""
     require_channels_last(layer)
     kernel, bias = fold_kernel_and_bias(
-        layer.kernel, own_bias(layer), emitter.absorbed.batch_norm, -2
+        layer.kernel, layer_bias(layer), emitter.absorbed.batch_norm, -2
     )
     kernel = _dilate(kernel, layer.dilation_rate)
     sizes = shape(x)[1:-1]

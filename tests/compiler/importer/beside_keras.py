@@ -1,4 +1,4 @@
-"""Models with lively weights, run through TVM beside Keras."""
+"""Runs models with random weights through TVM and compares their outputs with Keras."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tvm import relax
 from cprune_tf.compiler.building.lowering import lower, subgraph_calls
 from cprune_tf.compiler.importer import ImportedModel, provenance
 
-# Without LLVM's costlier passes: the same numbers in half the compile time.
+# Without LLVM's more expensive passes, compilation takes half the time; results are the same.
 TARGET = {"kind": "llvm", "opt-level": 1}
 
 
 def compile_imported(
     imported: ImportedModel,
 ) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-    """Compiles for the CPU without tuning: from inputs to outputs."""
+    """Compiles for the CPU without tuning; returns a function from inputs to outputs."""
     executable = tvm.compile(imported.mod, target=tvm.target.Target(TARGET))
     machine = relax.VirtualMachine(executable, tvm.cpu())
     params = [tvm.runtime.tensor(value) for value in imported.params.values()]
@@ -38,7 +38,7 @@ def compile_imported(
 
 
 def randomize(model: keras.Model, seed: int = 0) -> None:
-    """Gives every weight a value that shows when it is forgotten; statistics non-trivial."""
+    """Gives every weight a random value, so that ignoring a weight changes the outputs."""
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         name, shape = variable.name, variable.shape
@@ -57,7 +57,7 @@ def randomize(model: keras.Model, seed: int = 0) -> None:
 
 
 def random_inputs(model: keras.Model, batch_size: int = 1, seed: int = 1) -> list[np.ndarray]:
-    """One array for every input; integers are small enough for any embedding here."""
+    """Creates one array per input; integers are below 8, so they are valid for all embeddings."""
     rng = np.random.default_rng(seed)
     inputs = []
     for tensor in model.inputs:
@@ -70,22 +70,22 @@ def random_inputs(model: keras.Model, batch_size: int = 1, seed: int = 1) -> lis
 
 
 def relative_errors(model: keras.Model, inputs: Sequence[np.ndarray], outputs) -> list[float]:
-    """Largest absolute difference from Keras over Keras's largest value, for every output."""
+    """Returns, for every output, the largest difference from Keras over Keras's largest value."""
     expected = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
-    expected = [e.numpy() for e in keras.tree.flatten(expected)]
-    assert [e.shape for e in expected] == [o.shape for o in outputs]
+    expected = [tensor.numpy() for tensor in keras.tree.flatten(expected)]
+    assert [array.shape for array in expected] == [array.shape for array in outputs]
     return [
-        float(np.abs(e - o).max() / max(np.abs(e).max(), 1e-6))
-        for e, o in zip(expected, outputs, strict=True)
+        float(np.abs(keras_output - output).max() / max(np.abs(keras_output).max(), 1e-6))
+        for keras_output, output in zip(expected, outputs, strict=True)
     ]
 
 
 def check_provenance(imported: ImportedModel) -> None:
-    """After fusion, every layer that computes is still found, and nothing is made up."""
+    """Asserts that after fusion all layers with weights are found, and only layers that compute."""
     fused = lower(imported.mod, tvm.target.Target(TARGET))
     calls = provenance(fused, imported)
     assert list(calls) == [name for name, _ in subgraph_calls(fused)]
-    found = {layer for layers in calls.values() for layer in layers}
-    computed = {layer for layers in imported.layers_of_var.values() for layer in layers}
-    weighted = {layer for layers in imported.layers_of_param.values() for layer in layers}
-    assert all(calls.values()) and weighted <= found <= computed
+    fused_layers = {layer for layers in calls.values() for layer in layers}
+    computing_layers = {layer for layers in imported.layers_of_var.values() for layer in layers}
+    weighted_layers = {layer for layers in imported.layers_of_param.values() for layer in layers}
+    assert all(calls.values()) and weighted_layers <= fused_layers <= computing_layers

@@ -22,9 +22,9 @@ from .beside_keras import (
 
 @pytest.fixture
 def check_against_keras() -> Callable[..., ImportedModel]:
-    """A function that imports, runs and compares a model; returns what was imported.
+    """A function that imports a model, compares its outputs with Keras and returns the import.
 
-    It takes any number of sets of inputs; none: random ones.
+    It takes any number of sets of inputs. Without any, it uses one set of random inputs.
     """
 
     def check(
@@ -50,18 +50,18 @@ def check_against_keras() -> Callable[..., ImportedModel]:
 
 @pytest.fixture
 def shared_models() -> Path:
-    """The folder of pretrained models beside the repository; skips where it is absent."""
+    """The folder of pretrained models beside the repository; skips the test if it is absent."""
     return _shared_folder("models")
 
 
 @pytest.fixture
 def shared_photographs() -> Path:
-    """The folder of photographs beside the repository; skips where it is absent."""
+    """The folder of photographs beside the repository; skips the test if it is absent."""
     return _shared_folder("imagenet_sample")
 
 
 def _shared_folder(name: str) -> Path:
     folder = Path(__file__).resolve().parents[4] / "shared" / "data" / name
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not here: real models and images are not in the repository")
+        pytest.skip(f"{folder} does not exist: real models and images are not in the repository")
     return folder

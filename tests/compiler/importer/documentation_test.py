@@ -1,4 +1,4 @@
-"""The documentation's own example runs and computes what Keras does."""
+"""The example in the documentation runs and computes the same as Keras."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_page_runs_and_its_converter_is_right():
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, str(PAGE), "exec"), names)
     assert names["error"] < 1e-5
-    assert names["outputs"].max() > 0.1  # not all clipped away
+    assert names["outputs"].max() > 0.1  # Not all outputs are clipped to 0.
     assert names["imported"].layers_of_param["clip/factor"] == ("clip",)
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, names["ScaleAndClip"](-1.0, name="wrong")(inputs))

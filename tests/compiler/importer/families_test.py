@@ -1,4 +1,4 @@
-"""Whole small models of the usual families, against Keras."""
+"""Small models of the usual architectures are compared with Keras."""
 
 from __future__ import annotations
 

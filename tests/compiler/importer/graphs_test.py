@@ -1,4 +1,4 @@
-"""Nested, shared and awkward models, and what is said about models that cannot be imported."""
+"""Tests of nested, shared and unusual models, and of errors about unsupported models."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def test_everything_unsupported_is_named_at_once():
     x = layers.Conv2D(4, 3, name="fine")(x)
     x = Unknown(name="riddle")(x)
     x = keras.ops.sinc(x)
-    with pytest.raises(UnsupportedOperationError) as caught:
+    with pytest.raises(UnsupportedOperationError) as error:
         import_model(keras.Model(inputs, x))
-    assert [op.name for op in caught.value.operations] == ["mystery", "riddle", "sinc"]
+    assert [op.name for op in error.value.operations] == ["mystery", "riddle", "sinc"]
     for part in ("mystery, riddle", "Unknown", "sinc", "register_converter"):
-        assert part in str(caught.value)
-    assert "fine" not in str(caught.value)
+        assert part in str(error.value)
+    assert "fine" not in str(error.value)
 
 
 def test_every_unsupported_setting_is_named_at_once(capfd):
@@ -161,11 +161,11 @@ def test_every_unsupported_setting_is_named_at_once(capfd):
     first = layers.UpSampling2D(2, interpolation="bicubic", name="cubic")(inputs)
     second = layers.Activation(lambda x: x * 2, name="own")(inputs)
     pooled = layers.MaxPooling2D(2, data_format="channels_first", name="nchw")(inputs)
-    with pytest.raises(UnsupportedOperationError) as caught:
+    with pytest.raises(UnsupportedOperationError) as error:
         import_model(keras.Model(inputs, [first, second, pooled]))
-    assert {op.name for op in caught.value.operations} == {"cubic", "own", "nchw"}
-    assert "bicubic" in str(caught.value)
-    assert "channels_first" in str(caught.value)
+    assert {op.name for op in error.value.operations} == {"cubic", "own", "nchw"}
+    assert "bicubic" in str(error.value)
+    assert "channels_first" in str(error.value)
     assert "BlockBuilder" not in capfd.readouterr().err
 
 

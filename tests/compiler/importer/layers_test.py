@@ -1,4 +1,4 @@
-"""One layer at a time against Keras, in the settings that usually go wrong."""
+"""Single layers, with the settings that usually go wrong, are compared with Keras."""
 
 from __future__ import annotations
 

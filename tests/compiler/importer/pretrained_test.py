@@ -1,4 +1,4 @@
-"""Real pretrained models, beside the repository, against Keras."""
+"""Real pretrained models, from beside the repository, are compared with Keras."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 class _OldDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras 2 files carry a setting that Keras 3 refuses."""
+    """Reads configs of Keras 2, which have the argument `groups` that Keras 3 refuses."""
 
     @classmethod
     def from_config(cls, config):
@@ -42,13 +42,13 @@ def test_same_outputs_as_keras(name, low, high, shared_models, check_against_ker
     shape = (1, *model.inputs[0].shape[1:])
     values = np.random.default_rng(0).uniform(low, high, shape).astype("float32")
     imported = check_against_keras(model, [values], shuffle_weights=False)
-    left = [name for name in imported.params if name.endswith("/scale")]
-    # ResNet-32 normalises before its convolutions: sums and shared tensors, nothing to fold into.
-    assert len(left) == (16 if name.startswith("resnet32") else 0)
+    scales = [name for name in imported.params if name.endswith("/scale")]
+    # ResNet-32 normalises sums and shared tensors before its convolutions: nothing is folded.
+    assert len(scales) == (16 if name.startswith("resnet32") else 0)
 
 
 def test_same_classes_on_real_images(shared_models, check_against_keras):
-    """The first 16 CIFAR-10 test images: equal outputs, and mostly the true classes."""
+    """On 16 CIFAR-10 test images, outputs equal Keras's and most classes are right."""
     cifar = shared_models.parent / "cifar10"
     grid = tf.io.decode_webp((cifar / "test_batch.webp").read_bytes(), channels=3).numpy()
     images = grid.reshape(100, 32, 100, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
@@ -61,7 +61,7 @@ def test_same_classes_on_real_images(shared_models, check_against_keras):
 
 @pytest.mark.slow
 def test_same_classes_on_photographs(shared_models, shared_photographs, check_against_keras):
-    """Sixteen of ImageNet's classes, one photograph each: equal outputs, mostly the true class."""
+    """On 16 photographs of ImageNet classes, outputs equal Keras's and most classes are right."""
     with open(shared_photographs / "index.csv") as file:
         rows = list(csv.DictReader(file))[::60][:16]
     files = [shared_photographs / "jpeg224_q95" / row["file"] for row in rows]
@@ -69,5 +69,5 @@ def test_same_classes_on_photographs(shared_models, shared_photographs, check_ag
     images = images.astype("float32") / 127.5 - 1
     model = load(shared_models, "mobilenet_v1_224_imagenet1001.keras")
     check_against_keras(model, [images], batch_size=16, shuffle_weights=False)
-    labels = [int(row["class_index"]) + 1 for row in rows]  # the model's class 0 is "background"
+    labels = [int(row["class_index"]) + 1 for row in rows]  # Class 0 is "background".
     assert (model(images).numpy().argmax(-1) == labels).mean() > 0.5

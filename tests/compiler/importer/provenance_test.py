@@ -33,13 +33,13 @@ def test_resnet8_names_every_layer_of_every_call():
 @pytest.mark.parametrize("build", [resnet8, vgg, mobilenet, unet, conv1d_classifier, transformer])
 def test_every_working_layer_is_found(build):
     model = build()
-    found = {name for call in fused_layers(model).values() for name in call}
-    idle = (layers.InputLayer, layers.Dropout)
-    assert found == {layer.name for layer in model.layers if not isinstance(layer, idle)}
+    names = {name for call in fused_layers(model).values() for name in call}
+    idle_classes = (layers.InputLayer, layers.Dropout)
+    assert names == {layer.name for layer in model.layers if not isinstance(layer, idle_classes)}
 
 
 def test_identical_operations_on_one_tensor_are_told_apart():
-    """Two ReLUs of one tensor compute the same; each has its own readers."""
+    """Two ReLUs of one tensor compute the same, but different calls read their outputs."""
     inputs = keras.Input((8, 8, 3), name="image")
     x = layers.Softmax(name="start")(inputs)
     left, right = layers.ReLU(name="left")(x), layers.ReLU(name="right")(x)
@@ -86,7 +86,7 @@ def test_another_models_module_is_refused():
 
 
 def test_layers_named_like_tvms_own_variables():
-    """FuseOps calls what it makes lv, gv, ...; layers of those names must not be mixed up."""
+    """FuseOps names its variables lv, gv, ...; layers of the same names must not be confused."""
     inputs = keras.Input((8, 8, 3), name="lv")
     x = layers.Conv2D(4, 3, activation="relu", name="lv1")(inputs)
     x = layers.Softmax(name="gv")(x)

@@ -1,4 +1,4 @@
-"""`keras.ops` on Keras tensors, against Keras."""
+"""Imports of `keras.ops` calls on Keras tensors are compared with Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builders of small models of the usual families."""
+"""Builders of small models of the usual architectures."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def mobilenet():
 
 
 def unet():
-    """Encoder, decoder by transposed convolutions, skip connections."""
+    """Builds an encoder and a decoder with transposed convolutions and skip connections."""
     inputs = keras.Input((16, 16, 3), name="image")
     top = conv_bn(inputs, 8, "down1")
     x = layers.MaxPooling2D(name="pool1")(top)
@@ -97,7 +97,7 @@ def unet():
 
 
 def conv1d_classifier():
-    """Convolutions over time."""
+    """Builds a classifier with convolutions over time."""
     inputs = keras.Input((64, 4), name="signal")
     x = layers.Conv1D(8, 5, strides=2, padding="same", use_bias=False, name="conv1")(inputs)
     x = layers.ReLU(name="relu1")(layers.BatchNormalization(name="bn1")(x))
@@ -109,7 +109,7 @@ def conv1d_classifier():
 
 
 def transformer():
-    """One encoder block over token embeddings."""
+    """Builds one encoder block over token embeddings."""
     inputs = keras.Input((12,), dtype="int32", name="tokens")
     x = layers.Embedding(32, 16, name="embedding")(inputs)
     y = layers.LayerNormalization(name="norm1")(x)

@@ -1,4 +1,4 @@
-"""The TFLite frontend beside Keras and beside the Keras importer."""
+"""Tests of the TFLite frontend, which is compared with Keras and with the Keras importer."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from .small_models import conv1d_classifier, mobilenet, resnet8, transformer, un
 
 
 def check(model, *, shuffle_weights=True):
-    """Imports both ways, compares outputs with Keras and with each other."""
+    """Imports a model through both frontends and compares the outputs with each other and Keras."""
     if shuffle_weights:
         randomize(model)
     imported = import_through("tflite", model)
     inputs = random_inputs(model)
     outputs = compile_imported(imported)(inputs)
     assert max(relative_errors(model, inputs, outputs)) < 1e-4
-    ours = compile_imported(import_model(model))(inputs)
-    for left, right in zip(outputs, ours, strict=True):
-        assert np.abs(left - right).max() < 1e-4 * max(np.abs(right).max(), 1e-6)
+    expected_outputs = compile_imported(import_model(model))(inputs)
+    for output, expected in zip(outputs, expected_outputs, strict=True):
+        assert np.abs(output - expected).max() < 1e-4 * max(np.abs(expected).max(), 1e-6)
     check_provenance(imported)
     return imported
 
@@ -55,8 +55,8 @@ def test_same_outputs_and_every_weighted_layer_in_the_table(build):
     model = build()
     imported = check(model)
     lowered = lower_model(imported, tvm.target.Target(TARGET))
-    named = {layer for task in lowered.tasks for layer in task.layers}
-    assert weighted_layers(model) <= named <= {layer.name for layer in model.layers}
+    task_layers = {layer for task in lowered.tasks for layer in task.layers}
+    assert weighted_layers(model) <= task_layers <= {layer.name for layer in model.layers}
     assert not weighted_layers(model) & set(imported.untied_layers)
 
 
@@ -66,20 +66,22 @@ def test_the_embedded_model_has_the_same_table_as_with_the_keras_importer():
     assert imported.untied_layers == ()
     target = tvm.target.Target(TARGET)
     table = lower_model(imported, target)
-    ours = lower_model(import_model(model), target)
-    differ = {(t.layers, t.key) for t in ours.tasks} ^ {(t.layers, t.key) for t in table.tasks}
-    # Two convolutions are added up there; which of them takes the addition is the file's order.
-    added = {f"stack{n}_{conv}" for n in (2, 3) for conv in ("conv2", "shortcut_conv")}
-    assert {names[0] for names, _ in differ} <= added
+    keras_table = lower_model(import_model(model), target)
+    differences = {(task.layers, task.key) for task in keras_table.tasks} ^ {
+        (task.layers, task.key) for task in table.tasks
+    }
+    # The outputs of two convolutions are added here. The addition is fused into one of them, and
+    # the order of operators in the file decides which.
+    summands = {f"stack{n}_{conv}" for n in (2, 3) for conv in ("conv2", "shortcut_conv")}
+    assert {names[0] for names, _ in differences} <= summands
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
             norm = layer.name.replace("conv", "bn")
             assert norm in conv_task(table, layer.name).layers
             assert imported.layers_of_param[f"{layer.name}/kernel"] == (layer.name, norm)
-            kernel, ours_kernel = (
-                i.params[f"{layer.name}/kernel"] for i in (imported, ours.imported)
-            )
-            assert np.abs(kernel - ours_kernel).max() < 1e-5
+            kernel = imported.params[f"{layer.name}/kernel"]
+            keras_kernel = keras_table.imported.params[f"{layer.name}/kernel"]
+            assert np.abs(kernel - keras_kernel).max() < 1e-5
 
 
 def test_names_that_look_like_the_scopes_of_other_layers_mislead_nobody():
@@ -90,8 +92,7 @@ def test_names_that_look_like_the_scopes_of_other_layers_mislead_nobody():
     imported = check(keras.Model(inputs, layers.Flatten(name="conv_1")(x)))
     assert imported.params["keras_call_1/kernel"].shape == (3, 3, 3, 4)
     assert imported.params["conv/kernel"].shape == (3, 3, 4, 5)
-    found = set(imported.layers_of_var.values())
-    assert ("keras_call_1", "keras_call_0") in found
+    assert ("keras_call_1", "keras_call_0") in set(imported.layers_of_var.values())
 
 
 def test_inputs_and_outputs_keep_their_order():
@@ -115,7 +116,7 @@ def test_what_leaves_no_trace_is_said_and_not_guessed():
     dropout = next(layer.name for layer in model.layers if isinstance(layer, layers.Dropout))
     imported = check(model)
     assert imported.untied_layers == (dropout,)
-    assert not any(dropout in found for found in imported.layers_of_var.values())
+    assert not any(dropout in names for names in imported.layers_of_var.values())
 
 
 def test_an_operator_that_tvm_cannot_compile_is_named_with_its_layer():

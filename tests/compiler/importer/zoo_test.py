@@ -1,4 +1,4 @@
-"""Every architecture of keras.applications with random weights at a small size, against Keras."""
+"""Compares small, random models of every architecture of keras.applications with Keras."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ SLOW = [
 
 
 def build(name, size):
-    # Without the softmax: random weights saturate it, and then everything looks equal.
+    # Random weights would saturate a softmax, which would hide differences.
     return getattr(keras.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=16, classifier_activation=None
     )
 
 
 def photographs(name, size, folder):
-    """Two photographs of ImageNet's validation set, as the architecture wants them."""
+    """Reads two photographs of ImageNet's validation set and preprocesses them for a model."""
     images = [
         tf.image.resize(tf.io.decode_jpeg(path.read_bytes(), channels=3), (size, size)).numpy()
         for path in sorted(folder.rglob("*.jpg"))[:2]
@@ -75,8 +75,8 @@ def photographs(name, size, folder):
 
 
 def test_every_architecture_is_in_the_tables():
-    built = {name for name in dir(keras.applications) if name[0].isupper()}
-    assert built == {name for name, _ in [*QUICK, *SLOW]}
+    architectures = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert architectures == {name for name, _ in [*QUICK, *SLOW]}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,9 @@ def test_same_outputs_as_keras(name, size, shared_photographs, check_against_ker
 
 def test_an_import_does_not_change_the_model():
     model = resnet8()
-    before = [variable.numpy().copy() for variable in model.variables]
+    values = [variable.numpy().copy() for variable in model.variables]
     import_model(model)
-    assert all((b == v.numpy()).all() for b, v in zip(before, model.variables, strict=True))
+    assert all(
+        (value == variable.numpy()).all()
+        for value, variable in zip(values, model.variables, strict=True)
+    )
