@@ -37,7 +37,7 @@ class Absorbed:
 class Emitter:
     """Builds one Relax function, one Keras call after the other.
 
-    Converters use `emit`, `emit_te`, `param`, `convert` and the properties; `import_model` uses the
+    Converters use `emit`, `param`, `convert` and the properties; `import_model` uses the
     rest.
 
     Attributes:

@@ -14,7 +14,6 @@ Since the marginals of y are x, y is 0 or 1 wherever x is, so only x has to be i
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -260,37 +259,3 @@ class _Program:
             constraints=LinearConstraint(matrix.tocsr(), low, high),
             options=dict(options),
         )
-
-
-def brute_force(
-    groups: Sequence[GroupOptions],
-    sites: Sequence[SiteCosts],
-    budget_ms: float,
-    *,
-    constant_ms: float = 0.0,
-) -> Allocation | None:
-    """Tries every choice: what `allocate` is checked against on small models.
-
-    Args:
-        groups: See allocate; the product of their options is tried.
-        sites: See allocate.
-        budget_ms: See allocate.
-        constant_ms: See allocate.
-
-    Returns:
-        The best choice; None if none fits.
-    """
-    start_sec = time.monotonic()
-    program = _Program(groups, sites)
-    best: tuple[float, float, dict[str, int]] | None = None
-    for indices in itertools.product(*(range(len(group.counts)) for group in groups)):
-        chosen = {group.name: index for group, index in zip(groups, indices, strict=True)}
-        latency_ms = constant_ms + program.latency_ms(chosen)
-        value = sum(group.values[chosen[group.name]] for group in groups)
-        if latency_ms <= budget_ms and (best is None or value > best[0]):
-            best = (value, latency_ms, chosen)
-    if best is None:
-        return None
-    value, latency_ms, chosen = best
-    counts = {group.name: group.counts[chosen[group.name]] for group in groups}
-    return Allocation(counts, latency_ms, value, 0.0, time.monotonic() - start_sec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,6 @@ from cprune_tf.strategies.planning.allocation import (
     GroupOptions,
     SiteCosts,
     allocate,
-    brute_force,
 )
 
 
@@ -40,19 +40,32 @@ def random_instance(seed: int):
     return groups, sites, float(rng.uniform(0.1, 1.0) * highest), float(rng.uniform(0, 0.5))
 
 
+def brute_force(groups, sites, budget_ms, constant_ms):
+    """The most value of all choices that fit; None if none fits."""
+    values = []
+    for indices in itertools.product(*(range(len(group.counts)) for group in groups)):
+        option = {group.name: index for group, index in zip(groups, indices, strict=True)}
+        latency_ms = constant_ms
+        for site in sites:
+            latency_ms += site.latency_ms[tuple(option[name] for name in site.groups)]
+        if latency_ms <= budget_ms:
+            values.append(sum(g.values[i] for g, i in zip(groups, indices, strict=True)))
+    return max(values, default=None)
+
+
 @settings(max_examples=120, deadline=None)
 @given(st.integers(0, 10_000))
 def test_optimal_against_brute_force(seed):
     groups, sites, budget_ms, constant_ms = random_instance(seed)
-    best = brute_force(groups, sites, budget_ms, constant_ms=constant_ms)
-    if best is None:
+    best_value = brute_force(groups, sites, budget_ms, constant_ms)
+    if best_value is None:
         with pytest.raises(BudgetError, match="fit into"):
             allocate(groups, sites, budget_ms, constant_ms=constant_ms)
         return
-    found = allocate(groups, sites, budget_ms, constant_ms=constant_ms)
-    assert found.value == pytest.approx(best.value, rel=1e-6)
-    assert found.latency_ms <= budget_ms * (1 + 1e-8) + 1e-8
-    assert found.gap <= 1e-6
+    allocation = allocate(groups, sites, budget_ms, constant_ms=constant_ms)
+    assert allocation.value == pytest.approx(best_value, rel=1e-6)
+    assert allocation.latency_ms <= budget_ms * (1 + 1e-8) + 1e-8
+    assert allocation.gap <= 1e-6
 
 
 def test_an_impossible_budget_says_how_low_it_can_get():
@@ -100,11 +113,11 @@ def test_resnet56_is_solved_in_seconds():
     ]
     whole = sum(float(site.latency_ms[-1, -1]) for site in sites)
     for fraction in (0.5, 0.25):
-        found = allocate(list(groups.values()), sites, fraction * whole, max_gap=1e-4)
-        assert found.gap <= 1e-4 and found.elapsed_sec < 60
-        assert found.latency_ms <= fraction * whole * (1 + 1e-8)
+        allocation = allocate(list(groups.values()), sites, fraction * whole, max_gap=1e-4)
+        assert allocation.gap <= 1e-4 and allocation.elapsed_sec < 60
+        assert allocation.latency_ms <= fraction * whole * (1 + 1e-8)
         # A greedy choice by the same fraction everywhere is worth less.
-        assert found.value > _uniform_value(groups, sites, fraction * whole)
+        assert allocation.value > _uniform_value(groups, sites, fraction * whole)
 
 
 def _valued(rng, name, counts, weight):
