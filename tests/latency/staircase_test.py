@@ -122,5 +122,5 @@ def test_cutting_finds_the_edges_of_a_real_staircase():
 
 
 def test_too_few_points_are_refused():
-    with pytest.raises(ValueError, match="expected at least 2"):
+    with pytest.raises(ValueError, match="first_points is 9 and max_points is 4"):
         SamplingConfig(first_points=9, max_points=4)
