@@ -1,4 +1,4 @@
-"""How candidates and the result are trained."""
+"""The configuration of training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from cprune_tf.config.checks import require
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """One training phase: SGD with momentum and decoupled weight decay, constant or cosine rate.
+    """One training phase: SGD with momentum and decoupled weight decay.
 
     Attributes:
-        epochs: Passes over the training images.
-        learning_rate: The first rate.
-        momentum: Of SGD.
+        epochs: Number of passes over the training images.
+        learning_rate: The initial learning rate.
+        momentum: The momentum of SGD, 0 or more and below 1.
         weight_decay: L2 coefficient on kernels.
-        schedule: "constant" or "cosine" (to zero).
-        max_steps_per_epoch: Shorten an epoch to this many batches (0: the whole set).
-        distill: Weight of the original model's softened outputs in the loss (0: none).
+        schedule: The schedule of the learning rate: "constant" or "cosine" (to zero).
+        max_steps_per_epoch: Maximum number of batches in an epoch; 0: the whole training set.
+        distill: Weight (0..1) of the original model's softened outputs in the loss; 0: none.
     """
 
     epochs: int = 5
@@ -30,7 +30,7 @@ class FitConfig:
     distill: float = 0.0
 
     def validate(self, where: str) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         require(self.epochs >= 0, f"{where}.epochs", self.epochs, "0 or more")
         rate = self.learning_rate
         require(rate > 0, f"{where}.learning_rate", rate, "a positive number")
@@ -48,17 +48,17 @@ class FitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Short-term training of each candidate, long-term training of the result.
+    """How candidates and the result are trained.
 
     Attributes:
-        short_term: After each candidate that passed the latency gate.
-        long_term: Once, at the end.
+        short_term: The training of each candidate that passed the latency gate.
+        long_term: The training of the result, once at the end of the run.
     """
 
     short_term: FitConfig = FitConfig()
     long_term: FitConfig = FitConfig(epochs=100)
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         self.short_term.validate("training.short_term")
         self.long_term.validate("training.long_term")

@@ -187,8 +187,9 @@ class LongTermTrained:
 
     Attributes:
         accuracy: Accuracy of the model that was kept, 0..1.
-        epochs: Number of epochs trained; 0 if nothing was pruned.
-        kept: Which model was kept: "trained" or "as it was" (if training did not improve it).
+        epochs: Number of epochs of the training; 0 if nothing was pruned.
+        kept: Which weights were kept: "trained", or "as it was" if nothing was pruned or training
+            lowered the accuracy.
         model: The `.keras` file of the kept model, relative to the run directory.
     """
 
