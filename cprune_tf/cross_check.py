@@ -195,31 +195,32 @@ def _speedups(
 
 
 def _problems_of_result(result: RuntimeResult, weights: str) -> list[str]:
-    where = f"{result.deployment} on {result.runtime}"
+    subject = f"{result.deployment} on {result.runtime}"
     allowed = _MAX_RELATIVE_ERRORS[weights if result.runtime == "tvm" else "float32"]
     problems = []
     if not np.isfinite(result.max_abs_error):
-        problems.append(f"{where}: outputs are not finite numbers.")
+        problems.append(f"{subject}: outputs are not finite numbers.")
     elif result.max_relative_error > allowed:
         problems.append(
-            f"{where}: outputs differ from Keras by {result.max_relative_error:.2g} of their "
+            f"{subject}: outputs differ from Keras by {result.max_relative_error:.2g} of their "
             f"largest value (more than {allowed:g})."
         )
     if result.top1_agreement < _MIN_AGREEMENT:
         problems.append(
-            f"{where}: agrees with Keras on the first class of only {result.top1_agreement:.1%} of "
-            f"the images (less than {_MIN_AGREEMENT:.0%})."
+            f"{subject}: agrees with Keras on the first class of only "
+            f"{result.top1_agreement:.1%} of the images (less than {_MIN_AGREEMENT:.0%})."
         )
     for latency in result.latencies:
         if latency.conditions.emulated:
             continue
         if latency.conditions.throttled:
             problems.append(
-                f"{where}: the device was throttled while it measured {latency}; let it cool down."
+                f"{subject}: the device was throttled while it measured {latency}; let it cool "
+                "down."
             )
         if latency.iqr_ms > _MAX_RELATIVE_IQR * latency.median_ms:
             problems.append(
-                f"{where}: the latency {latency} is unsteady; other programs may be running."
+                f"{subject}: the latency {latency} is unsteady; other programs may be running."
             )
     return problems
 

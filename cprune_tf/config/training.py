@@ -29,21 +29,25 @@ class FitConfig:
     max_steps_per_epoch: int = 0
     distill: float = 0.0
 
-    def validate(self, where: str) -> None:
-        """Raises ConfigError if a field is invalid."""
-        require(self.epochs >= 0, f"{where}.epochs", self.epochs, "0 or more")
+    def validate(self, field: str) -> None:
+        """Raises ConfigError if a field is invalid.
+
+        Args:
+            field: This phase's dotted name below `config`, for the error.
+        """
+        require(self.epochs >= 0, f"{field}.epochs", self.epochs, "0 or more")
         rate = self.learning_rate
-        require(rate > 0, f"{where}.learning_rate", rate, "a positive number")
-        require(0 <= self.momentum < 1, f"{where}.momentum", self.momentum, "a number in [0, 1)")
+        require(rate > 0, f"{field}.learning_rate", rate, "a positive number")
+        require(0 <= self.momentum < 1, f"{field}.momentum", self.momentum, "a number in [0, 1)")
         decay = self.weight_decay
-        require(decay >= 0, f"{where}.weight_decay", decay, "0 or more")
+        require(decay >= 0, f"{field}.weight_decay", decay, "0 or more")
         schedules = ("constant", "cosine")
         require(
-            self.schedule in schedules, f"{where}.schedule", self.schedule, "constant or cosine"
+            self.schedule in schedules, f"{field}.schedule", self.schedule, "constant or cosine"
         )
         steps = self.max_steps_per_epoch
-        require(steps >= 0, f"{where}.max_steps_per_epoch", steps, "0 (all) or more")
-        require(0 <= self.distill <= 1, f"{where}.distill", self.distill, "a number in [0, 1]")
+        require(steps >= 0, f"{field}.max_steps_per_epoch", steps, "0 (all) or more")
+        require(0 <= self.distill <= 1, f"{field}.distill", self.distill, "a number in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
