@@ -20,7 +20,7 @@ def status(
         last_event: The kind of the last event in the journal.
 
     Returns:
-        One or two sentences.
+        One to three sentences.
     """
     acceptance = f"{num_accepted} of {num_tried} candidates accepted"
     if finished:

@@ -265,7 +265,7 @@ class Report:
     Attributes:
         title: Name of the pruned model.
         finished: Whether the run is finished.
-        status: One or two sentences: whether the run is finished, and how many candidates it
+        status: One to three sentences: whether the run is finished, and how many candidates it
             accepted.
         verdict: One or two sentences: the result of the run.
         stop_reason: Why pruning ended; None if it has not ended.
