@@ -1,7 +1,7 @@
-"""One model on three runtimes: Keras here, TVM and LiteRT on the device.
+"""Runs the same models and images through Keras on the host, and TVM and LiteRT on the device.
 
-Same weights, same images: whatever differs in the outputs is a fault of a compiler or of an export.
-Latencies of all deployments are measured against each other, interleaved in one run.
+Weights and images are the same on all runtimes, so any difference in the outputs is a fault of a
+compiler or an export. The latencies of all deployments are measured interleaved, in one run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 _KERAS_BATCH_SIZE = 256
 _MIN_AGREEMENT = 0.99
-# By what weights are stored as: 24, 11 and 8 bits of them count.
+# The largest acceptable error for each dtype of the stored weights, whose precision is 24, 11 and
+# 8 bits.
 _MAX_RELATIVE_ERRORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 _MAX_RELATIVE_IQR = 0.25
 
@@ -51,22 +52,22 @@ def check_deployments(
     """Runs deployments on Keras, TVM and LiteRT and compares outputs, accuracy and latency.
 
     Args:
-        deployments: The first is what the others' speed-ups refer to.
-        images: float32 [num_images, height, width, channels], as the models take them; the first
-            output of each model is compared.
-        labels: Classes [num_images], or one-hot [num_images, num_classes].
-        device: Where TVM and LiteRT run.
-        measure: How latencies are measured (num_threads is not looked at).
-        thread_counts: Numbers of threads to measure with; None: 1 and all cores that are used.
-        metric: "top1" or "top5".
-        weights: What the TVM libraries store weights as; `.tflite` files hold float32.
+        deployments: The deployments to compare. The speed-ups of all others refer to the first.
+        images: float32 [num_images, height, width, channels], preprocessed for the models. The
+            first output of each model is compared.
+        labels: Class indices [num_images], or one-hot [num_images, num_classes].
+        device: The device that TVM and LiteRT run on.
+        measure: How latencies are measured; its num_threads is ignored. None for the defaults.
+        thread_counts: Numbers of threads to measure with; None: 1, and the number of used cores.
+        metric: The metric of the accuracies: "top1" or "top5".
+        weights: The dtype in which the TVM libraries store weights; `.tflite` files hold float32.
 
     Returns:
         The comparison.
 
     Raises:
-        CrossCheckError: Images, labels, metric or files do not fit.
-        DeviceError: A runtime could not run a model; says which and why.
+        CrossCheckError: If files, deployments, images, labels or metric do not fit.
+        DeviceError: If a runtime could not run a model; says which and why.
     """
     labels = _checked_labels(deployments, images, labels, metric)
     measure = measure or MeasureConfig()
@@ -159,8 +160,9 @@ def _compare(
 ) -> RuntimeResult:
     if outputs.shape != reference.shape:
         raise CrossCheckError(
-            f"{name} returns outputs of shape {outputs.shape} on {runtime}, {reference.shape} in "
-            "Keras; the file was made from another model."
+            f"{name} returns outputs of shape {outputs.shape} on {runtime}, but of shape "
+            f"{reference.shape} in Keras; the file was made from another model. Export the model "
+            "again."
         )
     error = float(np.max(np.abs(outputs - reference)))
     scale = float(np.max(np.abs(reference)))
@@ -198,29 +200,32 @@ def _speedups(
 
 
 def _problems_of_result(result: RuntimeResult, weights: str) -> list[str]:
-    where = f"{result.deployment} on {result.runtime}"
+    subject = f"{result.deployment} on {result.runtime}"
     allowed = _MAX_RELATIVE_ERRORS[weights if result.runtime == "tvm" else "float32"]
     problems = []
     if not np.isfinite(result.max_abs_error):
-        problems.append(f"{where}: outputs are not finite numbers.")
+        problems.append(f"{subject}: outputs are not finite numbers.")
     elif result.max_relative_error > allowed:
         problems.append(
-            f"{where}: outputs differ from Keras by {result.max_relative_error:.2g} of their "
+            f"{subject}: outputs differ from Keras by {result.max_relative_error:.2g} of their "
             f"largest value (more than {allowed:g})."
         )
     if result.top1_agreement < _MIN_AGREEMENT:
         problems.append(
-            f"{where}: agrees with Keras on the first class of {result.top1_agreement:.1%} of the "
-            f"images only (less than {_MIN_AGREEMENT:.0%})."
+            f"{subject}: agrees with Keras on the first class of only "
+            f"{result.top1_agreement:.1%} of the images (less than {_MIN_AGREEMENT:.0%})."
         )
     for latency in result.latencies:
         if latency.conditions.emulated:
             continue
         if latency.conditions.throttled:
-            problems.append(f"{where}: the device was throttled, {latency}; let it cool down.")
+            problems.append(
+                f"{subject}: the device was throttled while it measured {latency}; let it cool "
+                "down."
+            )
         if latency.iqr_ms > _MAX_RELATIVE_IQR * latency.median_ms:
             problems.append(
-                f"{where}: the latency is unsteady, {latency}; other programs may be running."
+                f"{subject}: the latency {latency} is unsteady; other programs may be running."
             )
     return problems
 
@@ -250,8 +255,8 @@ def _problems_of_weights(deployments: Sequence[Deployment]) -> list[str]:
         )
         if count:
             problems.append(
-                f"{deployment.name}: {count} weights are subnormal numbers, which some processors "
-                "compute with many times more slowly; set them to zero."
+                f"{deployment.name}: {count} weights are subnormal numbers, with which some "
+                "processors compute many times more slowly; set them to zero."
             )
     return problems
 
@@ -266,12 +271,15 @@ def _checked_labels(
         raise CrossCheckError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
     names = [deployment.name for deployment in deployments]
     if not names or len(set(names)) != len(names):
-        raise CrossCheckError(f"Deployments need different names, at least one; received {names}.")
+        raise CrossCheckError(
+            f"The deployments are named {names}; expected at least one deployment, each with a "
+            "different name."
+        )
     for deployment in deployments:
         expected = tuple(deployment.keras_model.inputs[0].shape[1:])
         if len(deployment.keras_model.inputs) != 1 or images.shape[1:] != expected:
             raise CrossCheckError(
-                f"Images have shape {images.shape}; {deployment.name} takes "
+                f"Images have shape {images.shape}; {deployment.name} expects inputs of shape "
                 f"{[tuple(tensor.shape) for tensor in deployment.keras_model.inputs]}."
             )
     labels = np.asarray(labels)
@@ -279,7 +287,7 @@ def _checked_labels(
         labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(-1)
     if not len(images) or labels.shape != (len(images),):
         raise CrossCheckError(
-            f"{len(images)} images and labels of shape {labels.shape} do not belong together; "
+            f"{len(images)} images and labels of shape {labels.shape} do not match; "
             "expected one label for each image, and at least one image."
         )
     return labels

@@ -1,4 +1,4 @@
-"""One model in the forms it is deployed in, and the folder that goes to a device."""
+"""Describes a deployed model and writes the folder that is copied to a device."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SCRIPT = "deploy_template.py"
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """One model in the forms it is deployed in.
+    """One model, with the files that it is deployed as.
 
     Attributes:
-        name: E.g. "original" or "pruned".
-        keras_model: The reference for the outputs.
-        tvm_library: Path of the tuned TVM library.
-        tflite: Path of the `.tflite` file.
+        name: The deployment's name, e.g. "original" or "pruned".
+        keras_model: The Keras model, whose outputs are the reference.
+        tvm_library: Path of the model's tuned TVM library.
+        tflite: Path of the model's `.tflite` file.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Deployment:
     tflite: str | os.PathLike[str]
 
     def files(self) -> tuple[ModelFile, ...]:
-        """What runs on the device: the TVM library and the `.tflite` file."""
+        """Returns the files that run on the device: the TVM library and the `.tflite` file."""
         inputs = input_specs(self.keras_model)
         return (
             ModelFile(self.name, "tvm", os.fspath(self.tvm_library), inputs),
@@ -48,16 +48,16 @@ class Deployment:
 def write_deploy_folder(
     run: RunDirectory, model: keras.Model, data: DataConfig, target: Mapping[str, Any]
 ) -> None:
-    """Writes `deploy/`: library, `.tflite` file, their metadata and a script that runs both.
+    """Writes `deploy/`: the TVM library, the `.tflite` file, metadata and a script that runs both.
 
     Args:
-        run: Holds `final.so` and `final.tflite`.
-        model: The Keras model that these were made of.
-        data: How its input was preprocessed.
-        target: What the library was compiled for.
+        run: The run directory, which must hold `final.so` and `final.tflite`.
+        model: The Keras model that these files were made from.
+        data: How the model's input is preprocessed.
+        target: The compiler's target of the library, as JSON types.
 
     Raises:
-        StorageError: Where the file system refuses.
+        StorageError: If a file cannot be written.
     """
     for name in ("final.so", "final.tflite"):
         run.write_bytes(f"deploy/{name.replace('final', 'model')}", run.path(name).read_bytes())

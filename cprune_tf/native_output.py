@@ -10,18 +10,19 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Sends this process's standard error nowhere while the block runs.
+    """Discards what this process writes to standard error while the block runs.
 
-    For TensorFlow, whose C++ code remarks on CPUs and log files before any log level applies. What
-    goes wrong arrives as an exception; standard output, where progress is shown, stays as it is.
+    This is for TensorFlow, whose C++ code writes messages about CPUs and log files before any log
+    level applies. Failures still arrive as exceptions. Standard output, which shows progress, is
+    not affected.
     """
     sys.stderr.flush()
-    with open(os.devnull, "wb") as nowhere:
-        kept = os.dup(2)
+    with open(os.devnull, "wb") as null_device:
+        original_stderr = os.dup(2)
         try:
-            os.dup2(nowhere.fileno(), 2)
+            os.dup2(null_device.fileno(), 2)
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original_stderr, 2)
+            os.close(original_stderr)

@@ -1,8 +1,8 @@
 """The configuration of a pruning run: typed, frozen, and convertible to an ml_collections dict.
 
-Command lines and `configs/*.py` speak `ml_collections.ConfigDict`, so that a flag can override any
-field. Everything inside the package reads the frozen dataclasses, which are validated once, before
-any expensive work.
+Command lines and `configs/*.py` use `ml_collections.ConfigDict`, so that a flag can override any
+field. All other code reads the frozen dataclasses, which are validated once, before any expensive
+work.
 """
 
 from __future__ import annotations

@@ -6,17 +6,20 @@ from cprune_tf.errors import UserError
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration that cannot work: says the field, what it holds and what it should hold."""
+    """Raised if a configuration cannot work; names the field, its value and the expected value."""
 
 
 def require(ok: bool, field: str, received: object, expected: str) -> None:
-    """Raises ConfigError unless a field can work.
+    """Raises ConfigError unless a field is valid.
 
     Args:
-        ok: Whether it can.
-        field: Its name below `config`.
-        received: Its value.
-        expected: What it should hold, in words.
+        ok: Whether the field is valid.
+        field: The field's dotted name below `config`.
+        received: The field's value.
+        expected: A description of valid values, which follows "expected".
+
+    Raises:
+        ConfigError: If `ok` is false.
     """
     if not ok:
         raise ConfigError(f"config.{field} is {received!r}; expected {expected}.")

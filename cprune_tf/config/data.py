@@ -1,4 +1,4 @@
-"""Where images come from."""
+"""The configuration of the data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from cprune_tf.config.checks import require
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where images come from and how they become the model's input.
+    """Where images come from and how they become the model's input: (pixels - mean) / std.
 
     Attributes:
-        name: "fashion_mnist_subset" (embedded), "keras:cifar10" (keras.datasets), "tfds:NAME",
-            a path to an `.npz`, a path to an image folder, or "module:function".
-        batch_size: Images in a training batch.
-        mean: Subtracted from the raw 0..255 pixels, one value or one per channel.
-        std: What the difference is divided by, one value or one per channel.
-        augment: Random shift and horizontal flip while training.
-        max_train: Use at most this many training images (0: all).
-        max_test: Use at most this many test images (0: all).
+        name: The data set: "fashion_mnist_subset" (embedded), "keras:cifar10" (keras.datasets),
+            "tfds:NAME", a path to an `.npz`, a path to an image folder, or "module:function".
+        batch_size: Number of images in a training batch.
+        mean: Value subtracted from the raw pixels (0..255); one value, or one for each channel.
+        std: Divisor of the difference; one value, or one for each channel.
+        augment: Whether training images are randomly shifted and flipped horizontally.
+        max_train: Maximum number of training images; 0: all.
+        max_test: Maximum number of test images; 0: all.
     """
 
     name: str = "fashion_mnist_subset"
@@ -31,7 +31,7 @@ class DataConfig:
     max_test: int = 0
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         require(bool(self.name), "data.name", self.name, "a data set's name or path")
         require(self.batch_size > 0, "data.batch_size", self.batch_size, "a positive number")
         require(all(s > 0 for s in self.std), "data.std", self.std, "positive numbers")

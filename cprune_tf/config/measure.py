@@ -1,4 +1,4 @@
-"""How latencies are measured."""
+"""The configuration of latency measurements."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from cprune_tf.config.checks import require
 
 @dataclasses.dataclass(frozen=True)
 class MeasureConfig:
-    """How a whole-model latency is measured: warm-up, then samples until stable.
+    """How a whole-model latency is measured: warm-up, then samples until the median is stable.
 
     Attributes:
-        num_threads: Threads the model is tuned, gated and compared with.
-        warmup_ms: Running time thrown away at first.
-        min_samples: Samples at least.
-        max_time_sec: Samples stop then, for each of the models compared.
-        stable_fraction: Samples stop when the median of both halves differs by less.
-        cores: What to run on: "": all cores; "little", "middle" or "big": that kind of the device's
-            cores; or numbers, e.g. "4-7".
-        max_temperature_celsius: Above it, a device is left to cool down while models are timed; 0:
-            never.
+        num_threads: Number of threads that the model is tuned, gated and compared with.
+        warmup_ms: Running time before the first sample.
+        min_samples: Minimum number of samples.
+        max_time_sec: Maximum sampling time for each of the compared models.
+        stable_fraction: Sampling stops when the medians of the first and the second half of the
+            samples differ by less than this fraction.
+        cores: The cores to run on. "": all cores; "little", "middle" or "big": the device's cores
+            of that kind; or core numbers, e.g. "4-7".
+        max_temperature_celsius: Above this temperature, timing pauses until the device has cooled
+            down; 0: it never pauses.
     """
 
     num_threads: int = 1
@@ -32,7 +33,7 @@ class MeasureConfig:
     max_temperature_celsius: float = 0.0
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         limit = self.max_temperature_celsius
         require(limit >= 0, "measure.max_temperature_celsius", limit, "0 or more")
         for name in ("num_threads", "min_samples", "max_time_sec", "stable_fraction"):

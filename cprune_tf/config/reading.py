@@ -1,4 +1,4 @@
-"""Configurations from nested mappings: config files, flags and `config.json`."""
+"""Builds configurations from nested mappings: config files, flags and `config.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cprune_tf.config.strategy import StrategyConfig, strategy_config_class
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The defaults, for a config file to start from."""
+    """Returns the default configuration, as the starting point of a config file."""
     return PruneConfig().to_config_dict()
 
 
@@ -24,13 +24,13 @@ def from_mapping(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Prune
     """Builds and validates a PruneConfig from nested fields.
 
     Args:
-        values: Nested mapping; missing fields keep their default.
+        values: Nested fields; missing fields keep their defaults.
 
     Returns:
         The validated config.
 
     Raises:
-        ConfigError: For an unknown field, a wrong type or a value that cannot work.
+        ConfigError: If a field is unknown, has the wrong type or an invalid value.
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
@@ -39,22 +39,26 @@ def from_mapping(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Prune
 
 def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}
+    field_names = {field.name for field in dataclasses.fields(cls)}
     arguments = {}
     for name, value in values.items():
-        if name not in known:
-            meant = _similar_field(name, cls)
-            hint = f" Did you mean config.{prefix}{meant}?" if meant else ""
+        if name not in field_names:
+            similar_name = _similar_field(name, cls)
+            hint = f" Did you mean config.{prefix}{similar_name}?" if similar_name else ""
+            parent = f"config.{prefix}".rstrip(".")
             raise ConfigError(
-                f"config.{prefix}{name} is not a field; config.{prefix.rstrip('.')} has "
-                f"{', '.join(sorted(known))}.{hint}"
+                f"config.{prefix}{name} is not a field; {parent} has "
+                f"{', '.join(sorted(field_names))}.{hint}"
             )
         arguments[name] = _convert(hints[name], value, f"{prefix}{name}")
     return cls(**arguments)
 
 
 def _similar_field(name: str, cls: type) -> str:
-    """The field that was probably meant: of a similar name here, or of that name further down."""
+    """Returns the field that was probably meant, or "".
+
+    This is a field with a similar name, or a field of a nested config with the same name.
+    """
     fields = [field.name for field in dataclasses.fields(cls)]
     if close := difflib.get_close_matches(name, sorted(fields), n=1):
         return close[0]
@@ -67,7 +71,7 @@ def _similar_field(name: str, cls: type) -> str:
 
 
 def _resolved(kind: Any) -> Any:
-    """A field's type; that of the strategies' configs is made of all that are registered."""
+    """Returns a field's type; StrategyConfig gets a field for each registered strategy."""
     return strategy_config_class() if kind is StrategyConfig else kind
 
 

@@ -1,4 +1,4 @@
-"""Everything that a pruning run is decided by."""
+"""The configuration of a whole pruning run."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from cprune_tf.config.training import TrainingConfig
 from cprune_tf.config.tuning import TuningConfig
 from cprune_tf.storage.plain import to_plain
 
-# What the weights in a TVM library can be stored as.
+# The dtypes in which a TVM library can store weights.
 WEIGHT_TYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class PruneConfig:
-    """Everything a pruning run is decided by.
+    """The configuration of a pruning run.
 
     Attributes:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
-        device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or "adb:SERIAL",
-            with options, e.g. "local?gpu=cuda"; see docs/devices.md.
-        runtime: What latencies are measured with and the result is deployed in: "tvm".
-        precision: What the runtime computes in: "float32".
+        device: The device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or
+            "adb:SERIAL", with options, e.g. "local?gpu=cuda"; see docs/devices.md.
+        runtime: The runtime that measures latencies and that the result is deployed in: "tvm".
+        precision: The precision that the runtime computes in: "float32".
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
-        weights: What TVM libraries store weights as: "float32", or "float16" or "bfloat16" for half
-            the size. It computes in float32 all the same.
+        weights: The dtype in which TVM libraries store weights: "float32", or "float16" or
+            "bfloat16" for half the size. TVM computes in float32 with each of them.
         protect: Layer-name patterns (fnmatch) whose filters are never removed.
-        seed: Of every random choice.
-        data: See DataConfig.
-        strategy: See StrategyConfig.
-        training: See TrainingConfig.
-        tuning: See TuningConfig.
-        measure: See MeasureConfig.
+        seed: The seed of every random choice.
+        data: Where images come from and how they are preprocessed.
+        strategy: How candidates are chosen and judged.
+        training: How candidates and the result are trained.
+        tuning: How much the compiler searches.
+        measure: How latencies are measured.
     """
 
     model: str = "resnet8_fashion"
@@ -58,7 +58,7 @@ class PruneConfig:
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
 
     def validate(self) -> PruneConfig:
-        """Returns self, or raises ConfigError naming the first field that cannot work."""
+        """Returns self, or raises ConfigError that names the first invalid field."""
         require(bool(self.model), "model", self.model, "a model's name or path")
         require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
         require(bool(self.runtime), "runtime", self.runtime, "a runtime, e.g. 'tvm'")
@@ -76,9 +76,9 @@ class PruneConfig:
         return self
 
     def to_config_dict(self) -> ml_collections.ConfigDict:
-        """The same fields as a mutable ConfigDict, for config files and flags."""
+        """Returns the same fields as a mutable ConfigDict, for config files and flags."""
         return ml_collections.ConfigDict(dataclasses.asdict(self))
 
     def to_json_dict(self) -> dict[str, Any]:
-        """The same fields as plain JSON types."""
+        """Returns the same fields as plain JSON types."""
         return typing.cast(dict[str, Any], to_plain(dataclasses.asdict(self)))

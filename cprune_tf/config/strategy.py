@@ -1,4 +1,4 @@
-"""The fields that all strategies share, and each strategy's own below its name."""
+"""The configuration of the strategies: shared fields, and one field for each strategy."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from cprune_tf.strategies.registry import registered_strategies
 
 @dataclasses.dataclass(frozen=True)
 class StrategyConfig:
-    """What all strategies share; `config.strategy.NAME` holds what is the strategy NAME's own.
+    """The settings that all strategies share.
+
+    The settings of the strategy NAME alone are in `config.strategy.NAME`.
 
     Attributes:
-        name: The strategy, e.g. "cprune".
-        required_accuracy: The accuracy (0..1) that the result must have. 0: it is derived from
+        name: The strategy's name, e.g. "cprune".
+        required_accuracy: The accuracy (0..1) that the result must have; 0: it is derived from
             max_accuracy_drop.
-        max_accuracy_drop: With required_accuracy = 0: how far below the first accuracy the result
-            may end, in absolute terms (0.01 = one percentage point).
-        max_iterations: Candidates tried at most.
-        max_pruned_fraction: At most this fraction of a layer's original filters is removed.
-        importance: The criterion that says which filters go first, e.g. "l1"; see
+        max_accuracy_drop: If required_accuracy is 0: how far the result's accuracy may be below the
+            original's, in absolute terms (0.01 = one percentage point).
+        max_iterations: Maximum number of candidates.
+        max_pruned_fraction: Maximum fraction of a layer's original filters that is removed.
+        importance: The criterion that chooses the filters to remove, e.g. "l1"; see
             cprune_tf.importance.
-        metric: "top1" or "top5".
+        metric: The metric of all accuracies: "top1" or "top5".
     """
 
     name: str = "cprune"
@@ -36,7 +38,7 @@ class StrategyConfig:
     metric: str = "top1"
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         strategies = registered_strategies()
         require(
             self.name in strategies,
@@ -65,13 +67,13 @@ class StrategyConfig:
 
 
 def strategy_config_class() -> type[StrategyConfig]:
-    """StrategyConfig with a field for each registered strategy, which holds its own config."""
-    configs = {name: one.config for name, one in registered_strategies().items()}
-    return _with_own_configs(tuple(configs.items()))
+    """Returns a StrategyConfig class with a field for the config of each registered strategy."""
+    configs = {name: registration.config for name, registration in registered_strategies().items()}
+    return _with_strategy_fields(tuple(configs.items()))
 
 
 @functools.cache
-def _with_own_configs(configs: tuple[tuple[str, type], ...]) -> type[StrategyConfig]:
+def _with_strategy_fields(configs: tuple[tuple[str, type], ...]) -> type[StrategyConfig]:
     fields = [(name, config, dataclasses.field(default_factory=config)) for name, config in configs]
     return dataclasses.make_dataclass(
         "StrategyConfig", fields, bases=(StrategyConfig,), frozen=True
@@ -79,5 +81,5 @@ def _with_own_configs(configs: tuple[tuple[str, type], ...]) -> type[StrategyCon
 
 
 def default_strategy() -> StrategyConfig:
-    """All strategies' defaults."""
+    """Returns the default settings of all strategies."""
     return strategy_config_class()()

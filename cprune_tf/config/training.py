@@ -1,4 +1,4 @@
-"""How candidates and the result are trained."""
+"""The configuration of training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from cprune_tf.config.checks import require
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """One training phase: SGD with momentum and decoupled weight decay, constant or cosine rate.
+    """One training phase: SGD with momentum and decoupled weight decay.
 
     Attributes:
-        epochs: Passes over the training images.
-        learning_rate: The first rate.
-        momentum: Of SGD.
+        epochs: Number of passes over the training images.
+        learning_rate: The initial learning rate.
+        momentum: The momentum of SGD, 0 or more and below 1.
         weight_decay: L2 coefficient on kernels.
-        schedule: "constant" or "cosine" (to zero).
-        max_steps_per_epoch: Shorten an epoch to this many batches (0: the whole set).
-        distill: Weight of the original model's softened outputs in the loss (0: none).
+        schedule: The schedule of the learning rate: "constant" or "cosine" (to zero).
+        max_steps_per_epoch: Maximum number of batches in an epoch; 0: the whole training set.
+        distill: Weight (0..1) of the original model's softened outputs in the loss; 0: none.
     """
 
     epochs: int = 5
@@ -29,36 +29,40 @@ class FitConfig:
     max_steps_per_epoch: int = 0
     distill: float = 0.0
 
-    def validate(self, where: str) -> None:
-        """Raises ConfigError where a field cannot work."""
-        require(self.epochs >= 0, f"{where}.epochs", self.epochs, "0 or more")
+    def validate(self, field: str) -> None:
+        """Raises ConfigError if a field is invalid.
+
+        Args:
+            field: This phase's dotted name below `config`, for the error.
+        """
+        require(self.epochs >= 0, f"{field}.epochs", self.epochs, "0 or more")
         rate = self.learning_rate
-        require(rate > 0, f"{where}.learning_rate", rate, "a positive number")
-        require(0 <= self.momentum < 1, f"{where}.momentum", self.momentum, "a number in [0, 1)")
+        require(rate > 0, f"{field}.learning_rate", rate, "a positive number")
+        require(0 <= self.momentum < 1, f"{field}.momentum", self.momentum, "a number in [0, 1)")
         decay = self.weight_decay
-        require(decay >= 0, f"{where}.weight_decay", decay, "0 or more")
+        require(decay >= 0, f"{field}.weight_decay", decay, "0 or more")
         schedules = ("constant", "cosine")
         require(
-            self.schedule in schedules, f"{where}.schedule", self.schedule, "constant or cosine"
+            self.schedule in schedules, f"{field}.schedule", self.schedule, "constant or cosine"
         )
         steps = self.max_steps_per_epoch
-        require(steps >= 0, f"{where}.max_steps_per_epoch", steps, "0 (all) or more")
-        require(0 <= self.distill <= 1, f"{where}.distill", self.distill, "a number in [0, 1]")
+        require(steps >= 0, f"{field}.max_steps_per_epoch", steps, "0 (all) or more")
+        require(0 <= self.distill <= 1, f"{field}.distill", self.distill, "a number in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Short-term training of each candidate, long-term training of the result.
+    """How candidates and the result are trained.
 
     Attributes:
-        short_term: After each candidate that passed the latency gate.
-        long_term: Once, at the end.
+        short_term: The training of each candidate that passed the latency gate.
+        long_term: The training of the result, once at the end of the run.
     """
 
     short_term: FitConfig = FitConfig()
     long_term: FitConfig = FitConfig(epochs=100)
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         self.short_term.validate("training.short_term")
         self.long_term.validate("training.long_term")

@@ -1,4 +1,4 @@
-"""How much the compiler may search."""
+"""The configuration of tuning."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ class TuningConfig:
     """How much the compiler may search.
 
     Attributes:
-        trials_per_task: Measured programs for each task of the first model.
-        trials_per_accepted_task: Measured programs each task of an accepted candidate ends with;
-            0: it keeps the transferred ones.
-        final_trials_per_task: Measured programs each task of the final model ends with, at least.
-        trials_per_round: Programs built and measured together; 0: 16 for each build process, 128
-            at most.
-        population_size: Of the evolutionary search.
-        max_tuning_sec: A call of the tuner starts no further round after this long, once every
-            task has had its first; 0: no limit.
-        stop_within: Tuning ends when all rounds that are left are together expected to make the
-            model less than this fraction faster; 0: no limit. What a round gains is expected from
-            the rounds before it.
-        max_rounds_without_gain: A task gets no more rounds after this many in a row that made it
-            less than 1 % faster; 0: no limit.
-        warm_start: Programs of earlier runs that new tasks start from: "shipped": those that come
-            with the package, where there are some for the processor; a folder `tuning` of an
-            earlier run; or "": none. They are only starting points: all are measured again.
-        database: A folder of measured programs that several runs share, for any devices: what one
-            run measured, no other measures again. Only one run at a time measures for a device
-            there. "": each run has its own, in its folder `tuning`.
-        programs_per_task: Structurally distinct programs that are transferred to a pruned shape.
-        build_timeout_sec: For one program.
-        run_timeout_sec: For one program's measurement.
-        num_build_workers: Build processes; 0: one per core.
+        trials_per_task: Number of measured programs for each task of the original model.
+        trials_per_accepted_task: Number of measured programs that each task of an accepted
+            candidate ends with; 0: the task keeps its transferred programs.
+        final_trials_per_task: Minimum number of measured programs that each task of the final model
+            ends with.
+        trials_per_round: Number of programs that are built and measured together; 0: 16 for each
+            build process, but at most 128.
+        population_size: Population size of the evolutionary search.
+        max_tuning_sec: Time after which a call of the tuner starts no further round, once every
+            task has had its first round; 0: no limit.
+        stop_within: Tuning ends when all remaining rounds together are expected to make the model
+            faster by less than this fraction; 0: no limit. The expected gain of a round is
+            estimated from the rounds before it.
+        max_rounds_without_gain: A task gets no further rounds after this many consecutive rounds
+            that made it less than 1 % faster; 0: no limit.
+        warm_start: Programs of earlier runs that new tasks start from. "shipped": the programs that
+            come with the package, if there are any for the processor; a path to the folder `tuning`
+            of an earlier run; or "": none. These programs are only starting points and are all
+            measured again.
+        database: A folder of measured programs that several runs share, for any devices, so that no
+            run repeats another run's measurements. Only one run at a time can measure for the same
+            device there. "": each run has its own database, in its folder `tuning`.
+        programs_per_task: Number of structurally distinct programs that are transferred to a pruned
+            shape.
+        build_timeout_sec: Time limit for building one program.
+        run_timeout_sec: Time limit for measuring one program.
+        num_build_workers: Number of build processes; 0: one for each core.
     """
 
     trials_per_task: int = 64
@@ -54,7 +57,7 @@ class TuningConfig:
     num_build_workers: int = 0
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         for name in (
             "trials_per_task",
             "population_size",

@@ -1,1 +1,1 @@
-"""What a model's latency is made of, and what it would be with other channel counts."""
+"""Explains a model's latency task by task and predicts it for other channel counts."""

@@ -1,8 +1,8 @@
-"""Measures a model's tasks, and whole models, at other channel counts than it has.
+"""Measures a model's tasks, and whole models, at channel counts other than its own.
 
-Every channel assignment is rebuilt in Keras and prepared by the runtime, which says what its tasks
-are. A task that was not measured before is priced, and then timed once more, so that a point is not
-merely the luckiest of several short measurements.
+For each channel assignment, the model is rebuilt in Keras and prepared by the runtime, which
+divides it into tasks. A task that was never measured is priced and then timed once more. Without
+the second timing, a point would merely be the luckiest of several short measurements.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class LatencyLab:
 
     Args:
         model: The Keras model.
-        prepared: The same model as the runtime sees it; every task is tuned.
-        channels: Its channel groups.
-        runtime: What measures; open as long as the lab is used.
-        store: Where points are kept.
+        prepared: The same model as the runtime sees it, with every task tuned.
+        channels: The model's channel groups.
+        runtime: The runtime that measures; it must stay open while the lab is used.
+        store: The store that keeps the measured points.
     """
 
     def __init__(
@@ -51,23 +51,26 @@ class LatencyLab:
         self.sites = find_sites(prepared, self.prepare(reduced), channels)
 
     def prepare(self, keep: Units) -> RuntimeModel:
-        """The model with so many units in some groups, as the runtime sees it.
+        """Prepares the model with fewer units in some groups, without measuring it.
 
         Args:
-            keep: Units by group; groups that are not named keep theirs.
+            keep: Number of units to keep, by group; groups that are not named keep all.
+
+        Returns:
+            The smaller model as the runtime sees it.
 
         Raises:
-            GraphError: For an unknown or protected group.
-            ValueError: For more units than there are, or none.
+            GraphError: If a group is unknown or protected.
+            ValueError: If a count is below 1 or above the group's number of units.
         """
         return self.runtime.prepare(resized(self.model, self.channels, keep))
 
     def full(self, keep: Units) -> dict[str, int]:
-        """The units of all groups, those that are not named as they are."""
+        """Returns the number of units of every group: from `keep` if named, else the model's."""
         return {**self.units, **keep}
 
     def missing(self, keep: Units) -> int:
-        """How many tasks of an assignment were never measured."""
+        """Returns how many tasks of an assignment were never measured."""
         units = self.full(keep)
         return len({(site.family, site.counts(units)) for site in self._unmeasured(units)})
 
@@ -75,7 +78,7 @@ class LatencyLab:
         """Measures the tasks of an assignment that were never measured.
 
         Args:
-            keep: Units by group; groups that are not named keep theirs.
+            keep: Number of units to keep, by group; groups that are not named keep all.
             on_task: Called before each task that has to be measured.
 
         Returns:
@@ -85,8 +88,8 @@ class LatencyLab:
             TuningError: If no program of a task works.
             DeviceError: If the device fails.
         """
-        number = self.missing(keep)
-        if not number:
+        num_missing = self.missing(keep)
+        if not num_missing:
             return 0
         units = self.full(keep)
         candidate = self.prepare(keep)
@@ -96,26 +99,29 @@ class LatencyLab:
         self.runtime.price(self.runtime.part(candidate, unpriced.values()), self.prepared)
         for site in sites:
             counts = site.counts(units)
-            # Another site of the family may have been measured in this loop.
+            # This loop may already have measured another site of the same family.
             if self.store.get(site.family, counts) is None:
                 task = task_at[site.key]
                 if on_task is not None:
                     on_task(task)
                 self.store.add(_point(site.family, counts, self.runtime.samples_ms(task)))
-        return number
+        return num_missing
 
     def tasks_ms(self, keep: Units) -> float:
-        """The sum of all measured tasks of an assignment.
+        """Sums the measured latencies of all subgraphs of an assignment, in milliseconds.
 
         Raises:
-            KeyError: If one was not measured.
+            KeyError: If a task was not measured.
         """
         units = self.full(keep)
         total = 0.0
         for site in self.sites:
             point = self.store.get(site.family, site.counts(units))
             if point is None:
-                raise KeyError(f"{site.anchor} was not measured at {site.counts(units)} channels.")
+                raise KeyError(
+                    f"{site.anchor} was not measured at {site.counts(units)} channels; call "
+                    "measure first."
+                )
             total += point.latency_ms
         return total
 
@@ -123,8 +129,8 @@ class LatencyLab:
         """Prices an assignment and builds the file that would be deployed.
 
         Args:
-            keep: Units by group; groups that are not named keep theirs.
-            path: The file; ends in the runtime's suffix.
+            keep: Number of units to keep, by group; groups that are not named keep all.
+            path: The file to write; its name must end in the runtime's suffix.
         """
         candidate = self.prepare(keep)
         self.runtime.price(candidate, self.prepared)
@@ -136,12 +142,15 @@ class LatencyLab:
         """Times whole models, interleaved, to learn what they cost beyond their tasks.
 
         Args:
-            assignments: Whole models to build; those timed before are not timed again.
-            measure: How they are timed, but for the number of threads: that is the runtime's.
-            folder: Where the built models go.
+            assignments: Channel assignments of the models to build; models that were timed before
+                are not timed again.
+            measure: How the models are timed. Its number of threads is ignored in favour of the
+                runtime's.
+            folder: The folder that the built models are written to.
         """
         timed_before = [dict(whole.units) for whole in self.store.wholes]
-        untimed = [u for keep in assignments if (u := self.full(keep)) not in timed_before]
+        assigned_units = [self.full(keep) for keep in assignments]
+        untimed = [units for units in assigned_units if units not in timed_before]
         suffix = self.runtime.suffix
         paths = [folder / f"calibration_{number}{suffix}" for number in range(len(untimed))]
         for units, path in zip(untimed, paths, strict=True):
@@ -153,30 +162,35 @@ class LatencyLab:
             self.store.add_whole(WholePoint(units, self.tasks_ms(units), latency.median_ms))
 
     def _unmeasured(self, units: Units) -> list[Site]:
-        """The sites without a point where all groups have so many units."""
+        """Returns the sites that have no point at these numbers of units."""
         return [s for s in self.sites if self.store.get(s.family, s.counts(units)) is None]
 
 
 def resized(model: Any, channels: graph.ChannelGraph, keep: Units) -> Any:
-    """The model with so many units in some groups, the last ones removed; weights do not matter.
+    """Rebuilds a model with fewer units in some groups.
+
+    The last units of each group are removed: latency does not depend on which units go.
 
     Args:
         model: The Keras model.
-        channels: Its groups.
-        keep: Units by group.
+        channels: The model's channel groups.
+        keep: Number of units to keep, by group; groups that are not named keep all.
+
+    Returns:
+        The smaller Keras model.
 
     Raises:
-        ValueError: For more units than there are, or none.
-        GraphError: For an unknown or protected group.
+        ValueError: If a count is below 1 or above the group's number of units.
+        GraphError: If a group is unknown or protected.
     """
     removal = {}
     for name, count in keep.items():
         total = channels[name].num_channels
         if not 1 <= count <= total:
-            raise ValueError(f"Group {name} was to keep {count} units; expected 1 to {total}.")
+            raise ValueError(f"Group {name} cannot keep {count} units; expected 1 to {total}.")
         if count < total:
             removal[name] = range(count, total)
-    # Folding would add biases, and with them operators that the model did not have.
+    # Folding constants would add biases, and so operators that the model did not have.
     return graph.rebuild(model, removal, graph=channels, fold_constants=False)
 
 

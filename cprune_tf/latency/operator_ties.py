@@ -1,11 +1,11 @@
 """Ties the operators that LiteRT's profiler names to the Keras layers that they compute.
 
-The profiler names an operator of LiteRT's interpreter by its number in the file. It names an
-operator of XNNPACK by its kind only, in the file's order; some of the file's operators are fused or
-dropped, and others are added. So the two sequences are laid side by side: convolutions and matrix
-products must be equally many in both, and divide them into gaps. In a gap, kinds that occur equally
-often are tied in order. An operator that is not tied with certainty gets no layers; nothing is
-guessed.
+The profiler identifies an operator of LiteRT's interpreter by its number in the file. It identifies
+an operator of XNNPACK only by its kind. XNNPACK keeps the file's order, but it fuses or drops some
+operators and adds others. So this module lays the two sequences side by side. Both must have the
+same number of convolutions and matrix products, which divide each sequence into gaps. In a gap,
+operators of a kind that occurs equally often in both sequences are tied in order. Nothing is
+guessed: an operator that cannot be tied with certainty gets no layers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from cprune_tf.errors import UserError
 
 _PRODUCT = "product"
 _ACTIVATION = "clamp"
-# By kind: how the names of XNNPACK's operators begin, and the file's operators that they come from.
-# A file's operator can run under several names: a 1x1 convolution as a "Fully Connected".
+# Maps each kind to a pattern of how XNNPACK's operator names begin, and to the codes of the file's
+# operators that run under these names. One code can run under several names: XNNPACK may call a 1x1
+# convolution "Fully Connected".
 _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     _PRODUCT: (
         "(Dynamic )?Fully Connected|Convolution|Deconvolution|Batch Matrix Multiply",
@@ -77,7 +78,7 @@ _KIND_OF_CODE = {code: kind for kind, (_, codes) in _KINDS.items() for code in c
 
 
 class UntiedOperatorsError(UserError, ValueError):
-    """LiteRT's operators cannot be told apart by the file's; says why."""
+    """Raised if LiteRT's operators cannot be matched to those of the file; says why."""
 
 
 def tie_operators(
@@ -86,22 +87,23 @@ def tie_operators(
     """Finds the Keras layers of profiled operators.
 
     Args:
-        times: From `Device.profile_litert` of the file.
-        file: The file and what in it came from which layers.
+        times: Profiled times of the file's operators, from `Device.profile_litert`.
+        file: The file, with the Keras layers behind each of its operators.
 
     Returns:
-        The operators with their layers, in the same order; no layers where they are not certain.
+        Each operator with its layers, in the order of `times`. The layers are empty if they are
+        not certain.
 
     Raises:
-        UntiedOperatorsError: XNNPACK runs the model in several parts, or not with the same number
-            of convolutions and matrix products as the file has.
+        UntiedOperatorsError: If XNNPACK runs the model in several parts, or runs another number of
+            convolutions and matrix products than the file holds.
     """
     interpreted = [number for number, time in enumerate(times) if not time.delegated]
     delegated = [number for number, time in enumerate(times) if time.delegated]
     if any(times[number].index == 0 for number in delegated[1:]):
         raise UntiedOperatorsError(
-            "LiteRT's delegate runs the model in several parts, and in what order these are is not "
-            "known; expected one part."
+            "LiteRT's delegate runs the model in several parts, and the order of the parts is "
+            "unknown; expected one part."
         )
     operator_of = {number: times[number].index for number in interpreted}
     rest = [number for number in range(len(file.operators)) if number not in operator_of.values()]
@@ -116,7 +118,8 @@ def tie_operators(
             operator_of[product] = file_product
         operator_of |= _tie_gap(light, file_light)
         if all(kind != _ACTIVATION for _, kind in file_light):
-            # Then a clamp is the activation of the operator before it, run on its own.
+            # The file has no separate activation in this gap. So a clamp is the fused activation
+            # of the operator before it, which XNNPACK runs on its own.
             for number, kind in light:
                 if kind == _ACTIVATION and number - 1 in operator_of:
                     operator_of[number] = operator_of[number - 1]
@@ -128,26 +131,38 @@ def _kind_of_name(name: str) -> str | None:
 
 
 def _require_same_products(names: Sequence[str], rest: Sequence[int], file: TracedFile) -> None:
-    ran = [name for name in names if _kind_of_name(name) == _PRODUCT]
+    product_names = [name for name in names if _kind_of_name(name) == _PRODUCT]
     codes = [file.operators[number].code for number in rest]
-    products = [code for code in codes if _KIND_OF_CODE.get(code) == _PRODUCT]
-    if len(ran) != len(products):
+    product_codes = [code for code in codes if _KIND_OF_CODE.get(code) == _PRODUCT]
+    if len(product_names) != len(product_codes):
         raise UntiedOperatorsError(
-            f"LiteRT ran {len(ran)} convolutions and matrix products; the file has "
-            f"{len(products)}, so which is which is not known."
+            f"LiteRT ran {len(product_names)} convolutions and matrix products, but the file has "
+            f"{len(product_codes)}, so they cannot be matched."
         )
-    for name, code in zip(ran, products, strict=True):
-        # Neither name can stand for the other's operator.
+    for name, code in zip(product_names, product_codes, strict=True):
+        # A depthwise convolution never runs as a fully connected operator, nor the reverse.
         if ("DWConv" in name and code == "FULLY_CONNECTED") or (
             "Fully Connected" in name and code == "DEPTHWISE_CONV_2D"
         ):
-            raise UntiedOperatorsError(f"LiteRT ran {name!r} where the file has {code}.")
+            raise UntiedOperatorsError(
+                f"LiteRT ran {name!r} in the place of the file's {code}, so the operators cannot "
+                "be matched."
+            )
 
 
 def _gaps(
     numbers: Sequence[int], kinds: Sequence[str | None]
 ) -> list[tuple[int | None, list[tuple[int, str | None]]]]:
-    """Each product with what follows it up to the next; first what precedes all products."""
+    """Divides a sequence of operators at its convolutions and matrix products.
+
+    Args:
+        numbers: The operators' numbers.
+        kinds: The operators' kinds; None for a kind that is not listed above.
+
+    Returns:
+        (product, operators that follow it up to the next product) for each product. The first
+        entry has None for the product and holds the operators before the first product.
+    """
     gaps: list[tuple[int | None, list[tuple[int, str | None]]]] = [(None, [])]
     for number, kind in zip(numbers, kinds, strict=True):
         if kind == _PRODUCT:
@@ -160,14 +175,22 @@ def _gaps(
 def _tie_gap(
     light: Sequence[tuple[int, str | None]], file_light: Sequence[tuple[int, str | None]]
 ) -> dict[int, int]:
-    """Ties what lies between two products: kinds that occur equally often in both."""
-    tied: dict[int, int] = {}
+    """Ties the operators of one gap whose kind occurs equally often in both sequences.
+
+    Args:
+        light: (number, kind) of the profiled operators between two products.
+        file_light: (number, kind) of the file's operators between the same products.
+
+    Returns:
+        Numbers of profiled operators to numbers of the file's operators.
+    """
+    pairs: dict[int, int] = {}
     for kind in {kind for _, kind in light if kind is not None}:
-        ran = [number for number, other in light if other == kind]
-        in_file = [number for number, other in file_light if other == kind]
-        if len(ran) == len(in_file):
-            tied |= dict(zip(ran, in_file, strict=True))
-    return tied
+        profiled_numbers = [number for number, other in light if other == kind]
+        file_numbers = [number for number, other in file_light if other == kind]
+        if len(profiled_numbers) == len(file_numbers):
+            pairs |= dict(zip(profiled_numbers, file_numbers, strict=True))
+    return pairs
 
 
 def _layers(file: TracedFile, operator: int | None) -> tuple[str, ...]:

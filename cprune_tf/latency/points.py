@@ -1,7 +1,7 @@
-"""Measured task latencies by channel counts, kept on disk point by point.
+"""Keeps measured task latencies, by channel counts, in a file.
 
-A journal: a killed process loses nothing that was measured, and the next one measures nothing
-twice.
+The file is a journal: each point is on the disk before the next one is measured. A killed process
+loses no finished measurement, and the next process repeats none.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from cprune_tf.storage import codec
 
 
 class PointStoreError(UserError, RuntimeError):
-    """A file of points that were measured otherwise than this runtime does; says what differs."""
+    """Raised if a file's points were measured under other conditions; says what differs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreOpened:
-    """The first line of a store.
+    """The first line of a store: the conditions that its latencies hold for.
 
     Attributes:
-        fingerprint: What its latencies hold for, see `runtimes.Runtime.fingerprint`.
+        fingerprint: The fingerprint of the runtime that measured; see
+            `runtimes.Runtime.fingerprint`.
     """
 
     kind: ClassVar[str] = "opened"
@@ -35,13 +36,13 @@ class StoreOpened:
 
 @dataclasses.dataclass(frozen=True)
 class TaskPoint:
-    """One task at one pair of channel counts.
+    """The measured latency of one task at one pair of channel counts.
 
     Attributes:
-        family: Of its sites, see `sites.Site`.
+        family: The family of the task's sites; see `sites.Site`.
         counts: (input channels, output channels).
-        latency_ms: Median duration of one call of the fastest program found.
-        spread_ms: Between the quartiles of its samples.
+        latency_ms: Median duration of one call of the task's fastest program.
+        spread_ms: Interquartile range of the samples.
     """
 
     kind: ClassVar[str] = "point"
@@ -53,12 +54,12 @@ class TaskPoint:
 
 @dataclasses.dataclass(frozen=True)
 class WholePoint:
-    """A whole model against its tasks.
+    """The measured latency of a whole model, beside the sum of its tasks.
 
     Attributes:
-        units: Units of every group.
-        tasks_ms: Sum of its tasks.
-        whole_ms: Median latency of the built library.
+        units: Number of units of every channel group.
+        tasks_ms: Sum of the latencies of the model's subgraphs.
+        whole_ms: Median latency of the built model.
     """
 
     kind: ClassVar[str] = "whole"
@@ -68,21 +69,22 @@ class WholePoint:
 
 
 POINT_EVENTS = Schema(2, (StoreOpened, TaskPoint, WholePoint))
-"""What a store's file holds. Format 1 had no header and knew TVM's targets only."""
+"""The events of a store's file. Format 1 had no header and named only a TVM target."""
 
 
 class PointStore:
-    """Points in a file, opened for writing by this process alone.
+    """A file of points, open for writing by this process alone.
 
     Args:
-        path: The file, made where missing.
-        fingerprint: What the latencies hold for, as JSON types: see `runtimes.Runtime.fingerprint`.
+        path: The file; it is created if it does not exist.
+        fingerprint: The fingerprint of the runtime that measures, as JSON types; see
+            `runtimes.Runtime.fingerprint`.
 
     Raises:
         PointStoreError: If the file holds points with another fingerprint.
-        JournalError: If the file is of another format, or a line of it cannot be read.
-        LockedError: If another process has it open.
-        StorageError: If the file system refuses.
+        JournalError: If the file has another format or an unreadable line.
+        LockedError: If another process has the file open.
+        StorageError: If the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: Mapping[str, Any]) -> None:
@@ -98,19 +100,20 @@ class PointStore:
         self._wholes = list(self._journal.events(WholePoint))
 
     def _check(self, expected: StoreOpened) -> None:
-        """Refuses points of another fingerprint; writes it where the file is new."""
+        """Writes the fingerprint to a new file; refuses a file with another fingerprint."""
         opened = self._journal.last(StoreOpened)
         if opened is None:
             self._journal.append(expected)
             return
-        # As both are in JSON: tuples are lists there.
+        # Both sides are compared as JSON types, since a tuple becomes a list in the file.
         fields = codec.to_fields(expected)["fingerprint"]
         changes = differences.compare(opened.fingerprint, fields)
         if changes:
-            listed = "; ".join(map(str, changes))
+            description = "; ".join(map(str, changes))
             raise PointStoreError(
-                f"{self._journal.path} holds latencies that were measured otherwise ({listed}). "
-                "Measure as before, or use another --workdir."
+                f"{self._journal.path} holds latencies that were measured under other conditions "
+                f"({description}). Measure under the same conditions as before, or use another "
+                "--workdir."
             )
 
     def __len__(self) -> int:
@@ -123,18 +126,18 @@ class PointStore:
 
     @property
     def wholes(self) -> tuple[WholePoint, ...]:
-        """All whole models, oldest first."""
+        """The measurements of whole models, oldest first."""
         return tuple(self._wholes)
 
     def get(self, family: str, counts: Counts) -> TaskPoint | None:
-        """The point of a family at these counts, or None where it was not measured."""
+        """Returns the point of a family at these counts; None if it was never measured."""
         return self._points.get((family, counts))
 
     def add(self, point: TaskPoint) -> None:
         """Writes a point; when this returns, it is on the disk.
 
         Raises:
-            StorageError: Where the file system refuses.
+            StorageError: If the point cannot be written.
         """
         self._keep(self._journal.append(point))
 
@@ -142,12 +145,12 @@ class PointStore:
         """Writes a whole model's latency; when this returns, it is on the disk.
 
         Raises:
-            StorageError: Where the file system refuses.
+            StorageError: If the point cannot be written.
         """
         self._wholes.append(self._journal.append(whole))
 
     def close(self) -> None:
-        """Lets other processes write."""
+        """Closes the file, so that other processes can open it for writing."""
         self._journal.close()
 
     def __enter__(self) -> PointStore:

@@ -1,8 +1,9 @@
-"""The whole model's latency for any channel assignment, from measured tasks; nothing is run.
+"""Predicts the whole model's latency for any channel assignment, without running anything.
 
-A task that was measured at these very counts has its measured latency; the latencies of other tasks
-come from the surface that was fitted to all points. What the whole model costs beyond its tasks
-(the runtime's calls, caches that other tasks have filled) was learned from a few whole models.
+A task that was measured at exactly the requested counts keeps its measured latency. The latencies
+of all other tasks come from a surface fitted to all points. What the whole model costs beyond its
+tasks (the runtime's calls, caches that other tasks have filled) is learned from a few measured
+whole models.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from cprune_tf.latency.points import TaskPoint, WholePoint
 from cprune_tf.latency.sites import Counts, Site, Units
 from cprune_tf.latency.surface import Query, Surface, Vector
 
-# A spread between quartiles, in standard deviations of a normal distribution.
+# The interquartile range of a normal distribution, in standard deviations.
 _QUARTILES = 1.349
-# One task of a model at channel counts: its family and the counts.
+# (family, channel counts): identifies a task at given counts.
 TaskKey = tuple[str, Counts]
 
 
@@ -31,11 +32,11 @@ class TaskPrediction:
     """One subgraph's part of a prediction.
 
     Attributes:
-        layers: The Keras layers it computes.
+        layers: The Keras layers that the subgraph computes.
         counts: (input channels, output channels).
-        latency_ms: Of one call.
-        uncertainty_ms: One standard deviation.
-        measured: Whether it was measured at these counts.
+        latency_ms: The latency of one call, measured or predicted.
+        uncertainty_ms: One standard deviation of `latency_ms`.
+        measured: Whether the task was measured at these counts.
     """
 
     layers: tuple[str, ...]
@@ -47,12 +48,12 @@ class TaskPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a whole model is expected to take.
+    """The predicted latency of a whole model.
 
     Attributes:
-        latency_ms: Tasks and runtime overhead.
-        uncertainty_ms: One standard deviation.
-        per_task: Its subgraphs, in no particular order.
+        latency_ms: The latency of all tasks plus the runtime's overhead.
+        uncertainty_ms: One standard deviation of `latency_ms`.
+        per_task: The part of each subgraph, in no particular order.
     """
 
     latency_ms: float
@@ -62,12 +63,12 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Overhead:
-    """What whole models cost beyond their tasks.
+    """The time that whole models take beyond their tasks.
 
     Attributes:
-        constant_ms: In every inference.
-        per_task_ms: For every millisecond of tasks.
-        deviation: Relative standard deviation of the whole models that it was learned from.
+        constant_ms: Overhead of every inference.
+        per_task_ms: Additional overhead in milliseconds for each millisecond of tasks.
+        deviation: Relative standard deviation of the measured whole models from this formula.
     """
 
     constant_ms: float
@@ -75,7 +76,7 @@ class Overhead:
     deviation: float
 
     def whole_ms(self, tasks_ms: float) -> float:
-        """The latency of a model whose tasks take so long."""
+        """Returns the latency in milliseconds of a model whose tasks take `tasks_ms`."""
         return max(tasks_ms * (1 + self.per_task_ms) + self.constant_ms, 0.0)
 
 
@@ -83,10 +84,11 @@ def fit_overhead(wholes: Sequence[WholePoint]) -> Overhead:
     """Learns the overhead from whole models.
 
     Args:
-        wholes: Measured models; from three on, a line is fitted to them.
+        wholes: Measured whole models.
 
     Returns:
-        No overhead for no model; a constant one for one or two.
+        No overhead without models, a constant overhead for one or two models, and a line fitted
+        to three or more.
     """
     if not wholes:
         return Overhead(0.0, 0.0, 0.0)
@@ -95,7 +97,7 @@ def fit_overhead(wholes: Sequence[WholePoint]) -> Overhead:
     if len(wholes) < 3:
         constant, slope = float(np.median(measured - tasks)), 0.0
     else:
-        # Relative errors count: small models are worth as much as large ones.
+        # The weights make errors relative, so that small models count as much as large ones.
         slope, constant = np.polyfit(tasks, measured - tasks, 1, w=1 / measured)
     errors = (tasks * (1 + slope) + constant) / measured - 1
     freedom = max(len(wholes) - 2, 1)
@@ -103,14 +105,14 @@ def fit_overhead(wholes: Sequence[WholePoint]) -> Overhead:
 
 
 class LatencyPredictor:
-    """Predicts any channel assignment of one model.
+    """Predicts the latency of one model at any channel assignment.
 
     Args:
-        sites: Of the model.
-        units: Units of all its groups.
-        points: Measured tasks; those of other models' families are not looked at.
-        overhead: Of whole models.
-        seed: See `Surface`.
+        sites: The model's sites.
+        units: Number of units of every channel group of the model.
+        points: Measured tasks; points of families that the model does not have are ignored.
+        overhead: The overhead of whole models.
+        seed: The seed for fitting the surface; see `Surface`.
 
     Raises:
         ValueError: If no point belongs to the model.
@@ -129,41 +131,42 @@ class LatencyPredictor:
         self._units = dict(units)
         self._overhead = overhead
         by_family = {site.family: site for site in self._sites}
-        own = [point for point in points if point.family in by_family]
-        if not own:
+        model_points = [point for point in points if point.family in by_family]
+        if not model_points:
             raise ValueError(
                 f"None of {len(points)} measured points belongs to this model; measure some first."
             )
-        self._points = {(point.family, point.counts): point for point in own}
+        self._points = {(point.family, point.counts): point for point in model_points}
         queries = [
             Query(point.family, point.counts, by_family[point.family].flops(point.counts))
-            for point in own
+            for point in model_points
         ]
-        self._surface = Surface(queries, [point.latency_ms for point in own], seed=seed)
+        self._surface = Surface(queries, [point.latency_ms for point in model_points], seed=seed)
 
     @classmethod
     def from_lab(cls, lab: LatencyLab, *, seed: int = 0) -> LatencyPredictor:
-        """A predictor from everything a lab has measured."""
+        """Makes a predictor from everything that a lab has measured."""
         overhead = fit_overhead(lab.store.wholes)
         return cls(lab.sites, lab.units, lab.store.points, overhead, seed=seed)
 
     def predict_ms(self, keep: Units) -> Prediction:
-        """Predicts the model with so many units in some groups.
+        """Predicts the latency of the model with fewer units in some groups.
 
         Args:
-            keep: Units by group; groups that are not named keep theirs.
+            keep: Number of units to keep, by group; groups that are not named keep all.
 
         Returns:
-            The whole latency, with what each subgraph contributes.
+            The whole model's latency, with the part of each subgraph.
 
         Raises:
-            KeyError: For an unknown group.
-            ValueError: For a count that the group cannot have.
+            KeyError: If a group is unknown.
+            ValueError: If a count is below 1 or above the group's number of units.
         """
         units = self._checked(keep)
         calls = Counter((site.family, site.counts(units)) for site in self._sites)
         latency_ms, covariance = self._tasks(list(calls))
-        # Subgraphs that share a task share its error.
+        # Errors of subgraphs that share a task do not average out, so each task is counted with
+        # the number of its calls.
         weights = np.array(list(calls.values())) * latency_ms
         tasks_ms = float(weights.sum())
         whole_ms = self._overhead.whole_ms(tasks_ms)
@@ -182,7 +185,7 @@ class LatencyPredictor:
         return Prediction(whole_ms, math.sqrt(max(variance, 0.0)), tuple(parts))
 
     def _tasks(self, keys: Sequence[TaskKey]) -> tuple[Vector, Vector]:
-        """Latencies of tasks and the covariance of their logarithms."""
+        """Returns the tasks' latencies in ms and the covariance of their logarithms."""
         by_family = {site.family: site for site in self._sites}
         queries = [
             Query(family, counts, by_family[family].flops(counts)) for family, counts in keys
@@ -200,11 +203,12 @@ class LatencyPredictor:
         for name, count in keep.items():
             if name not in self._units:
                 raise KeyError(
-                    f"No channel group is called {name!r}; there are {', '.join(self._units)}."
+                    f"No channel group is called {name!r}; expected one of "
+                    f"{', '.join(self._units)}."
                 )
             if not 1 <= count <= self._units[name]:
                 raise ValueError(
-                    f"Group {name} was to keep {count} units; expected 1 to {self._units[name]}."
+                    f"Group {name} cannot keep {count} units; expected 1 to {self._units[name]}."
                 )
         return {**self._units, **keep}
 
@@ -212,33 +216,34 @@ class LatencyPredictor:
 def spread_assignments(
     channels: ChannelGraph, count: int, *, multiple: int = 4, smallest: float = 0.25, seed: int = 0
 ) -> tuple[dict[str, int], ...]:
-    """Channel assignments that together cover many counts of every group, and of pairs of groups.
+    """Chooses channel assignments that together cover many counts of every group and group pair.
 
-    A Latin hypercube: each group's range is cut in `count` parts, and each part is met once.
+    The assignments form a Latin hypercube: each group's range is divided into `count` parts, and
+    exactly one assignment falls into each part.
 
     Args:
-        channels: The model's groups; the prunable ones vary.
-        count: Assignments.
-        multiple: Units are multiples of it (where a group has so many).
-        smallest: The least fraction of its units that a group keeps.
-        seed: Of the choice.
+        channels: The model's channel groups; only the prunable ones vary.
+        count: Number of assignments.
+        multiple: Numbers of units are multiples of this, in groups of at least twice as many units.
+        smallest: The smallest fraction (0..1) of its units that a group keeps.
+        seed: The seed for choosing the assignments.
 
     Returns:
-        Units by group; those of protected groups are not named.
+        For each assignment, the number of units of each prunable group.
     """
     from scipy.stats import qmc
 
     groups = channels.prunable
     if not groups or count < 1:
         return ()
-    places = qmc.LatinHypercube(len(groups), rng=np.random.default_rng(seed)).random(count)
+    positions = qmc.LatinHypercube(len(groups), rng=np.random.default_rng(seed)).random(count)
     assignments = []
-    for row in places:
+    for row in positions:
         keep = {}
-        for group, place in zip(groups, row, strict=True):
+        for group, position in zip(groups, row, strict=True):
             step = multiple if group.num_channels >= 2 * multiple else 1
-            most = group.num_channels // step
-            least = max(1, math.ceil(smallest * most))
-            keep[group.name] = step * (least + int(place * (most - least + 1)))
+            maximum = group.num_channels // step
+            minimum = max(1, math.ceil(smallest * maximum))
+            keep[group.name] = step * (minimum + int(position * (maximum - minimum + 1)))
         assignments.append(keep)
     return tuple(assignments)

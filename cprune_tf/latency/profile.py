@@ -1,6 +1,6 @@
-"""The whole model on one page: its tasks, whose layers and channels they are, and the overhead.
+"""Profiles a tuned model: its tasks with their layers and channel groups, and the overhead.
 
-The roofline and the tiles of good programs are TVM's, so the model must be opened with TVM.
+The roofline and the tiles of fast programs come from TVM, so the model must be opened with TVM.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ROUNDS = 3
 
 @dataclasses.dataclass(frozen=True)
 class ProfiledTask:
-    """A task and whose channels decide its shape.
+    """A task and the channel groups that decide its shape.
 
     Attributes:
-        task: The task, held against the roofline.
-        groups: Channel groups on its subgraphs' inputs and outputs.
-        timed_ms: Of one call, timed in turns with the whole model.
+        task: The task, compared with the roofline.
+        groups: Channel groups on the inputs and outputs of the task's subgraphs.
+        timed_ms: Median latency of one call, timed in turns with the whole model.
     """
 
     task: TaskProfile
@@ -41,13 +41,13 @@ class ProfiledTask:
 
 @dataclasses.dataclass(frozen=True)
 class ModelProfile:
-    """A tuned model's latency, explained.
+    """A tuned model's latency, divided into its tasks and the overhead.
 
     Attributes:
-        tasks: Costliest first.
-        roofline: The device's limits.
+        tasks: The model's tasks, the costliest first.
+        roofline: The device's measured limits.
         whole_ms: Median latency of the built library.
-        tasks_ms: Sum of all subgraphs, timed in turns with the whole model.
+        tasks_ms: Sum of the latencies of all subgraphs, timed in turns with the whole model.
     """
 
     tasks: tuple[ProfiledTask, ...]
@@ -57,16 +57,16 @@ class ModelProfile:
 
     @property
     def overhead_ms(self) -> float:
-        """What the whole takes beyond its tasks: the runtime, and caches that others filled."""
+        """Time beyond the tasks: the runtime's calls, and caches filled by other tasks."""
         return self.whole_ms - self.tasks_ms
 
     @property
     def overhead_fraction(self) -> float:
-        """The overhead relative to the whole."""
+        """The overhead as a fraction of the whole model's latency."""
         return self.overhead_ms / self.whole_ms
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON types."""
+        """Returns the profile as JSON types."""
         return {
             "whole_ms": self.whole_ms,
             "tasks_ms": self.tasks_ms,
@@ -75,11 +75,11 @@ class ModelProfile:
             "roofline": dataclasses.asdict(self.roofline),
             "tasks": [
                 {
-                    **dataclasses.asdict(each.task),
-                    "groups": list(each.groups),
-                    "timed_ms": each.timed_ms,
+                    **dataclasses.asdict(profiled.task),
+                    "groups": list(profiled.groups),
+                    "timed_ms": profiled.timed_ms,
                 }
-                for each in self.tasks
+                for profiled in self.tasks
             ],
         }
 
@@ -91,19 +91,19 @@ def profile_model(
     *,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelProfile:
-    """Builds a tuned model and times it and its tasks in turns.
+    """Builds a tuned model, then times it and its tasks in turns.
 
     Args:
         opened: The model, opened with TVM and tuned.
-        roofline: The device's limits.
+        roofline: The device's measured limits.
         measure: How the whole model is timed.
-        on_round: Called with (rounds done, rounds in all).
+        on_round: Called with (rounds done, total rounds) before each round.
 
     Returns:
         The profile.
 
     Raises:
-        ConfigError: If the model was opened with another runtime than TVM.
+        ConfigError: If the model was opened with a runtime other than TVM.
         KeyError: If the model was not tuned.
     """
     runtime = require_tvm(opened.runtime, "A profile")
@@ -130,7 +130,7 @@ def profile_model(
 
 
 def groups_of(profile: TaskProfile, channels: ChannelGraph) -> tuple[str, ...]:
-    """The channel groups that a task's layers make, read or pass through."""
+    """Returns the channel groups that a task's layers make, read or pass through."""
     layers = {layer for subgraph in profile.subgraphs for layer in subgraph}
     return tuple(
         group.name

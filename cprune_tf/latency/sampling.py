@@ -1,8 +1,8 @@
 """Measures staircases with few points: more where latency changes, fewer on plateaus.
 
-First come counts that are multiples of the filter tiles in which the runtime's fast code works, and
-a coarse grid. Then the interval that can hide most of the staircase is cut, again and again, until
-it can hide no more than the noise, or the points are spent.
+The first counts are multiples of the filter tiles that the runtime's fast code works in, and a
+coarse grid. Then the interval that can hide the largest latency difference is divided. This repeats
+until no interval can hide more than the noise, or the maximum number of points is reached.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class SamplingConfig:
     """How densely a staircase is sampled.
 
     Attributes:
-        max_points: Counts measured at most.
-        first_points: Of these, the ones measured before any interval is cut.
-        smallest: The least fraction of its units that a group keeps.
-        noise: Counts that differ by less, relative to the whole group, are on one plateau.
-        resolution: Intervals of at most so many units are not cut any more.
+        max_points: Maximum number of measured counts.
+        first_points: How many of these are measured before any interval is divided.
+        smallest: The smallest fraction (0..1) of its units that a group keeps.
+        noise: Latency difference, as a fraction of the unpruned group's latency, below which two
+            counts are on the same plateau.
+        resolution: Intervals of at most this many units are not divided.
     """
 
     max_points: int = 12
@@ -39,8 +40,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.first_points <= self.max_points:
             raise ValueError(
-                f"A staircase of {self.max_points} points was to begin with {self.first_points}; "
-                "expected at least 2 and no more than there are in all."
+                f"first_points is {self.first_points} and max_points is {self.max_points}; "
+                "expected 2 <= first_points <= max_points."
             )
 
 
@@ -52,13 +53,13 @@ def sample_staircase(
     on_point: Callable[[int, int], None] | None = None,
     on_task: OnTask | None = None,
 ) -> Staircase:
-    """Measures a group's staircase; what the lab knows already is not measured again.
+    """Measures a group's staircase; points that the lab already has are not measured again.
 
     Args:
-        lab: Of the model.
-        group: A prunable group.
-        config: How densely.
-        on_point: Called with (points done, count) before each point.
+        lab: The lab of the model.
+        group: A prunable channel group.
+        config: How densely to sample; None for the defaults.
+        on_point: Called with (points done, next count) before each point.
         on_task: Called before each task that has to be measured.
 
     Returns:
@@ -98,14 +99,14 @@ def sample_staircase(
 
 
 def structure_counts(lab: LatencyLab, group: ChannelGroup) -> tuple[int, ...]:
-    """Counts that keep the filter tiles in which fast code for a group's producers works.
+    """Lists the counts that keep the filter tiles of fast code for a group's producers.
 
     Args:
-        lab: Of the model.
-        group: A prunable group.
+        lab: The lab of the model.
+        group: A prunable channel group.
 
     Returns:
-        Multiples of the tiles that the runtime names, those of larger tiles first.
+        Multiples of the runtime's filter tiles: those of larger tiles first, then descending.
     """
     task_at = tasks_by_site(lab.prepared)
     tiles: set[int] = set()
@@ -121,46 +122,46 @@ def structure_counts(lab: LatencyLab, group: ChannelGroup) -> tuple[int, ...]:
 
 
 def first_counts(total: int, structural: Sequence[int], config: SamplingConfig) -> tuple[int, ...]:
-    """Where sampling begins: both ends of the range, and counts spread over it.
+    """Chooses the counts to begin with: both ends of the range, and counts spread between them.
 
     Args:
-        total: Units of the group.
-        structural: Counts to be preferred, because they keep a structure; better ones first.
-        config: How many counts, and the least one.
+        total: The group's number of units.
+        structural: Counts to prefer because they keep a program structure; better ones first.
+        config: The number of counts and the smallest one.
 
     Returns:
         Counts, descending.
     """
-    least = max(1, math.ceil(total * config.smallest))
-    chosen = {total, least}
-    number = min(config.first_points, total - least + 1)
-    for index in range(1, number - 1):
-        place = total - (total - least) * index / (number - 1)
-        half = (total - least) / (number - 1) / 2
-        near = [n for n in structural if abs(n - place) <= half and least < n < total]
-        fresh = [n for n in near if n not in chosen]
-        if fresh:
-            chosen.add(min(fresh, key=lambda n: abs(n - place)))
-        elif not near:
-            chosen.add(round(place))
-    return tuple(sorted(chosen, reverse=True))
+    minimum = max(1, math.ceil(total * config.smallest))
+    counts = {total, minimum}
+    num_counts = min(config.first_points, total - minimum + 1)
+    for index in range(1, num_counts - 1):
+        position = total - (total - minimum) * index / (num_counts - 1)
+        half_step = (total - minimum) / (num_counts - 1) / 2
+        nearby = [n for n in structural if abs(n - position) <= half_step and minimum < n < total]
+        unused = [n for n in nearby if n not in counts]
+        if unused:
+            counts.add(min(unused, key=lambda n: abs(n - position)))
+        elif not nearby:
+            counts.add(round(position))
+    return tuple(sorted(counts, reverse=True))
 
 
 def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int | None:
-    """Chooses the next count: inside the interval that can hide most of the staircase.
+    """Chooses the next count: inside the interval that can hide the largest latency difference.
 
     The staircase is the running minimum from the right, so a count that is slower than a larger one
-    says little by itself. But it shows that latency is rugged there, and a good count may be hidden
-    beside it. That one is assumed to be faster than the interval's larger end by the ratio of the
-    two counts at most.
+    does not change it. Such a count still shows that latency is rugged there, so that a fast count
+    may be hidden beside it. Such a hidden count is assumed to be faster than the interval's larger
+    end by at most the ratio of the interval's two counts.
 
     Args:
-        latencies_ms: By measured count.
-        config: What difference matters.
+        latencies_ms: Latency in milliseconds by measured count.
+        config: The difference that counts as noise, and the smallest interval to divide.
 
     Returns:
-        The count in the middle half of the interval that most powers of two divide (programs tile
-        by those), or None where nothing more than the noise can be hidden.
+        The count in the middle half of the interval that is divisible by the largest power of two,
+        since programs tile by powers of two. None if no interval can hide more than the noise.
     """
     counts = sorted(latencies_ms)
     best = dict(latencies_ms)
@@ -168,18 +169,18 @@ def next_count(latencies_ms: Mapping[int, float], config: SamplingConfig) -> int
         best[smaller] = min(best[smaller], best[larger])
 
     def hidden_ms(low: int, high: int) -> float:
-        least = best[low]
+        possible_ms = best[low]
         if any(latencies_ms[n] > best[n] * (1 + config.noise) for n in (low, high)):
-            least = min(least, best[high] * low / high)
-        return best[high] - least
+            possible_ms = min(possible_ms, best[high] * low / high)
+        return best[high] - possible_ms
 
-    open_ones = [
+    intervals = [
         (hidden_ms(low, high), low, high)
         for low, high in itertools.pairwise(counts)
         if high - low > max(config.resolution, 1)
     ]
-    hidden, low, high = max(open_ones, default=(0.0, 0, 0))
-    if hidden <= config.noise * best[counts[-1]]:
+    difference_ms, low, high = max(intervals, default=(0.0, 0, 0))
+    if difference_ms <= config.noise * best[counts[-1]]:
         return None
     quarter = (high - low) / 4
     inside = [n for n in range(low + 1, high) if low + quarter <= n <= high - quarter]
@@ -194,7 +195,7 @@ def _stair(lab: LatencyLab, group: ChannelGroup, count: int) -> Stair:
         if group.name not in site.groups:
             continue
         point = lab.store.get(site.family, site.counts(units))
-        assert point is not None  # the lab has just measured it
+        assert point is not None  # The lab has just measured it.
         variance += point.spread_ms**2
         if group.name in site.outputs.groups:
             made_ms += point.latency_ms

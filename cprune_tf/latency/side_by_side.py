@@ -1,10 +1,10 @@
-"""Both runtimes' times layer by layer: TVM's subgraphs beside LiteRT's operators.
+"""Compares TVM and LiteRT layer by layer: TVM's subgraphs beside LiteRT's operators.
 
-The two fuse differently: what is compared is the smallest set of layers that both compute apart
-from all others. TVM's subgraphs are timed alone, one after the other with warm caches; LiteRT's
-operators are timed by its profiler inside the running model. So both sums are held against their
-whole models as well. This is about these two runtimes, at float32: the model must be opened with
-TVM.
+The two runtimes fuse layers differently. So the comparison uses the smallest sets of layers that
+both runtimes compute separately from all other layers. TVM's subgraphs are timed alone, one after
+the other with warm caches; LiteRT's profiler times its operators inside the running model. So each
+sum is also compared with the latency of its whole model. The comparison covers these two runtimes
+at float32, and the model must be opened with TVM.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from cprune_tf.runtimes.tvm import TvmRuntime, require_tvm
 
 _ROUNDS = 3
 
-# Layers, name and milliseconds of one subgraph or operator.
+# (layers, name, milliseconds) of one subgraph or operator.
 Timed = tuple[tuple[str, ...], str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerTimes:
-    """Layers that both runtimes compute apart from all others.
+    """Both runtimes' times for layers that they compute separately from all other layers.
 
     Attributes:
-        layers: In the model's order; empty where no layer is known to be behind it.
-        tvm: TVM's tasks, once for each subgraph.
-        litert: LiteRT's operators.
-        tvm_ms: Of all these subgraphs; None where TVM computes nothing for the layers.
-        litert_ms: Of all these operators; None where LiteRT is not known to compute anything.
+        layers: The Keras layers, in the model's order; empty if the layers are unknown.
+        tvm: Names of TVM's tasks, once for each subgraph.
+        litert: Names of LiteRT's operators.
+        tvm_ms: Total time of these subgraphs; None if TVM has no subgraph for the layers.
+        litert_ms: Total time of these operators; None if no operator of LiteRT is known to belong
+            to the layers.
     """
 
     layers: tuple[str, ...]
@@ -53,7 +54,7 @@ class LayerTimes:
 
     @property
     def ratio(self) -> float | None:
-        """TVM's time / LiteRT's; None where one is missing or LiteRT's is below its resolution."""
+        """TVM's time / LiteRT's; None if a time is missing or LiteRT's profiler rounded to 0."""
         if self.tvm_ms is None or not self.litert_ms:
             return None
         return self.tvm_ms / self.litert_ms
@@ -61,13 +62,13 @@ class LayerTimes:
 
 @dataclasses.dataclass(frozen=True)
 class SideBySide:
-    """A model on both runtimes.
+    """A model's times on both runtimes.
 
     Attributes:
-        rows: In the model's order; those without layers last.
+        rows: The times by sets of layers, in the model's order; rows without layers come last.
         tvm_whole_ms: Median latency of TVM's library.
         litert_whole_ms: Median latency of LiteRT without its profiler.
-        num_threads: Threads of both.
+        num_threads: Number of threads of both runtimes.
     """
 
     rows: tuple[LayerTimes, ...]
@@ -77,16 +78,16 @@ class SideBySide:
 
     @property
     def tvm_sum_ms(self) -> float:
-        """Of all subgraphs."""
+        """Total time of TVM's subgraphs."""
         return sum(row.tvm_ms or 0.0 for row in self.rows)
 
     @property
     def litert_sum_ms(self) -> float:
-        """Of all operators."""
+        """Total time of LiteRT's operators."""
         return sum(row.litert_ms or 0.0 for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON types."""
+        """Returns the comparison as JSON types."""
         return {
             **dataclasses.asdict(self),
             "tvm_sum_ms": self.tvm_sum_ms,
@@ -104,17 +105,18 @@ def compare_layers(
 
     Args:
         opened: The model, opened with TVM and tuned.
-        measure: Warm-up and time of each, but for the number of threads: that is the runtime's.
-        on_round: Called with (rounds done, rounds in all).
+        measure: Warm-up and duration of each measurement. Its number of threads is ignored in
+            favour of the runtime's.
+        on_round: Called with (rounds done, total rounds) before each round.
 
     Returns:
-        Both runtimes' times by layer: medians over the rounds.
+        Both runtimes' times by layers: medians over the rounds.
 
     Raises:
-        ConfigError: If the model was opened with another runtime than TVM.
-        MissingTfliteError: The `tflite` package is not installed.
-        ConversionError: TensorFlow cannot convert the model.
-        UntiedOperatorsError: What LiteRT ran cannot be tied to the file.
+        ConfigError: If the model was opened with a runtime other than TVM.
+        MissingTfliteError: If the `tflite` package is not installed.
+        ConversionError: If TensorFlow cannot convert the model.
+        UntiedOperatorsError: If LiteRT's operators cannot be tied to those of the file.
         DeviceError: If the device fails, or has no LiteRT with a profiler.
     """
     runtime = require_tvm(opened.runtime, "A comparison of single layers")
@@ -123,7 +125,7 @@ def compare_layers(
     tasks: list[Any] = [cost.task for cost in runtime.task_costs(opened.prepared)]
     wholes_ms: list[tuple[float, float]] = []
     samples_ms: dict[int, list[float]] = {task.key: [] for task in tasks}
-    profiled: list[list[Timed]] = []
+    operators_by_round: list[list[Timed]] = []
     with tempfile.TemporaryDirectory(prefix="cprune_layers_") as folder:
         models = _files(runtime, opened, file, pathlib.Path(folder))
         for number in range(_ROUNDS):
@@ -131,8 +133,9 @@ def compare_layers(
             latencies = opened.device.time_models(models, num_threads, measure)
             wholes_ms.append((latencies[0].median_ms, latencies[1].median_ms))
             times = opened.device.profile_litert(models[1].path, num_threads, measure)
-            tied = tie_operators(times, file)
-            profiled.append([(layers, time.name, time.ms) for time, layers in tied])
+            operators_by_round.append(
+                [(layers, time.name, time.ms) for time, layers in tie_operators(times, file)]
+            )
             for task in tasks:
                 samples_ms[task.key] += runtime.samples_ms(task)
     subgraphs = [
@@ -142,7 +145,7 @@ def compare_layers(
     ]
     operators = [
         (rounds[0][0], rounds[0][1], statistics.median(ms for _, _, ms in rounds))
-        for rounds in zip(*profiled, strict=True)
+        for rounds in zip(*operators_by_round, strict=True)
     ]
     tvm_ms, litert_ms = (statistics.median(column) for column in zip(*wholes_ms, strict=True))
     order = list(flatten(opened.model).layers())
@@ -152,27 +155,29 @@ def compare_layers(
 def merge_by_layers(
     tvm: Iterable[Timed], litert: Iterable[Timed], order: Sequence[str]
 ) -> tuple[LayerTimes, ...]:
-    """Puts together what two runtimes need for the same layers.
+    """Groups the times of both runtimes by the layers that they are for.
 
     Args:
-        tvm: Layers, task and ms of each of TVM's subgraphs.
-        litert: Layers, name and ms of each of LiteRT's operators.
+        tvm: (layers, task name, milliseconds) of each of TVM's subgraphs.
+        litert: (layers, operator name, milliseconds) of each of LiteRT's operators.
         order: All layers in the model's order.
 
     Returns:
-        One row for each set of layers that neither runtime mixes with others; last one row each for
-        subgraphs and operators without layers, if there are any.
+        One row for each smallest set of layers that both runtimes compute separately from all
+        others. If there are subgraphs without layers, one row for these follows at the end; the
+        same holds for operators without layers.
     """
     parts = [*((0, timed) for timed in tvm), *((1, timed) for timed in litert)]
-    joined = _joined(layers for _, (layers, _, _) in parts)
+    layer_sets = _joined_layers(layers for _, (layers, _, _) in parts)
     position = {layer: number for number, layer in enumerate(order)}
-    # By what represents the layers: TVM's and LiteRT's parts.
+    # Maps the representative of a set of layers to (TVM's parts, LiteRT's parts).
     grouped: dict[str | int, tuple[list[Timed], list[Timed]]] = {}
     for side, timed in parts:
-        # A part without layers has none in common with the other runtime either.
-        key = joined[timed[0][0]] if timed[0] else side
+        # A part without layers has no layer in common with the other runtime, so each runtime
+        # gets a row of its own for such parts.
+        key = layer_sets[timed[0][0]] if timed[0] else side
         grouped.setdefault(key, ([], []))[side].append(timed)
-    rows = [_row(ours, theirs, position) for ours, theirs in grouped.values()]
+    rows = [_row(tvm_parts, litert_parts, position) for tvm_parts, litert_parts in grouped.values()]
     last = len(position)
     return tuple(
         sorted(rows, key=lambda row: position.get(row.layers[0], last) if row.layers else last + 1)
@@ -190,14 +195,14 @@ def _row(tvm: Sequence[Timed], litert: Sequence[Timed], position: Mapping[str, i
     )
 
 
-def _joined(sets: Iterable[Sequence[str]]) -> DisjointSet:
-    """The names, with those joined that occur in one set; `joined[name]` represents them."""
-    joined = DisjointSet()
-    for names in sets:
-        for name in names:
-            joined.add(name)
-            joined.merge(names[0], name)
-    return joined
+def _joined_layers(parts: Iterable[Sequence[str]]) -> DisjointSet:
+    """Joins the layers that occur in the same part; `result[layer]` represents the joined set."""
+    layer_sets = DisjointSet()
+    for layers in parts:
+        for layer in layers:
+            layer_sets.add(layer)
+            layer_sets.merge(layers[0], layer)
+    return layer_sets
 
 
 def _files(

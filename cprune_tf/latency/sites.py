@@ -1,8 +1,8 @@
-"""Where channel counts enter a model: which counts decide each subgraph's shape.
+"""Finds which channel counts decide the shape of each subgraph of a model.
 
 A *site* is one subgraph of the model, as a runtime divides it, together with the channel groups on
-its input and its output. Sites that differ in nothing but those two counts are one *family*: what
-was measured at one of them holds for the others.
+its input and its output. Sites that differ only in the two channel counts form a *family*: a
+latency measured at one site of a family holds for all others at the same counts.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ SiteKey = tuple[tuple[str, ...], str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """Channels on one side of a subgraph, as a function of the groups' units.
+    """Number of channels on one side of a subgraph, as a function of the groups' units.
 
     Attributes:
-        constant: Channels that no group owns.
-        per_unit: (group, channels that each of its units owns here).
+        constant: Number of channels that belong to no group.
+        per_unit: (group, number of channels that each of the group's units owns on this side).
     """
 
     constant: int
     per_unit: tuple[tuple[str, float], ...]
 
     def count(self, units: Units) -> int:
-        """The channels where every group has so many units."""
-        return self.constant + round(sum(each * units[group] for group, each in self.per_unit))
+        """Returns the number of channels, given the number of units of every group."""
+        return self.constant + round(sum(owned * units[group] for group, owned in self.per_unit))
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups it depends on."""
+        """The groups that the number of channels depends on."""
         return tuple(group for group, _ in self.per_unit)
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One subgraph and what decides its shape.
+    """One subgraph and the channel counts that decide its shape.
 
     Attributes:
-        key: Finds it again in the same model with other counts.
-        layers: The Keras layers it computes.
+        key: Identifies the subgraph in the same model, whatever its channel counts.
+        layers: The Keras layers that the subgraph computes.
         anchor: The layer that does the work.
-        family: Its operators and shapes, channel counts left open.
-        inputs: Channels that its anchor reads.
-        outputs: Channels that its anchor makes, or passes through.
-        makes_channels: Whether its work grows with inputs x outputs (a dense kernel), not with
-            the channels alone (depthwise, pooling).
-        flops_per_work: FLOPs / work, see `flops`.
+        family: The subgraph's operators and shapes, with "*" for channel counts.
+        inputs: Channels that the anchor reads.
+        outputs: Channels that the anchor makes or passes through.
+        makes_channels: Whether the work grows with inputs x outputs (a dense kernel). Otherwise it
+            grows with the channels alone (depthwise, pooling).
+        flops_per_work: FLOPs per unit of that work; see `flops`.
     """
 
     key: SiteKey
@@ -69,31 +69,31 @@ class Site:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups that its shape depends on."""
+        """The groups that the subgraph's shape depends on."""
         return tuple(dict.fromkeys((*self.inputs.groups, *self.outputs.groups)))
 
     def counts(self, units: Units) -> Counts:
-        """(input channels, output channels) where every group has so many units."""
+        """Returns (input channels, output channels), given the units of every group."""
         return self.inputs.count(units), self.outputs.count(units)
 
     def flops(self, counts: Counts) -> float:
-        """Operations at other counts; the epilogue's are taken to grow like the anchor's."""
+        """Returns the FLOPs of one call; the epilogue's are assumed to grow like the anchor's."""
         return self.flops_per_work * _work(counts, self.makes_channels)
 
 
 def current_units(channels: ChannelGraph) -> dict[str, int]:
-    """How many units every group has."""
+    """Returns the number of units of every group."""
     return {group.name: group.num_channels for group in channels.groups}
 
 
 def tasks_by_site(prepared: RuntimeModel) -> dict[SiteKey, RuntimeTask]:
-    """The task behind every subgraph.
+    """Finds the task of every subgraph.
 
     Args:
         prepared: A model as its runtime sees it.
 
     Returns:
-        The runtime's tasks. Keys are the same for the same model with other counts.
+        Site keys to the runtime's tasks. The same model with other counts has the same keys.
     """
     task_at: dict[SiteKey, RuntimeTask] = {}
     occurrences: Counter[tuple[tuple[str, ...], str]] = Counter()
@@ -108,26 +108,26 @@ def tasks_by_site(prepared: RuntimeModel) -> dict[SiteKey, RuntimeTask]:
 def find_sites(
     prepared: RuntimeModel, reduced: RuntimeModel, channels: ChannelGraph
 ) -> tuple[Site, ...]:
-    """Finds what every subgraph's shape depends on.
+    """Finds the channel counts that every subgraph's shape depends on.
 
     Args:
         prepared: The model as its runtime sees it.
-        reduced: The same model with fewer units in every prunable group: what differs between the
-            two is what channel counts decide.
-        channels: The channel groups of the first.
+        reduced: The same model with fewer units in every prunable group. The extents that differ
+            between the two models are those that channel counts decide.
+        channels: The channel groups of the model.
 
     Returns:
-        One site per subgraph.
+        One site for each subgraph.
 
     Raises:
-        ValueError: If the two are not the same model.
+        ValueError: If the two models do not have the same subgraphs.
     """
     task_at, reduced_at = tasks_by_site(prepared), tasks_by_site(reduced)
     if task_at.keys() != reduced_at.keys():
         differing = sorted(map(str, task_at.keys() ^ reduced_at.keys()))
         raise ValueError(
             f"The model's subgraphs changed with its channel counts: {differing[:4]}; expected "
-            "the same ones with other shapes. Rebuild it without folding."
+            "the same subgraphs with other shapes. Rebuild the model without folding constants."
         )
     units = current_units(channels)
     return tuple(
@@ -144,7 +144,7 @@ def _site(
     outputs = _extent(anchor, ("filters", "channels"), channels)
     inputs = _extent(anchor, ("inputs",), channels)
     if not makes_channels:
-        # What passes its channels through has as many on both sides.
+        # A layer that passes its channels through has equally many on both sides.
         inputs = outputs = outputs if outputs.per_unit else inputs
     counts = inputs.count(units), outputs.count(units)
     per_work = task.flops / _work(counts, makes_channels)
@@ -180,7 +180,7 @@ def _extent(layer: str, sides: tuple[str, ...], channels: ChannelGraph) -> Exten
 
 
 def _family(task: RuntimeTask, reduced: RuntimeTask, model: Any, anchor: str) -> str:
-    """Kind and shapes, "*" for every extent that differs between two channel counts."""
+    """Writes a task's kind and shapes, with "*" for every extent that depends on the counts."""
     shapes = []
     pairs = zip(task.argument_shapes, reduced.argument_shapes, strict=True)
     for (dtype, shape), (_, smaller) in pairs:
@@ -190,7 +190,7 @@ def _family(task: RuntimeTask, reduced: RuntimeTask, model: Any, anchor: str) ->
 
 
 def _unseen_in_shapes(model: Any, anchor: str) -> str:
-    """What makes workloads differ though their shapes are the same."""
+    """Writes the attributes by which workloads of the same shapes differ."""
     layer = next((layer for layer in model.layers if layer.name == anchor), None)
     words = []
     for name in ("dilation_rate", "groups"):

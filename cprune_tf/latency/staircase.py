@@ -1,9 +1,10 @@
-"""Latency against channel count: a staircase, because programs work in tiles.
+"""Latency as a function of channel count: a staircase, because programs work in tiles.
 
-A layer that may be pruned to n channels may keep more instead. So the latency to expect at n
-channels is the least one of any count from n on: the *envelope*, a running minimum from the right
-over what was measured. It never falls as the count grows. The counts just before it rises are those
-worth pruning to: the right edge of each plateau has the most channels for its latency.
+A layer that may be pruned to n channels may keep more channels instead. So the latency to expect at
+n channels is the lowest latency of all counts from n upwards. This *envelope* is a running minimum
+from the right over the measured latencies, and it never falls as the count grows. The counts worth
+pruning to are those just before the envelope rises: the right edge of a plateau has the most
+channels for its latency.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ _VERSION = 1
 
 
 class StaircaseError(UserError, ValueError):
-    """Staircases that cannot be used; says which and what is wrong."""
+    """Raised if a staircase cannot be used; says which one and what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stair:
-    """One measured count.
+    """The measured latencies at one channel count.
 
     Attributes:
-        count: Units kept.
-        made_ms: Subgraphs that make these channels or pass them through.
-        used_ms: Subgraphs that only read them.
-        spread_ms: Between the quartiles of the samples, of both together.
+        count: Number of units kept.
+        made_ms: Total latency of the subgraphs that make the channels or pass them through.
+        used_ms: Total latency of the subgraphs that only read the channels.
+        spread_ms: Interquartile range of the samples, combined over all these subgraphs.
     """
 
     count: int
@@ -43,20 +44,20 @@ class Stair:
 
     @property
     def latency_ms(self) -> float:
-        """All subgraphs that the count matters to."""
+        """Total latency of all subgraphs that the count affects."""
         return self.made_ms + self.used_ms
 
 
 @dataclasses.dataclass(frozen=True)
 class Staircase:
-    """The latency of everything that a channel group's count matters to.
+    """The latency of all subgraphs that a channel group's count affects, by count.
 
     Attributes:
-        group: The channel group.
-        layers: The layers that make its channels.
-        num_channels: Its units in the model as it is.
-        rest_ms: The model's other subgraphs.
-        stairs: By count, ascending; the last one is num_channels.
+        group: Name of the channel group.
+        layers: The layers that make the group's channels.
+        num_channels: The group's number of units in the unpruned model.
+        rest_ms: Total latency of the model's other subgraphs.
+        stairs: The measured counts, ascending; the last count is num_channels.
     """
 
     group: str
@@ -69,37 +70,37 @@ class Staircase:
         counts = [stair.count for stair in self.stairs]
         if not counts or counts != sorted(set(counts)) or counts[-1] != self.num_channels:
             raise StaircaseError(
-                f"The staircase of {self.group} has the counts {counts}; expected ascending ones "
-                f"that end with {self.num_channels}."
+                f"The staircase of {self.group} has the counts {counts}; expected ascending "
+                f"counts that end with {self.num_channels}."
             )
 
     def latency_ms(self, count: int) -> float:
-        """The least latency measured at this count or any larger one.
+        """Returns the lowest latency measured at this count or any larger count.
 
         Args:
-            count: Units kept.
+            count: Number of units kept.
 
         Returns:
-            Never less than for a smaller count.
+            Milliseconds; never less than at a smaller count.
 
         Raises:
-            ValueError: For a count that the group cannot have.
+            ValueError: If the count is below 1 or above num_channels.
         """
         return self._best(count).latency_ms
 
     def uncertainty_ms(self, count: int) -> float:
-        """The spread (between quartiles) of what `latency_ms` says."""
+        """Returns the interquartile range of the latency that `latency_ms` returns."""
         return self._best(count).spread_ms
 
     def steps(self, tolerance: float = 0.02) -> tuple[int, ...]:
-        """The counts worth pruning to: the right edge of each plateau.
+        """Returns the counts worth pruning to: the right edge of each plateau.
 
         Args:
-            tolerance: A count must be faster than every larger step by this fraction; otherwise
-                the larger one is on the same plateau and has more channels.
+            tolerance: A count must be faster than every larger step by this fraction (0..1).
+                Otherwise the two are on the same plateau, and the larger has more channels.
 
         Returns:
-            Counts, descending; the first is num_channels.
+            The counts, descending; the first is num_channels.
         """
         edges: list[Stair] = []
         for stair in reversed(self.stairs):
@@ -117,40 +118,44 @@ class Staircase:
 
 
 def save_staircases(path: str | os.PathLike[str], staircases: Sequence[Staircase]) -> None:
-    """Writes staircases as JSON, atomically.
+    """Writes staircases to a JSON file, atomically.
+
+    Args:
+        path: The file to write.
+        staircases: The staircases, one for each group.
 
     Raises:
-        StorageError: Where the file system refuses.
+        StorageError: If the file cannot be written.
     """
-    content = {"version": _VERSION, "staircases": [dataclasses.asdict(one) for one in staircases]}
-    files.write_json(pathlib.Path(path), content)
+    fields = [dataclasses.asdict(staircase) for staircase in staircases]
+    files.write_json(pathlib.Path(path), {"version": _VERSION, "staircases": fields})
 
 
 def load_staircases(path: str | os.PathLike[str]) -> dict[str, Staircase]:
-    """Reads staircases.
+    """Reads staircases from a JSON file.
 
     Args:
-        path: From `save_staircases`.
+        path: A file written by `save_staircases`.
 
     Returns:
-        Staircases by group.
+        Staircases by group name.
 
     Raises:
-        StaircaseError: If there is no such file, or it holds something else.
+        StaircaseError: If the file does not exist or does not hold staircases.
     """
     path = pathlib.Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
             raise StaircaseError(
-                f"{path} has version {content['version']}; expected {_VERSION}. Measure it again: "
-                "with the same --workdir that costs next to nothing."
+                f"{path} has version {content['version']}; expected {_VERSION}. Measure the "
+                "staircases again; with the same --workdir, that costs almost nothing."
             )
         staircases = [_from_json(values) for values in content["staircases"]]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise StaircaseError(
-            f"{path} holds no staircases ({type(error).__name__}: {error}); expected what "
-            "tools/staircase.py writes."
+            f"{path} holds no staircases ({type(error).__name__}: {error}); expected a file "
+            "written by tools/staircase.py."
         ) from error
     return {staircase.group: staircase for staircase in staircases}
 

@@ -1,9 +1,10 @@
-"""Task latency as a function of channel counts, between the counts that were measured.
+"""Interpolates task latency between the channel counts that were measured.
 
-A Gaussian process on the logarithm of milliseconds per FLOP, since efficiency varies far less than
-latency does. Two tasks are alike where their channel counts are close (in octaves) and divide by
-similar powers of two: divisibility decides which vector and register tiles fit, and makes latency
-rugged. Families share one kernel, and to a learned degree their shape; each has its own level.
+The surface is a Gaussian process on the logarithm of milliseconds per FLOP, since efficiency varies
+far less than latency. Two tasks count as similar if their channel counts are close (in octaves) and
+are divisible by similar powers of two: divisibility decides which vector and register tiles fit,
+and makes latency rugged. All families share one kernel and, to a learned degree, the shape of the
+surface; each family has its own level.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import scipy.optimize
 from cprune_tf.latency.sites import Counts
 
 Vector = npt.NDArray[np.float64]
-# Larger powers of two than this make no difference: it is the widest vector.
+# The exponent of the widest vector's length; divisibility by larger powers of two does not matter.
 _MAX_TWOS = 4
-# log of: signal variance, four length scales, odds of sharing between families, noise variance.
+# Logarithms of the kernel's parameters: signal variance, four length scales, odds of sharing
+# between families, noise variance.
 _PRIOR = np.log(np.array([0.1, 4.0, 2.0, 6.0, 1.0, 1.0, 0.01]))
 _PRIOR_WIDTH = 2.0
 _MAX_FITTED = 250
@@ -31,12 +33,12 @@ _JITTER = 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One task at channel counts.
+    """One task at given channel counts.
 
     Attributes:
-        family: See `sites.Site`.
+        family: The family of the task's sites; see `sites.Site`.
         counts: (input channels, output channels).
-        flops: Of one call.
+        flops: FLOPs of one call.
     """
 
     family: str
@@ -46,12 +48,12 @@ class Query:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a surface says about some tasks.
+    """Predicted latencies of n tasks, with their covariance.
 
     Attributes:
-        latency_ms: [n], the median of what is to be expected.
-        log_covariance: [n, n], of the logarithms of the latencies, in which their errors are
-            nearly normal: 0.05 squared means about 5 %.
+        latency_ms: float64 [n], the medians of the predicted latencies.
+        log_covariance: float64 [n, n], the covariance of the logarithms of the latencies, whose
+            errors are nearly normal. A variance of 0.05 squared means about 5 %.
     """
 
     latency_ms: Vector
@@ -59,16 +61,16 @@ class Estimate:
 
 
 class Surface:
-    """Fitted to measured tasks; see the module.
+    """A Gaussian process fitted to measured tasks; see the module's docstring.
 
     Args:
-        queries: What was measured.
-        latencies_ms: Its latencies.
-        seed: Of the choice of points that the kernel's parameters are fitted to, where there are
-            many.
+        queries: The measured tasks.
+        latencies_ms: Their latencies in milliseconds.
+        seed: With more than 250 points, the kernel's parameters are fitted to a random choice of
+            them; this is the seed of that choice.
 
     Raises:
-        ValueError: If there is no point, or a latency that is not positive.
+        ValueError: If there is no point or a latency is not positive.
     """
 
     def __init__(
@@ -77,8 +79,8 @@ class Surface:
         latencies = np.asarray(latencies_ms, dtype=np.float64)
         if len(queries) != len(latencies) or not len(queries) or not (latencies > 0).all():
             raise ValueError(
-                f"{len(queries)} points with latencies {list(latencies_ms)[:4]}...; expected at "
-                "least one, each with a positive latency."
+                f"Received {len(queries)} points with latencies {list(latencies_ms)[:4]}...; "
+                "expected at least one point, each with a positive latency."
             )
         self._queries = tuple(queries)
         target = np.log(latencies) - np.log(_flops(queries))
@@ -86,7 +88,7 @@ class Surface:
         self._levels = {
             family: float(np.median(target[families == family])) for family in set(families)
         }
-        self._anywhere = float(np.median(target))
+        self._average_level = float(np.median(target))
         residual = target - self._level(queries)
         self._parameters = _fit(queries, residual, seed)
         factor = scipy.linalg.cho_factor(
@@ -96,13 +98,16 @@ class Surface:
         self._weights = scipy.linalg.cho_solve(factor, residual)
 
     def estimate(self, queries: Sequence[Query]) -> Estimate:
-        """Predicts tasks; a family that was never measured has the average level and more doubt.
+        """Predicts the latencies of tasks.
+
+        A family that was never measured gets the average level and a larger variance.
 
         Args:
-            queries: What is asked.
+            queries: The tasks to predict.
 
         Returns:
-            Latencies and their covariance, which includes how far single tasks lie off the surface.
+            The latencies and their covariance, which includes the deviation of single tasks from
+            the surface.
         """
         cross = _covariance(queries, self._queries, self._parameters)
         log_ms = cross @ self._weights + self._level(queries) + np.log(_flops(queries))
@@ -116,7 +121,7 @@ class Surface:
         return np.eye(count) * (np.exp(self._parameters[6]) + _JITTER)
 
     def _level(self, queries: Sequence[Query]) -> Vector:
-        return np.array([self._levels.get(query.family, self._anywhere) for query in queries])
+        return np.array([self._levels.get(query.family, self._average_level) for query in queries])
 
 
 def _flops(queries: Sequence[Query]) -> Vector:
@@ -124,14 +129,14 @@ def _flops(queries: Sequence[Query]) -> Vector:
 
 
 def _features(queries: Sequence[Query]) -> Vector:
-    """[n, 4]: both counts in octaves, and the powers of two that divide them."""
+    """Returns [n, 4]: log2 of both counts, and the powers of two that divide them."""
     counts = np.array([query.counts for query in queries], dtype=np.int64)
     twos = np.minimum(np.log2(counts & -counts), _MAX_TWOS)
     return np.concatenate([np.log2(counts), twos], axis=1)
 
 
 def _same_family(left: Sequence[Query], right: Sequence[Query]) -> Vector:
-    """[n, m]: 1 where two queries are of one family, else 0."""
+    """Returns [n, m]: 1 if two queries belong to the same family, else 0."""
     codes: dict[str, int] = {}
     a, b = (
         np.array([codes.setdefault(query.family, len(codes)) for query in queries])
@@ -155,10 +160,10 @@ def _covariance(left: Sequence[Query], right: Sequence[Query], parameters: Vecto
 
 
 def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
-    """The kernel's parameters that make the points most likely, held near what is usual."""
+    """Fits the kernel's parameters: maximum likelihood with a prior around typical values."""
     if len(queries) > _MAX_FITTED:
-        chosen = np.random.default_rng(seed).choice(len(queries), _MAX_FITTED, replace=False)
-        queries, residual = [queries[i] for i in chosen], residual[chosen]
+        indices = np.random.default_rng(seed).choice(len(queries), _MAX_FITTED, replace=False)
+        queries, residual = [queries[i] for i in indices], residual[indices]
 
     features, same = _features(queries), _same_family(queries, queries)
     squared = (features[:, None, :] - features[None, :, :]) ** 2
@@ -175,8 +180,9 @@ def _fit(queries: Sequence[Query], residual: Vector, seed: int) -> Vector:
         value = (
             0.5 * residual @ weights + np.log(np.diag(lower)).sum() + 0.5 * deviation @ deviation
         )
-        # Twice this value's derivative with respect to the covariance. Multiplied by the
-        # covariance's derivative with respect to a parameter and summed, it is twice the gradient.
+        # This is twice the value's derivative with respect to the covariance. Its elementwise
+        # product with the covariance's derivative with respect to a parameter sums up to twice the
+        # gradient.
         slope = scipy.linalg.cho_solve(factor, identity) - np.outer(weights, weights)
         shared = 1 / (1 + np.exp(-parameters[5]))
         sharing = shared * (1 - shared) * (1 - same) / (shared + (1 - shared) * same)

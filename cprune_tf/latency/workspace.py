@@ -1,4 +1,4 @@
-"""Opens a model for measuring: its device, its runtime, its channel groups, its points."""
+"""Opens a model for measuring, with its device, runtime, channel groups and measured points."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from cprune_tf.runtimes.base import Progress
 from cprune_tf.runtimes.registry import find_runtime
 
 POINTS = "points.jsonl"
-# In a workdir, as in a run directory: what the runtime keeps there.
+# The runtime's folder in a workdir; a run directory uses the same name.
 _TUNING = "tuning"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenedModel:
-    """A model with all that its latency is measured with.
+    """A model, with everything needed to measure its latency.
 
     Attributes:
         model: The Keras model.
-        channels: Its channel groups.
-        runtime: What measures it, open on its device.
-        prepared: The model as the runtime sees it; its tasks are measured once `tune` was called.
-        workdir: Where the runtime's measurements and the points lie.
+        channels: The model's channel groups.
+        runtime: The runtime that measures the model, open on its device.
+        prepared: The model as the runtime sees it; its tasks are measured by `tune`.
+        workdir: The folder of the runtime's measurements and of the points.
     """
 
     model: Any
@@ -42,15 +42,15 @@ class OpenedModel:
 
     @property
     def device(self) -> Device:
-        """Where it runs."""
+        """The device that the model runs on."""
         return self.runtime.device
 
     def tune(self, trials: int, progress: Progress | None = None) -> None:
-        """Tunes the model's tasks as far as earlier tunings in the workdir did not.
+        """Tunes the model's tasks, continuing from earlier tunings in the workdir.
 
         Args:
-            trials: Measured programs for each task that matters.
-            progress: Called with (trials done, trials planned, what is running).
+            trials: Number of measured programs for each task that affects the latency.
+            progress: Called with (trials done, trials planned, description of the running work).
 
         Raises:
             TuningError: If every program of a task failed.
@@ -59,11 +59,14 @@ class OpenedModel:
 
     @contextlib.contextmanager
     def lab(self) -> Iterator[LatencyLab]:
-        """Opens the points for measuring other channel counts of the tuned model.
+        """Opens the lab that measures the tuned model at other channel counts.
+
+        Yields:
+            The lab; its file of points is closed when the block ends.
 
         Raises:
             PointStoreError: If the points were measured with another runtime or for another target.
-            LockedError: If another process measures there.
+            LockedError: If another process has the file of points open.
         """
         with PointStore(self.workdir / POINTS, fingerprint=self.runtime.fingerprint) as store:
             yield LatencyLab(self.model, self.prepared, self.channels, self.runtime, store)
@@ -84,28 +87,28 @@ def open_model(
     cores: str = "",
     frontend: str = "keras",
 ) -> Iterator[OpenedModel]:
-    """Opens a model; nothing is tuned yet.
+    """Opens a model for measuring, without tuning it.
 
     Args:
         model: The Keras model.
-        device_name: As for `devices.open_device`.
-        workdir: Where the measurements lie or come to lie.
+        device_name: The device's name; see `devices.open_device`.
+        workdir: The folder of the measurements, earlier and new.
         tuning: How programs are searched and transferred.
-        runtime: What measures; one of `runtimes.registry.runtime_names()`.
-        precision: What the runtime computes in.
-        num_threads: Threads to tune for.
-        protect: Patterns of layers whose channels stay.
-        seed: Of the search.
-        cores: What to run on; see `devices.Device`.
+        runtime: Name of the runtime that measures; one of `runtimes.registry.runtime_names()`.
+        precision: The precision that the runtime computes in, e.g. "float32".
+        num_threads: Number of threads to tune for.
+        protect: Layer-name patterns (fnmatch) whose channels are never removed.
+        seed: The seed of the search for programs.
+        cores: The cores to run on; see `devices.Device`.
         frontend: How TVM reads the model: "keras" or "tflite".
 
     Yields:
-        The model; device and runtime are closed with the block.
+        The model; its device and runtime are closed when the block ends.
 
     Raises:
-        ConfigError: For a runtime or precision that does not exist.
-        GraphError: For a model without a graph.
-        UnsupportedOperationError: For an operation that the runtime cannot run.
+        ConfigError: If the runtime or precision does not exist.
+        GraphError: If the model has no graph.
+        UnsupportedOperationError: If the runtime cannot run one of the model's operations.
     """
     options = RuntimeOptions(
         precision,
@@ -115,7 +118,7 @@ def open_model(
         seed=seed,
         frontend=frontend,
     )
-    find_runtime(runtime, precision)  # a wrong choice shall not cost the opening of a device
+    find_runtime(runtime, precision)  # Fails early: opening a device can take long.
     channels = graph.analyze(model, protect)
     with (
         open_device(device_name, cores) as device,

@@ -1,4 +1,4 @@
-"""Makes a Report of a run directory, and of nothing else."""
+"""Builds a Report from a run directory alone."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from cprune_tf.runs.records import Record
 
 
 class ReportError(UserError, RuntimeError):
-    """A directory that no report can be made of; says why."""
+    """Raised if no report can be made from a directory; says why."""
 
 
 def build_report(run_dir: str | os.PathLike[str]) -> types.Report:
-    """Reads a run directory, finished or not, even while the run goes on.
+    """Builds the report of a finished or unfinished run, even while the run continues.
 
     Args:
-        run_dir: The directory.
+        run_dir: The run directory.
 
     Returns:
-        The report; the same one for the same directory.
+        The report; the same directory always gives the same report.
 
     Raises:
-        ReportError: Where there is no journal.
-        JournalError: Where the journal is damaged or of another format.
+        ReportError: If the directory holds no journal, or a JSON file in it cannot be read.
+        JournalError: If the journal is damaged or has another format.
     """
     root = pathlib.Path(run_dir)
     path = root / directory.JOURNAL_NAME
@@ -55,7 +55,7 @@ def build_report(run_dir: str | os.PathLike[str]) -> types.Report:
 
 
 class _Builder:
-    """Holds what several parts of the report are made of; None for stages not reached yet."""
+    """Holds the events that several parts of the report use; None for events not yet journalled."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class _Builder:
         exported = history.last(records, Exported)
         self.files = exported.files if exported else ()
         self.device = _device(self.started, self.checked)
-        num_models = len(self.iterations)
+        num_models = len(self.iterations)  # The original and all accepted candidates.
         self.num_accepted = max(num_models - 1, 0)
         self.original = self.iterations[0] if num_models else None
         # A finished run without an accepted candidate ends with the original's channels.
@@ -186,8 +186,8 @@ class _Builder:
         notes = []
         if self.device.emulated:
             notes.append(
-                "The device is emulated: its latencies are shown as what steered the run, and no "
-                "speed-up is given."
+                "The device is emulated: its latencies are shown only because they steered the "
+                "run, and no speed-up is given."
             )
         for event in history.of_kind(self.records, EnvironmentChanged):
             changes = "; ".join(event.changes)
@@ -195,25 +195,27 @@ class _Builder:
         sessions = self._num_sessions()
         if sessions > 1:
             notes.append(
-                f"The run was interrupted and resumed: {sessions} sessions. Times include what was "
-                "cut off."
+                f"The run was interrupted and resumed: {sessions} sessions. Times include "
+                "interrupted work."
             )
         governor = self.device.details.get("governor")
         if governor and governor != "performance":
-            notes.append(f"The device's governor was {governor!r}: its clock may have varied.")
+            notes.append(
+                f"The device's CPU governor was {governor!r}, so its clock rate may have varied."
+            )
         return tuple(notes)
 
 
 def _device(started: RunStarted | None, checked: CrossChecked | None) -> types.Device:
-    """What the run was tuned on; emulated if either event says so."""
-    told = [event.device for event in (started, checked) if event is not None]
-    if not told:
+    """Returns the device that the run was tuned on; emulated if either event says so."""
+    infos = [event.device for event in (started, checked) if event is not None]
+    if not infos:
         return types.Device(None, None, {})
-    device = told[0]
+    device = infos[0]
     details = device.to_json()
     del details["emulated"]
     name = f"{device.cpu_name} ({device.abi})" if device.cpu_name else device.abi
-    return types.Device(name, any(info.emulated for info in told), details)
+    return types.Device(name, any(info.emulated for info in infos), details)
 
 
 def _read_mapping(path: pathlib.Path) -> dict[str, Any]:
@@ -222,7 +224,10 @@ def _read_mapping(path: pathlib.Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ReportError(f"{path} is not JSON ({error}); restore it from a copy.") from error
+        raise ReportError(f"{path} is not JSON ({error}); restore the file from a copy.") from error
     if not isinstance(value, dict):
-        raise ReportError(f"{path} holds a {type(value).__name__}; expected a JSON object.")
+        raise ReportError(
+            f"{path} holds a {type(value).__name__}; expected a JSON object. Restore the file from "
+            "a copy."
+        )
     return value

@@ -1,4 +1,4 @@
-"""Before and after: latency, accuracy, parameters, MACs, bytes."""
+"""Compares latency, accuracy, parameters, MACs and file sizes before and after pruning."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ def latencies(
     """Compares whole-model latencies.
 
     Args:
-        measured: Those of the cross-check, timed turn by turn.
-        original: The first model, as measured during the run.
-        pruned: The last accepted one, as measured during the run.
-        emulated: Whether latencies mean nothing: no speed-up is given then.
+        measured: The latencies of the cross-check, which were timed interleaved.
+        original: The original model, with the latency that was measured during the run.
+        pruned: The last accepted model, with the latency that was measured during the run.
+        emulated: Whether the device is emulated; then no speed-up is given.
 
     Returns:
-        One comparison for each runtime and thread count; the threads that the model was tuned for
-        come first. Without a cross-check, the one that the run itself has made.
+        One comparison for each runtime and number of threads; the number that the model was tuned
+        for comes first. Without a cross-check, one comparison of the latencies that were measured
+        during the run.
     """
     num_threads = original.latency.num_threads if original else None
     rows = sorted({key[1:] for key in measured}, key=lambda row: _row_order(row, num_threads))
-    compared = [
+    rows_compared = [
         _compare(
             runtime,
             threads,
@@ -46,10 +47,10 @@ def latencies(
         )
         for runtime, threads in rows
     ]
-    if not compared and original:
+    if not rows_compared and original:
         before, after = original.latency, pruned.latency if pruned else None
-        compared.append(_compare("tvm", before.num_threads, before, after, emulated, False))
-    return tuple(compared)
+        rows_compared.append(_compare("tvm", before.num_threads, before, after, emulated, False))
+    return tuple(rows_compared)
 
 
 def _row_order(row: tuple[str, int], num_threads: int | None) -> tuple[Any, ...]:
@@ -58,8 +59,8 @@ def _row_order(row: tuple[str, int], num_threads: int | None) -> tuple[Any, ...]
 
 
 def _runtime_order(runtime: str) -> tuple[int, str]:
-    known = runtime in RUNTIME_ORDER
-    return (RUNTIME_ORDER.index(runtime) if known else len(RUNTIME_ORDER), runtime)
+    is_listed = runtime in RUNTIME_ORDER
+    return (RUNTIME_ORDER.index(runtime) if is_listed else len(RUNTIME_ORDER), runtime)
 
 
 def _compare(
@@ -73,15 +74,15 @@ def _compare(
     speedup, is_clear = None, None
     if original and pruned and not emulated:
         speedup = original.median_ms / pruned.median_ms
-        is_clear = _apart(original, pruned)
-    measured = original or pruned
-    processor = measured.processor if measured else ""
+        is_clear = _quartiles_apart(original, pruned)
+    latency = original or pruned
+    processor = latency.processor if latency else ""
     return types.LatencyComparison(
         runtime, threads, original, pruned, speedup, is_clear, interleaved, processor
     )
 
 
-def _apart(a: types.Latency, b: types.Latency) -> bool:
+def _quartiles_apart(a: types.Latency, b: types.Latency) -> bool:
     return a.q3_ms < b.q1_ms or b.q3_ms < a.q1_ms
 
 
@@ -91,10 +92,10 @@ def accuracies(
     """Compares accuracies on each runtime.
 
     Args:
-        checks: Those of the cross-check.
-        keras_original: The first model's by the run's own evaluation; used where the cross-check
-            has none for Keras.
-        keras_pruned: The result's, likewise.
+        checks: The checks of the cross-check.
+        keras_original: The original's accuracy (0..1) from the run's own evaluation; used if the
+            cross-check has no accuracy for Keras.
+        keras_pruned: The result's accuracy (0..1) from the run's own evaluation, used likewise.
 
     Returns:
         One comparison for each runtime, Keras first.
@@ -112,7 +113,7 @@ def accuracies(
 
 
 def compare(name: str, original: float | None, pruned: float | None) -> types.Comparison:
-    """Compares one quantity before and after."""
+    """Compares one quantity before and after pruning."""
     if original is None or pruned is None:
         return types.Comparison(name, original, pruned, None, None)
     ratio = pruned / original if original > 0 else None
@@ -127,14 +128,14 @@ def sizes(
     """Compares parameters, MACs and file sizes.
 
     Args:
-        original: The first model.
-        pruned: The last accepted one.
-        file_bytes: Sizes by kind of file and "original" or "pruned".
+        original: The original model.
+        pruned: The last accepted model.
+        file_bytes: File sizes in bytes by (kind of file, "original" or "pruned").
 
     Returns:
         "parameters", "MACs", then one comparison for each kind of file, in bytes.
     """
-    compared = [
+    comparisons = [
         compare(
             "parameters",
             original.params if original else None,
@@ -144,8 +145,8 @@ def sizes(
     ]
     for kind in dict.fromkeys(kind for kind, _ in file_bytes):
         before, after = file_bytes.get((kind, ORIGINAL)), file_bytes.get((kind, PRUNED))
-        compared.append(compare(kind, before, after))
-    return tuple(compared)
+        comparisons.append(compare(kind, before, after))
+    return tuple(comparisons)
 
 
 def file_sizes(
@@ -153,16 +154,18 @@ def file_sizes(
     exported: Sequence[ExportedFile],
     checks: Sequence[types.RuntimeCheck],
 ) -> dict[tuple[str, str], int]:
-    """Finds the sizes of the same kind of file of both models.
+    """Collects the file sizes of both models, by kind of file.
 
     Args:
-        keras_files: "original" and "pruned" to the size of their `.keras` files.
-        exported: What was exported; files named "original.*" are the first model's, "final.*" and
-            "pruned.*" the result's.
-        checks: Those of the cross-check, which know what they have run.
+        keras_files: Sizes of the `.keras` files in bytes, by "original" or "pruned"; None if the
+            file does not exist.
+        exported: The exported files. Files named "original.*" belong to the original, files named
+            "final.*" or "pruned.*" to the result.
+        checks: The checks of the cross-check, with the sizes of the files that were run. These
+            sizes take precedence.
 
     Returns:
-        Bytes by kind of file and "original" or "pruned".
+        Sizes in bytes by (kind of file, "original" or "pruned").
     """
     stems = {ORIGINAL: ORIGINAL, "final": PRUNED, PRUNED: PRUNED}
     sizes_by_kind = {(".keras file", which): size for which, size in keras_files.items() if size}
@@ -179,6 +182,6 @@ def file_sizes(
 
 
 def size_of(root: pathlib.Path, relative: str) -> int | None:
-    """A file's size in bytes; None where it is not there."""
+    """Returns a file's size in bytes; None if it does not exist."""
     path = root / relative
     return path.stat().st_size if path.is_file() else None

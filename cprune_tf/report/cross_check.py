@@ -1,4 +1,4 @@
-"""What the cross-check found, as a report shows it."""
+"""Converts the results of the cross-check to the form that a report shows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cprune_tf.report import history, types
 from cprune_tf.runs import results
 
 LatencyKey = tuple[str, str, int]
-"""Deployment ("original", "pruned"), runtime, threads."""
+"""(deployment: "original" or "pruned", runtime, number of threads)."""
 
 
 def summarize(check: results.CrossCheck) -> types.CrossCheck:
-    """Its checks and problems, without latencies."""
+    """Returns the checks and problems of a cross-check, without the latencies."""
     checks = tuple(
         types.RuntimeCheck(
             deployment=result.deployment,
@@ -29,7 +29,7 @@ def summarize(check: results.CrossCheck) -> types.CrossCheck:
 
 
 def latencies(check: results.CrossCheck) -> dict[LatencyKey, types.Latency]:
-    """Its latencies, all timed turn by turn."""
+    """Returns the latencies of a cross-check, which were all timed interleaved."""
     return {
         (result.deployment, result.runtime, latency.num_threads): history.latency(latency)
         for result in check.results
@@ -38,5 +38,5 @@ def latencies(check: results.CrossCheck) -> dict[LatencyKey, types.Latency]:
 
 
 def _finite(value: float) -> float | None:
-    """An error of outputs that are not finite numbers is none that could be shown."""
+    """Returns the value; None if it is not finite, since a report cannot show it."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The report's plots, drawn by matplotlib without a display."""
+"""Draws the report's plots with matplotlib, without a display."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Plot:
     """One plot.
 
     Attributes:
-        name: Its file's name without suffix.
-        title: What it shows.
-        svg: For the page.
-        narrow_svg: For the page in a narrow window, where the other one is too wide; or "".
+        name: The name of the plot's file, without suffix.
+        title: The plot's title.
+        svg: The plot as an inline SVG element.
+        narrow_svg: The plot for a narrow window, if `svg` would be too wide there; otherwise "".
     """
 
     name: str
@@ -38,19 +38,19 @@ class Plot:
 
 
 def write_figures(report: types.Report, folder: pathlib.Path) -> tuple[Plot, ...]:
-    """Draws what there is data for.
+    """Draws the plots that the report has data for.
 
     Args:
         report: The report.
-        folder: Where the PNG files go; those of an earlier report are replaced or removed.
+        folder: The folder for the PNG files; files of an earlier report are replaced or removed.
 
     Returns:
         The plots, for the page.
     """
     plots = []
-    for name, (title, wanted, draw) in _PLOTS.items():
+    for name, (title, has_data, draw) in _PLOTS.items():
         png = folder / f"{name}.png"
-        if not wanted(report):
+        if not has_data(report):
             png.unlink(missing_ok=True)
             continue
         files.write_bytes(png, _save(report, draw, theme.LIGHT, "png"))
@@ -75,7 +75,7 @@ def _save(
     with matplotlib.rc_context(theme.settings(palette)):
         figure = draw(report, palette)
         buffer = io.BytesIO()
-        # Without dates and versions the same report gives the same bytes.
+        # Dates and versions are left out, so that the same report always gives the same bytes.
         names = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
         figure.savefig(buffer, format=kind, dpi=160, metadata=dict.fromkeys(names))
     return buffer.getvalue()
@@ -111,7 +111,7 @@ def _draw_history(
     for axes in (top, bottom):
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    # Matplotlib lists plain lines before those with error bars; what was accepted comes first.
+    # Matplotlib lists error bars after plain lines, but the accepted candidates should come first.
     labels = sorted(handles, key=lambda label: not label.startswith("accepted"))
     figure.legend(
         [handles[label] for label in labels],
@@ -196,8 +196,8 @@ def _draw_refused(
         (REFUSED_ACCURACY, "v", palette.refused_accuracy),
     )
     for decision, marker, color in kinds:
-        found = [(d.number, value(d)) for d in report.decisions if d.decision == decision]
-        points = [(x, y) for x, y in found if y is not None]
+        values = [(d.number, value(d)) for d in report.decisions if d.decision == decision]
+        points = [(x, y) for x, y in values if y is not None]
         if points:
             axes.plot(
                 [x for x, _ in points],
@@ -224,14 +224,14 @@ def _draw_latencies(report: types.Report, palette: theme.Palette) -> Figure:
         ("pruned", palette.after, "pruned" if report.finished else "so far"),
     ):
         shift = -0.19 if side == "original" else 0.19
-        found = [(i, getattr(row, side)) for i, row in enumerate(rows) if getattr(row, side)]
-        heights = [latency.median_ms for _, latency in found]
+        latencies = [(i, getattr(row, side)) for i, row in enumerate(rows) if getattr(row, side)]
+        heights = [latency.median_ms for _, latency in latencies]
         bars = axes.bar(
-            [i + shift for i, _ in found],
+            [i + shift for i, _ in latencies],
             heights,
             0.36,
             color=color,
-            yerr=_spread([latency for _, latency in found]),
+            yerr=_spread([latency for _, latency in latencies]),
             error_kw={"ecolor": palette.muted, "elinewidth": 1.2, "capsize": 3},
             label=label,
         )
@@ -282,14 +282,19 @@ def _draw_channels(report: types.Report, palette: theme.Palette) -> Figure:
 
 
 def shown_layers(report: types.Report) -> list[types.LayerChannels]:
-    """The layers of the channel plot: all, or those that lost the largest part where too many."""
+    """Returns the layers of the channel plot.
+
+    If there are too many layers for the plot, it shows those that lost the largest fraction of
+    their channels.
+    """
     if len(report.layers) <= _MAX_LAYERS:
         return list(report.layers)
-    most = sorted(report.layers, key=lambda layer: 1.0 if layer.kept is None else layer.kept)
-    chosen = {layer.layer for layer in most[:_MAX_LAYERS]}
-    return [layer for layer in report.layers if layer.layer in chosen]
+    by_loss = sorted(report.layers, key=lambda layer: 1.0 if layer.kept is None else layer.kept)
+    names = {layer.layer for layer in by_loss[:_MAX_LAYERS]}
+    return [layer for layer in report.layers if layer.layer in names]
 
 
+# Maps a plot's name to (title, whether a report has data for it, function that draws it).
 _PLOTS: dict[str, tuple[str, Callable[[types.Report], bool], Callable[..., Figure]]] = {
     "history": (
         "Latency and accuracy over the candidates tried",

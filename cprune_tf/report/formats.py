@@ -1,4 +1,4 @@
-"""How numbers are written for people; the same in the terminal and in HTML."""
+"""Formats numbers for people, in the same way for the terminal and for HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cprune_tf.runs.progress import format_duration
 
 MISSING = "not measured"
 
-# Between a number and its unit: no line may break there.
+# Separates a number from its unit, without allowing a line break.
 _GAP = "\N{NO-BREAK SPACE}"
 _FEW_COUNTS = 3
 
@@ -23,7 +23,7 @@ DECISION_NAMES = {
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits; exponents only outside 0.0001 to a million."""
+    """Formats a number with `digits` significant digits; exponents only below 1e-4 and from 1e6."""
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e6:
@@ -34,24 +34,24 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """A latency; below 0.1 ms in microseconds."""
+    """Formats a latency given in milliseconds; below 0.1 ms in microseconds."""
     if abs(value) < 0.1:
         return f"{significant(value * 1000)}{_GAP}µs"
     return f"{significant(value)}{_GAP}ms"
 
 
 def percent(value: float) -> str:
-    """A fraction as per cent with two decimals, as accuracies are compared."""
+    """Formats a fraction as per cent with two decimals, for accuracies."""
     return f"{100 * value:.2f}{_GAP}%"
 
 
 def share(value: float) -> str:
-    """A fraction as per cent without decimals."""
+    """Formats a fraction as per cent without decimals."""
     return f"{100 * value:.0f}{_GAP}%" if value >= 0.01 or value == 0 else f"<{_GAP}1{_GAP}%"
 
 
 def change(ratio: float) -> str:
-    """What a ratio after / before means: "-37.5 %"."""
+    """Formats a ratio after / before as a change: "-37.5 %"."""
     difference = 100 * (ratio - 1)
     if abs(difference) < 0.05:
         return f"±0{_GAP}%"
@@ -60,7 +60,7 @@ def change(ratio: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of accuracies in percentage points."""
+    """Formats a difference of accuracies in percentage points."""
     value = round(100 * difference, 2)
     if value == 0:
         return f"±0.00{_GAP}pp"
@@ -68,50 +68,54 @@ def points(difference: float) -> str:
 
 
 def factor(value: float) -> str:
-    """A speed-up: "1.83×"."""
+    """Formats a speed-up: "1.83×"."""
     return f"{value:.2f}×"
 
 
 def ratio(value: float) -> str:
-    """A latency / the current model's, as finely as the gate compares: "0.886x"."""
+    """Formats a latency / the current model's, with the latency gate's precision: "0.886x"."""
     return f"{value:.3f}x"
 
 
 def ratios(lowest: float, highest: float) -> str:
-    """A range of latencies / the current model's: "0.995x to 1.021x"."""
+    """Formats a range of latencies / the current model's: "0.995x to 1.021x"."""
     low, high = ratio(lowest), ratio(highest)
     return low if low == high else f"{low} to {high}"
 
 
 def count(value: float) -> str:
-    """A whole number with separators."""
+    """Formats a whole number with thousands separators."""
     return f"{value:,.0f}"
 
 
 def counts(values: Sequence[int], limit: int) -> str:
-    """Counts up to a limit, shortly: "all up to 64", "multiples of 8 or 12 up to 64", "16, 40".
+    """Describes channel counts: "all up to 64", "multiples of 8 or 12 up to 64", "16, 40".
 
     Args:
-        values: Ascending.
-        limit: What the counts go up to.
+        values: The counts, ascending.
+        limit: The largest possible count.
+
+    Returns:
+        A short description; a list of the counts if they are not all multiples up to the limit.
     """
     if len(values) <= _FEW_COUNTS:
         return ", ".join(map(str, values)) or "none"
-    known, factors = set(values), list[int]()
+    factors: list[int] = []
     for value in values:
         if all(value % factor for factor in factors):
             factors.append(value)
-    if any(n not in known for factor in factors for n in range(factor, limit + 1, factor)):
+    present = set(values)
+    if any(n not in present for factor in factors for n in range(factor, limit + 1, factor)):
         return ", ".join(map(str, values))
     if factors == [1]:
         return f"all up to {limit}"
-    *first, last = map(str, factors)
-    named = f"{', '.join(first)} or {last}" if first else last
-    return f"multiples of {named} up to {limit}"
+    *others, last = map(str, factors)
+    factor_list = f"{', '.join(others)} or {last}" if others else last
+    return f"multiples of {factor_list} up to {limit}"
 
 
 def macs(value: float) -> str:
-    """Multiply-accumulates in millions or thousands."""
+    """Formats a number of multiply-adds in billions, millions or thousands."""
     if value >= 1e9:
         return f"{significant(value / 1e9)}{_GAP}G"
     if value >= 1e6:
@@ -122,7 +126,7 @@ def macs(value: float) -> str:
 
 
 def file_bytes(value: float) -> str:
-    """A size in decimal units."""
+    """Formats a size in bytes with decimal units."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= size:
             return f"{significant(value / size)}{_GAP}{unit}"
@@ -130,40 +134,40 @@ def file_bytes(value: float) -> str:
 
 
 def error(value: float) -> str:
-    """A numerical error."""
+    """Formats a numerical error."""
     return "0" if value == 0 else f"{value:.1e}"
 
 
 def threads(value: int) -> str:
-    """A thread count."""
+    """Formats a number of threads."""
     return "1 thread" if value == 1 else f"{value} threads"
 
 
 def duration(value: float) -> str:
-    """A duration: "12 s", "3:05 min", "2:07:30 h"."""
+    """Formats a duration given in seconds: "12 s", "3:05 min", "2:07:30 h"."""
     text = format_duration(value)
     unit = {0: "", 1: " min", 2: " h"}[text.count(":")]
     return f"{text}{unit}".replace(" ", _GAP)
 
 
 def size(name: str, value: float) -> str:
-    """A `Report.sizes` entry, by its name."""
+    """Formats an entry of `Report.sizes` with the unit that its name implies."""
     if name == "parameters":
         return count(value)
     return macs(value) if name == "MACs" else file_bytes(value)
 
 
 def runtime(name: str, processor: str = "") -> str:
-    """A runtime's name for people, with what it ran on where that is not the only processor."""
-    known = RUNTIME_NAMES.get(name, name)
-    return f"{known} on {processor}" if processor else known
+    """Returns a runtime's name for people, with the processor if the device has several kinds."""
+    label = RUNTIME_NAMES.get(name, name)
+    return f"{label} on {processor}" if processor else label
 
 
 def decision(name: str) -> str:
-    """A decision's name for people."""
+    """Returns a decision's name for people."""
     return DECISION_NAMES.get(name, name.replace("_", " "))
 
 
 def metric(name: str | None) -> str:
-    """What an accuracy means."""
+    """Returns a metric's name for people; "accuracy" if the metric is unknown."""
     return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}.get(name or "", "accuracy")

@@ -1,4 +1,4 @@
-"""What a run did, from its journal: accepted models, decisions, tasks, channels, time."""
+"""Reads a run's history from its journal: accepted models, decisions, tasks, channels, time."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ E = TypeVar("E", bound=Event)
 
 
 def of_kind(records: Iterable[Record], kind: type[E]) -> list[E]:
-    """The events of one class, oldest first."""
+    """Returns the events of exactly this class, oldest first."""
     return [record.event for record in records if type(record.event) is kind]
 
 
 def last(records: Iterable[Record], kind: type[E]) -> E | None:
-    """The newest event of a class, or None."""
+    """Returns the newest event of exactly this class; None if there is none."""
     events = of_kind(records, kind)
     return events[-1] if events else None
 
 
 def models(records: Iterable[Record]) -> list[tuple[int, ModelRecord]]:
-    """The models that became the current one, by iteration; number 0 is the original.
+    """Returns the models that became the current one, by iteration; number 0 is the original.
 
     Args:
-        records: The journal.
+        records: The journal's records.
 
     Returns:
-        Pairs of the number of candidates tried before and the model. An iteration that was
-        journalled twice counts as it was the last time.
+        (number of candidates tried before the model, model). If an iteration was journalled twice,
+        the last one counts.
     """
     by_iteration: dict[int, tuple[int, ModelRecord]] = {}
-    tried = 0
+    num_tried = 0
     for record in records:
         event = record.event
         if isinstance(event, CandidateJudged):
-            tried += 1
+            num_tried += 1
         elif isinstance(event, (Baseline, Accepted)):
-            by_iteration[event.iteration] = (tried, event)
+            by_iteration[event.iteration] = (num_tried, event)
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
 
 
 def iterations(records: Iterable[Record]) -> tuple[types.Iteration, ...]:
-    """The accepted models, the original first."""
+    """Returns the accepted models, the original first."""
     return tuple(
         types.Iteration(
             iteration=model.iteration,
-            after_candidate=tried,
+            after_candidate=num_tried,
             accuracy=model.accuracy,
             latency=latency(model.latency),
             params=model.params,
@@ -67,12 +67,12 @@ def iterations(records: Iterable[Record]) -> tuple[types.Iteration, ...]:
             channels=dict(model.channels),
             model=model.model,
         )
-        for tried, model in models(records)
+        for num_tried, model in models(records)
     )
 
 
 def latency(measured: Latency) -> types.Latency:
-    """A measured latency as a report shows it."""
+    """Converts a measured latency to the form that a report shows."""
     return types.Latency(
         median_ms=measured.median_ms,
         q1_ms=measured.q1_ms,
@@ -85,7 +85,7 @@ def latency(measured: Latency) -> types.Latency:
 
 
 def decisions(records: Sequence[Record]) -> tuple[types.Decision, ...]:
-    """Every candidate, oldest first."""
+    """Returns the decisions about all candidates, oldest first."""
     current = {model.iteration: model for _, model in models(records)}
     return tuple(
         _decision(number, event, current[event.iteration])
@@ -95,8 +95,8 @@ def decisions(records: Sequence[Record]) -> tuple[types.Decision, ...]:
 
 def _decision(number: int, event: CandidateJudged, current: ModelRecord) -> types.Decision:
     measured = event.measured
-    # Prices are scaled to the current model's latency as it was when that model was made, and
-    # candidates are timed beside it: each is compared with its own.
+    # A price is scaled to the latency that the current model had when it was made. A measured
+    # candidate was timed side by side with the current model. So each has its own reference.
     priced_ms, current_ms = current.latency.median_ms, event.current_latency_ms
     return types.Decision(
         number=number,
@@ -118,16 +118,16 @@ def _decision(number: int, event: CandidateJudged, current: ModelRecord) -> type
     )
 
 
-def decision_counts(tried: Sequence[types.Decision]) -> dict[str, int]:
-    """How many candidates ended how, in the order of their first appearance."""
-    result: dict[str, int] = {}
-    for decision in tried:
-        result[decision.decision] = result.get(decision.decision, 0) + 1
-    return result
+def decision_counts(candidates: Sequence[types.Decision]) -> dict[str, int]:
+    """Counts the candidates by decision, in the order of the decisions' first appearance."""
+    counts: dict[str, int] = {}
+    for decision in candidates:
+        counts[decision.decision] = counts.get(decision.decision, 0) + 1
+    return counts
 
 
 def ruled_out(records: Iterable[Record]) -> tuple[types.RuledOut, ...]:
-    """The channel counts that were ruled out by their price, by target in order of appearance."""
+    """Returns the channel counts that their price ruled out, by target in order of appearance."""
     by_key: dict[str, list[CountRuledOut]] = {}
     for event in of_kind(records, CountRuledOut):
         by_key.setdefault(event.key, []).append(event)
@@ -144,14 +144,14 @@ def ruled_out(records: Iterable[Record]) -> tuple[types.RuledOut, ...]:
 
 
 def tasks(model: ModelRecord) -> tuple[TaskRecord, ...]:
-    """A model's tasks, the one with the largest share first."""
+    """Returns a model's tasks, the one with the largest share first."""
     return tuple(sorted(model.tasks, key=lambda task: -task.total_ms))
 
 
 def layers(
     original: types.Iteration | None, pruned: types.Iteration | None
 ) -> tuple[types.LayerChannels, ...]:
-    """Channels of each layer in the original and in the pruned model, where there is one."""
+    """Returns the channels of each layer in the original and, if it exists, the pruned model."""
     if original is None:
         return ()
     after = pruned.channels if pruned else {}
@@ -167,7 +167,7 @@ def layers(
 
 
 def stages(records: Iterable[Record]) -> tuple[types.StageTime, ...]:
-    """Time by stage over all sessions, in the order of their first ending."""
+    """Returns the time spent on each stage in all sessions, in the order of their first ending."""
     times: dict[str, float] = {}
     for event in of_kind(records, StageEnded):
         times[event.name] = times.get(event.name, 0.0) + event.elapsed_sec
@@ -179,7 +179,7 @@ def stages(records: Iterable[Record]) -> tuple[types.StageTime, ...]:
 
 
 def elapsed_sec(records: Iterable[Record]) -> float | None:
-    """Seconds the sessions of a run took, from its start to the last thing it wrote."""
+    """Sums the seconds of all sessions of a run, each from its start to its last event."""
     sessions: list[list[Record]] = []
     for record in records:
         if isinstance(record.event, RunStarted):

@@ -1,4 +1,4 @@
-"""One self-contained page: inline styles and plots, no scripts, nothing loaded from elsewhere."""
+"""Renders the report as one self-contained page: inline styles and plots, no scripts."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
 
 
 def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
-    """Makes the page.
+    """Renders the page.
 
     Args:
-        report: What it says. Every measured number becomes a `<data>` element that carries the
-            exact value and its path in report.json.
-        plots: Inline plots.
+        report: The report. Every measured number becomes a `<data>` element that carries the exact
+            value and its path in report.json.
+        plots: The plots to inline.
 
     Returns:
-        The HTML text.
+        The page as HTML text.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -73,7 +73,7 @@ def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
 
 
 class _Numbers:
-    """Writes the number at a path of report.json."""
+    """Renders the number at a path of report.json as an HTML element."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -85,10 +85,10 @@ class _Numbers:
             if value is None:
                 return markupsafe.Markup('<span class="missing">{}</span>').format(formats.MISSING)
         return markupsafe.Markup('<data value="{}" data-path="{}">{}</data>').format(
-            repr(value), path, self._written(path, kind, value)
+            repr(value), path, self._format(path, kind, value)
         )
 
-    def _written(self, path: str, kind: str, value: Any) -> str:
+    def _format(self, path: str, kind: str, value: Any) -> str:
         if kind == "size":
             entry = self._values["sizes"][int(path.split(".")[1])]
             return formats.size(entry["name"], value)

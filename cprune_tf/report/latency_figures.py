@@ -1,4 +1,4 @@
-"""Plots of where a model's latency lies, of staircases, and of predictions."""
+"""Draws plots of profiles, staircases and predictions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_profile_figure(path: pathlib.Path, profile: ModelProfile, title: str) 
     """Draws a bar for each task: its time, and the part that the device's limits explain.
 
     Args:
-        path: A .png or .svg file.
-        profile: Of the model.
-        title: Of the plot.
+        path: The .png or .svg file to write.
+        profile: The model's profile.
+        title: The plot's title.
     """
     palette = theme.LIGHT
     rows = profile.tasks[:_MAX_BARS]
@@ -35,22 +35,22 @@ def write_profile_figure(path: pathlib.Path, profile: ModelProfile, title: str) 
     def draw() -> Figure:
         figure, axes = _figure(9, 1.4 + 0.3 * len(rows))
         names = [_task_label(row.task.subgraphs) for row in rows]
-        places = list(range(len(rows)))[::-1]
+        positions = list(range(len(rows)))[::-1]
         totals = [row.task.total_ms * 1e3 for row in rows]
         bounds = [row.task.total_ms * min(row.task.roofline_share, 1) * 1e3 for row in rows]
-        axes.barh(places, totals, color=palette.before, label="measured")
-        axes.barh(places, bounds, color=palette.after, label="at the roofline")
-        for place, row, total in zip(places, rows, totals, strict=True):
+        axes.barh(positions, totals, color=palette.before, label="measured")
+        axes.barh(positions, bounds, color=palette.after, label="at the roofline")
+        for position, row, total in zip(positions, rows, totals, strict=True):
             axes.annotate(
                 f"{row.task.gflops:.0f} GFLOPS" if row.task.flops else "",
-                (total, place),
+                (total, position),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
                 color=palette.muted,
             )
-        axes.set_yticks(places, names)
+        axes.set_yticks(positions, names)
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.14, y=0.02)
         axes.set_xlabel("µs per inference, all subgraphs of a task")
@@ -65,9 +65,9 @@ def write_staircase_figure(path: pathlib.Path, staircases: Sequence[Staircase], 
     """Draws latency against channel count, a panel for each group.
 
     Args:
-        path: A .png or .svg file.
-        staircases: At least one.
-        title: Of the plot.
+        path: The .png or .svg file to write.
+        staircases: The staircases; at least one.
+        title: The plot's title.
     """
 
     def draw() -> Figure:
@@ -98,8 +98,8 @@ def write_prediction_figure(
     """Draws predicted against measured latencies, a panel for each model.
 
     Args:
-        path: A .png or .svg file.
-        series: (model, [(measured ms, predicted ms, uncertainty ms), ...]) for each panel.
+        path: The .png or .svg file to write.
+        series: (model name, [(measured ms, predicted ms, uncertainty ms), ...]) for each panel.
     """
     palette = theme.LIGHT
 

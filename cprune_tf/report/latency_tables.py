@@ -1,4 +1,4 @@
-"""Profiles and staircases as tables in the terminal."""
+"""Renders profiles, comparisons of layers and staircases as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_LAYERS = 3
 
 
 def profile_table(profile: ModelProfile) -> rich.console.Group:
-    """Every task, costliest first, and what the whole model takes beyond them."""
+    """Renders every task, the costliest first, and the whole model's overhead."""
     table = _table("task", "layers", "groups")
     table.add_column("good counts", overflow="fold")
     for column in (
@@ -55,8 +55,8 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
         )
     peak = profile.roofline
     streams = ", ".join(
-        f"{one.gb_per_sec:.0f} GB/s over {formats.file_bytes(one.working_set_bytes)}"
-        for one in peak.bandwidths
+        f"{bandwidth.gb_per_sec:.0f} GB/s over {formats.file_bytes(bandwidth.working_set_bytes)}"
+        for bandwidth in peak.bandwidths
     )
     whole = (
         f"whole model {formats.milliseconds(profile.whole_ms)}, sum of tasks "
@@ -74,13 +74,13 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
 
 
 def side_by_side_table(compared: SideBySide) -> rich.console.Group:
-    """Each set of layers with TVM's and LiteRT's time, and how far the sums explain the wholes."""
+    """Renders TVM's and LiteRT's time for each set of layers, and both whole models' latencies."""
     table = _table("layers", "LiteRT runs")
     for column in ("TVM", "LiteRT", "TVM / LiteRT"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in compared.rows:
         table.add_row(
-            ", ".join(row.layers) or "(no layer known)",
+            ", ".join(row.layers) or "(layers unknown)",
             ", ".join(dict.fromkeys(row.litert)),
             "-" if row.tvm_ms is None else formats.milliseconds(row.tvm_ms),
             "-" if row.litert_ms is None else formats.milliseconds(row.litert_ms),
@@ -95,16 +95,16 @@ def side_by_side_table(compared: SideBySide) -> rich.console.Group:
         )
     ]
     note = (
-        "TVM's subgraphs are timed alone with warm caches; LiteRT's operators in the running "
-        "model, each run in whole microseconds, rounded down."
+        "TVM's subgraphs are timed alone with warm caches. LiteRT's operators are timed in the "
+        "running model; each run is rounded down to whole microseconds."
     )
     whole = rich.text.Text("\n".join(lines), "bold")
     return rich.console.Group(table, whole, rich.text.Text(note, "dim"))
 
 
 def staircase_table(staircases: Sequence[Staircase]) -> rich.table.Table:
-    """What pruning each group to its steps is worth."""
-    table = _table("group", "worth pruning to (latency of what the count matters to)")
+    """Renders the counts worth pruning to, with their latencies, for each group."""
+    table = _table("group", "worth pruning to (latency that the count affects)")
     for column in ("units", "points", "rest of the model"):
         table.add_column(column, justify="right", no_wrap=True)
     for staircase in staircases:

@@ -1,4 +1,4 @@
-"""The sentences at the top of a report: how the run ended and what came out of it."""
+"""Writes the sentences at the top of a report: how the run ended, and its result."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from cprune_tf.report import formats, types
 def status(
     finished: bool, stop_reason: str | None, num_accepted: int, num_tried: int, last_event: str
 ) -> str:
-    """Tells how far the run came.
+    """Writes whether the run is finished and how many candidates it accepted.
 
     Args:
-        finished: Whether it came to its end.
-        stop_reason: Why the loop ended, or None.
-        num_accepted: Accepted candidates.
-        num_tried: Candidates in all.
-        last_event: The last thing it wrote.
+        finished: Whether the run is finished.
+        stop_reason: Why pruning ended; None if it has not ended.
+        num_accepted: Number of accepted candidates.
+        num_tried: Number of all candidates.
+        last_event: The kind of the last event in the journal.
 
     Returns:
-        One or two sentences.
+        One to three sentences.
     """
-    counted = f"{num_accepted} of {num_tried} candidates accepted"
+    acceptance = f"{num_accepted} of {num_tried} candidates accepted"
     if finished:
-        return f"Finished: {counted}." + (
+        return f"Finished: {acceptance}." + (
             f" Stopped because: {stop_reason}." if stop_reason else ""
         )
     return (
-        f"Not finished: {counted} so far; the last thing written is {last_event!r}. What follows "
-        "is what had been measured by then; go on with --resume."
+        f"Not finished: {acceptance} so far; the last event in the journal is {last_event!r}. The "
+        "report shows what had been measured by then. Continue the run with --resume."
     )
 
 
@@ -42,16 +42,16 @@ def verdict(
     emulated: bool,
     num_accepted: int,
 ) -> str:
-    """Tells what came out, in numbers only where they were measured.
+    """Writes the result of the run, with measured numbers only.
 
     Args:
-        latencies: Before and after.
-        accuracy_before: The original's.
-        accuracy_after: The result's.
-        required_accuracy: What it had to keep.
-        metric: What accuracy means.
-        emulated: Whether latencies mean nothing.
-        num_accepted: Accepted candidates.
+        latencies: The latencies before and after pruning.
+        accuracy_before: The original's accuracy, 0..1; None if it was not measured.
+        accuracy_after: The result's accuracy, 0..1; None if it was not measured.
+        required_accuracy: The accuracy that the result must have, 0..1; None if unknown.
+        metric: The metric of the accuracies; None if unknown.
+        emulated: Whether the device is emulated, so that its latencies mean nothing.
+        num_accepted: Number of accepted candidates.
 
     Returns:
         One or two sentences.
@@ -74,18 +74,18 @@ def _speed(latencies: Sequence[types.LatencyComparison], emulated: bool) -> str:
         return "Latencies were measured on an emulated device and say nothing about a real one."
     measured = [row for row in latencies if row.speedup is not None]
     if not measured:
-        return "The latency after pruning is not measured."
+        return "The latency after pruning was not measured."
     threads = measured[0].num_threads
-    told = [_one_speed(row) for row in measured if row.num_threads == threads]
-    return f"With {formats.threads(threads)}: " + ", ".join(told) + "."
+    speeds = [_speed_of_runtime(row) for row in measured if row.num_threads == threads]
+    return f"With {formats.threads(threads)}: " + ", ".join(speeds) + "."
 
 
-def _one_speed(row: types.LatencyComparison) -> str:
+def _speed_of_runtime(row: types.LatencyComparison) -> str:
     runtime = formats.runtime(row.runtime, row.processor)
-    told = f"{formats.factor(row.speedup or 1.0)} as fast with {runtime}"
+    speed = f"{formats.factor(row.speedup or 1.0)} as fast with {runtime}"
     if row.is_clear is False:
-        return f"{told} (no clear difference)"
-    return told if row.speedup is None or row.speedup >= 1 else f"{told} (slower)"
+        return f"{speed} (no clear difference)"
+    return speed if row.speedup is None or row.speedup >= 1 else f"{speed} (slower)"
 
 
 def _requirement(accuracy: float, required: float | None) -> str:

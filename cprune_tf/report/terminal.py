@@ -1,4 +1,4 @@
-"""The report as tables in the terminal."""
+"""Renders the report as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MAX_TARGETS = 5
 
 
 def render(report: types.Report) -> rich.console.Group:
-    """Makes the tables.
+    """Renders the tables.
 
     Args:
-        report: What they say.
+        report: The report.
 
     Returns:
-        Something a rich console prints.
+        The tables and notes, for a rich console to print.
     """
     parts: list[rich.console.RenderableType] = [_heading(report), _summary(report)]
     if report.decisions:
@@ -41,11 +41,11 @@ def render(report: types.Report) -> rich.console.Group:
 
 
 def _heading(report: types.Report) -> rich.panel.Panel:
-    where = report.device.name or "device not recorded"
+    device = report.device.name or "not recorded"
     text = rich.text.Text()
     text.append(f"{report.verdict}\n", style="bold")
     text.append(f"{report.status}\n")
-    text.append(f"Device: {where}{' (emulated)' if report.device.emulated else ''}", style="dim")
+    text.append(f"Device: {device}{' (emulated)' if report.device.emulated else ''}", style="dim")
     border = "green" if report.finished else "yellow"
     return rich.panel.Panel(text, title=f"cprune_tf: {report.title}", border_style=border)
 
@@ -58,8 +58,8 @@ def _table(title: str, *columns: str, numbers: int = 0) -> rich.table.Table:
     return table
 
 
-def _value(value: float | None, written: Callable[[float], str]) -> str:
-    return formats.MISSING if value is None else written(value)
+def _value(value: float | None, format_value: Callable[[float], str]) -> str:
+    return formats.MISSING if value is None else format_value(value)
 
 
 def _summary(report: types.Report) -> rich.table.Table:
@@ -98,27 +98,28 @@ def _latency(latency: types.Latency | None) -> str:
 
 
 def _decisions(report: types.Report) -> rich.table.Table:
-    # Latency refusals are many and cheap; the page and the log have them all.
-    shown = [row for row in report.decisions if row.decision != REFUSED_LATENCY]
-    left_out = len(report.decisions) - len(shown)
-    title = "Decisions" + (f" ({left_out} latency refusals left out)" if left_out else "")
+    # Many candidates are refused for their latency; the page and the log list all of them.
+    rows = [row for row in report.decisions if row.decision != REFUSED_LATENCY]
+    num_hidden = len(report.decisions) - len(rows)
+    title = "Decisions" + (f" ({num_hidden} latency refusals left out)" if num_hidden else "")
     table = _table(title, "#", "decision", "task", "removed", "latency", "accuracy", "why")
-    for row in shown:
-        removed = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
+    for row in rows:
+        channels = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
         table.add_row(
             str(row.number),
             rich.text.Text(formats.decision(row.decision), style=_STYLES.get(row.decision, "")),
             rich.text.Text(row.task),
-            rich.text.Text(removed),
-            _decided_latency(row),
+            rich.text.Text(channels),
+            _candidate_latency(row),
             "" if row.accuracy is None else formats.percent(row.accuracy),
             rich.text.Text(row.reason),
         )
     return table
 
 
-def _decided_latency(row: types.Decision) -> str:
-    # The ratio first: it was measured side by side, while absolute times drift with the machine.
+def _candidate_latency(row: types.Decision) -> str:
+    # The ratio comes first, since it was measured side by side. Absolute times drift with the
+    # machine.
     if row.measured is not None and row.latency_ratio is not None:
         milliseconds = formats.milliseconds(row.measured.median_ms)
         return f"{formats.ratio(row.latency_ratio)} of the current, {milliseconds}"
@@ -130,14 +131,14 @@ def _decided_latency(row: types.Decision) -> str:
 
 def _ruled_out(targets: Sequence[types.RuledOut]) -> rich.text.Text:
     number = sum(len(target.steps) for target in targets)
-    shown = [
+    descriptions = [
         f"{target.key}: {', '.join(map(str, target.steps))} removed "
         f"({formats.ratios(target.lowest_ratio, target.highest_ratio)} of the current latency)"
         for target in targets[:_MAX_TARGETS]
     ]
     if len(targets) > _MAX_TARGETS:
-        shown.append(f"and {len(targets) - _MAX_TARGETS} more targets")
-    text = f"Channel counts ruled out by their price: {number} ({'; '.join(shown)})"
+        descriptions.append(f"and {len(targets) - _MAX_TARGETS} more targets")
+    text = f"Channel counts ruled out by their price: {number} ({'; '.join(descriptions)})"
     return rich.text.Text(text, style="dim")
 
 

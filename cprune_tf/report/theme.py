@@ -1,7 +1,7 @@
-"""Colours and type of the plots, for a light page, a dark one and PNG files.
+"""Sets the plots' colours and fonts, for a light page, a dark page and PNG files.
 
-A plot inside the page is drawn once, in placeholder colours that become CSS variables: the page
-decides what they are.
+A plot inside the page is drawn once, in placeholder colours that are then replaced by CSS
+variables. The page's style sheet sets these variables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Colours by role, as "#rrggbb"."""
+    """The plots' colours by role, as "#rrggbb"."""
 
     text: str
     muted: str
@@ -42,12 +42,12 @@ LIGHT = Palette(
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Palette))
 
-# Nearly black, so that a colour that were forgotten below would still be legible on paper.
+# These colours are nearly black, so that a colour that is not replaced would still be legible.
 PLACEHOLDER = Palette(**{name: f"#0000{i + 1:02x}" for i, name in enumerate(_NAMES)})
 
 
 def settings(palette: Palette) -> dict[str, Any]:
-    """Matplotlib's settings for one plot, to be used in `rc_context`."""
+    """Returns matplotlib's settings for one plot, for use with `rc_context`."""
     return {
         "axes.edgecolor": palette.grid,
         "axes.facecolor": "none",
@@ -79,15 +79,18 @@ def settings(palette: Palette) -> dict[str, Any]:
 
 
 def themed_svg(svg: str, title: str, prefix: str) -> str:
-    """Makes a saved SVG fit to stand inside the page.
+    """Converts a saved SVG to an element that can be inlined in the page.
 
     Args:
-        svg: What matplotlib wrote, drawn in PLACEHOLDER.
-        title: What it shows, for those who cannot see it.
-        prefix: Distinguishes its ids from other plots' on the page.
+        svg: The SVG that matplotlib wrote, drawn in the palette PLACEHOLDER.
+        title: The plot's title, for screen readers.
+        prefix: A prefix that distinguishes the plot's ids from those of other plots on the page.
 
     Returns:
-        An `<svg>` element without references to the outside.
+        An `<svg>` element without external references.
+
+    Raises:
+        ValueError: If the SVG has no viewBox.
     """
     body = svg[svg.index("<svg") :]
     _, _, content = body.partition(">")

@@ -1,7 +1,7 @@
-"""What a report holds. Everything shown anywhere is a field here, so all its forms agree.
+"""The contents of a report. All its forms show these fields only, so they always agree.
 
-A number that was not measured is None, never a guess. Accuracies are fractions (0..1), times carry
-their unit in the name.
+A number that was not measured is None, never a guess. Accuracies are fractions (0..1). Fields with
+times have their unit in the name.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from cprune_tf.runs.results import ExportedFile, TaskRecord
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Samples of one call of a whole model.
+    """The measured latency of one call of a whole model.
 
     Attributes:
-        median_ms: Their median.
-        q1_ms: Lower quartile.
-        q3_ms: Upper quartile.
-        min_ms: The fastest.
-        count: How many.
-        num_threads: Threads of the call.
-        processor: What computed on a device whose GPU is used; "": there is only the CPU.
+        median_ms: Median of the samples.
+        q1_ms: Lower quartile of the samples.
+        q3_ms: Upper quartile of the samples.
+        min_ms: The fastest sample.
+        count: Number of samples.
+        num_threads: Number of threads of the call.
+        processor: The processor that ran the model, on a device whose GPU is used; "" on a device
+            that uses only its CPU.
     """
 
     median_ms: float
@@ -37,18 +38,19 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class LatencyComparison:
-    """The same call before and after pruning.
+    """The latency of a whole model before and after pruning.
 
     Attributes:
         runtime: "tvm" or "litert".
-        num_threads: Threads of both.
-        original: The first model's, or None.
-        pruned: The result's, or None.
-        speedup: Ratio of the medians; None where one is missing or the device is emulated.
-        is_clear: Whether the quartile ranges are apart; None where there is no speed-up.
-        interleaved: Whether both were timed turn by turn in one session (the cross-check); else
-            each was timed when its model was made.
-        processor: What computed both; see Latency.
+        num_threads: Number of threads of both measurements.
+        original: The original's latency, or None.
+        pruned: The result's latency, or None.
+        speedup: Median of the original / median of the result; None if one of them is missing or
+            the device is emulated.
+        is_clear: Whether the interquartile ranges do not overlap; None if there is no speed-up.
+        interleaved: Whether both were timed interleaved in one session (the cross-check).
+            Otherwise each was timed when its model was made.
+        processor: The processor that ran both models; see Latency.
     """
 
     runtime: str
@@ -63,12 +65,12 @@ class LatencyComparison:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One quantity before and after.
+    """One quantity before and after pruning.
 
     Attributes:
-        name: What: a runtime for accuracies, a quantity or a kind of file for the others.
-        original: The first model's, or None.
-        pruned: The result's, or None.
+        name: The runtime, for accuracies; the quantity or the kind of file, for sizes.
+        original: The original's value, or None.
+        pruned: The result's value, or None.
         ratio: pruned / original, or None.
         difference: pruned - original, or None.
     """
@@ -85,14 +87,14 @@ class Iteration:
     """A model that became the current one; number 0 is the original.
 
     Attributes:
-        iteration: Its number.
-        after_candidate: The candidates tried before it was there (0 for the original).
-        accuracy: After its short training.
-        latency: Of the whole tuned model.
-        params: Parameters.
-        macs: Multiply-accumulates of one inference; None where a size is unknown.
-        channels: Layer to channel count.
-        model: Its file, relative to the run directory.
+        iteration: The model's number.
+        after_candidate: Number of candidates tried up to this model; 0 for the original.
+        accuracy: Accuracy after short-term training, 0..1.
+        latency: Latency of the whole tuned model.
+        params: Number of parameters.
+        macs: Multiply-adds of one inference; None if a size is unknown.
+        channels: Number of channels by layer name.
+        model: The model's file, relative to the run directory.
     """
 
     iteration: int
@@ -107,26 +109,28 @@ class Iteration:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What became of one candidate.
+    """The decision about one candidate.
+
+    The current model is the one that the candidate was made from and would replace.
 
     Attributes:
-        number: 1 for the first one of the run.
-        iteration: Of the model it would have replaced.
-        task: The task that was to be made faster; "" where the strategy aimed at no single one.
-        layers: The layers of that task.
-        removed: Channel group to the number of channels.
-        step: Channels removed from each group of the target.
-        price_ms: Whole-model latency predicted by transferred programs, or None.
+        number: The candidate's number, from 1.
+        iteration: The iteration of the current model.
+        task: The task that the strategy aimed at; "" if it did not aim at a single task.
+        layers: The Keras layers of that task.
+        removed: Number of removed channels by channel group.
+        step: Number of channels removed from each group of the target.
+        price_ms: Whole-model latency predicted with transferred programs; None if not predicted.
         price_ratio: price_ms / the latency that the current model had when it was made, or None.
-        current_latency_ms: Of the model it would have replaced; where the candidate was measured,
-            this was measured beside it.
-        measured: Its own whole-model latency, where it came so far.
-        latency_ratio: measured / current_latency_ms, side by side; None where it was not measured.
-        accuracy: After its short training, where it came so far.
-        current_accuracy: Of the model it would have replaced.
+        current_latency_ms: The current model's latency; if the candidate was measured, this was
+            measured side by side with it.
+        measured: The candidate's whole-model latency; None if it was not measured.
+        latency_ratio: Median of measured / current_latency_ms; None if it was not measured.
+        accuracy: Accuracy after short-term training, 0..1; None if the candidate was not trained.
+        current_accuracy: The current model's accuracy, 0..1.
         decision: "accepted", "refused_latency" or "refused_accuracy".
-        reason: Why.
-        elapsed_sec: What it took.
+        reason: Why the candidate was accepted or refused.
+        elapsed_sec: Time spent on the candidate.
     """
 
     number: int
@@ -149,14 +153,14 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class RuledOut:
-    """Channel counts of one target that were not proposed, since their price ruled them out.
+    """Channel counts of one target that were not proposed, because their price ruled them out.
 
     Attributes:
-        key: Of the target.
-        steps: The channels that would have been removed, in the order they were priced.
-        lowest_ratio: The lowest of their prices / the current model's.
-        highest_ratio: The highest.
-        reason: Why the last one was ruled out.
+        key: The target's key.
+        steps: Numbers of channels that would have been removed, in the order of pricing.
+        lowest_ratio: The lowest price / the current model's price.
+        highest_ratio: The highest price / the current model's price.
+        reason: Why the last count was ruled out.
     """
 
     key: str
@@ -168,7 +172,14 @@ class RuledOut:
 
 @dataclasses.dataclass(frozen=True)
 class LayerChannels:
-    """A layer's channels before and after; `after` is None where not known."""
+    """A layer's channels before and after pruning.
+
+    Attributes:
+        layer: The layer's name.
+        before: Number of channels in the original.
+        after: Number of channels in the pruned model; None if there is no pruned model.
+        kept: after / before; None if `after` is None.
+    """
 
     layer: str
     before: int
@@ -178,17 +189,18 @@ class LayerChannels:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeCheck:
-    """One runtime's outputs for the test inputs, against Keras.
+    """One runtime's outputs for the test images, compared with Keras.
 
     Attributes:
         deployment: "original" or "pruned".
         runtime: "keras", "tvm" or "litert".
-        accuracy: On the test set.
-        max_abs_error: Largest difference of an output from Keras'; None where outputs are not
+        accuracy: Accuracy on the test images, 0..1.
+        max_abs_error: Largest absolute difference from Keras's outputs; None if outputs are not
             finite numbers.
-        max_relative_error: The same, relative to Keras' largest output.
-        top1_agreement: Fraction of the images with the same first class as in Keras.
-        file_bytes: Size of what runs; None for Keras.
+        max_relative_error: max_abs_error / the largest absolute output of Keras; None if it is not
+            finite.
+        top1_agreement: Fraction (0..1) of the images with the same first class as in Keras.
+        file_bytes: Size of the deployed file; None for Keras.
     """
 
     deployment: str
@@ -205,9 +217,9 @@ class CrossCheck:
     """The same models and inputs through Keras, TVM and LiteRT on the device.
 
     Attributes:
-        num_images: Images that were run on every runtime.
-        checks: One for each model and runtime.
-        problems: What is not as it should be, in sentences; empty: nothing.
+        num_images: Number of images that were run on every runtime.
+        checks: One check for each model and runtime.
+        problems: Sentences that say what is wrong; empty if nothing is.
     """
 
     num_images: int
@@ -217,7 +229,13 @@ class CrossCheck:
 
 @dataclasses.dataclass(frozen=True)
 class StageTime:
-    """Time spent in a stage over all sessions of the run."""
+    """The time spent on a stage.
+
+    Attributes:
+        name: The stage's name.
+        elapsed_sec: Time spent on the stage in all sessions of the run.
+        share: elapsed_sec as a fraction (0..1) of the sum over all stages.
+    """
 
     name: str
     elapsed_sec: float
@@ -226,12 +244,13 @@ class StageTime:
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Where latencies were measured.
+    """The device that latencies were measured on.
 
     Attributes:
-        name: For people.
-        emulated: Whether its latencies mean nothing; None where not known.
-        details: Everything else it told.
+        name: A readable name; None if the device was not recorded.
+        emulated: Whether the device is emulated, so that its latencies mean nothing; None if
+            unknown.
+        details: Everything else that is recorded about the device, as JSON types.
     """
 
     name: str | None
@@ -241,41 +260,43 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A run, told from its directory alone.
+    """The report of a run, built from its directory alone.
 
     Attributes:
-        title: The pruned model's name.
-        finished: Whether the run came to its end.
-        status: One sentence: how it ended or where it stands.
-        verdict: One sentence: what came out of it.
-        stop_reason: Why the loop ended, or None.
-        version: Of the package.
-        config_hash: Short name of the config.
-        sessions: How often the run was started or resumed.
-        metric: "top1" or "top5": what `accuracy` means in iterations and decisions; None before the
-            original was measured.
-        required_accuracy: Below it nothing is accepted.
-        final_accuracy: The result's, by Keras.
-        device: Where latencies were measured.
-        latencies: Before and after on each runtime and thread count; the tuned-for one first.
-        accuracies: Before and after on each runtime.
-        sizes: Before and after of parameters, MACs and files (bytes).
+        title: Name of the pruned model.
+        finished: Whether the run is finished.
+        status: One to three sentences: whether the run is finished, and how many candidates it
+            accepted.
+        verdict: One or two sentences: the result of the run.
+        stop_reason: Why pruning ended; None if it has not ended.
+        version: The version of this package that started the last session; None if unknown.
+        config_hash: A short name of the config; None if unknown.
+        sessions: How many times the run was started or resumed.
+        metric: The metric of all accuracies: "top1" or "top5"; None before the original was
+            measured.
+        required_accuracy: The accuracy (0..1) that the result must have, or None.
+        final_accuracy: The result's accuracy (0..1) in Keras, or None.
+        device: The device that latencies were measured on.
+        latencies: Latencies before and after pruning, for each runtime and number of threads; the
+            number that the model was tuned for comes first.
+        accuracies: Accuracies before and after pruning, on each runtime.
+        sizes: Parameters, MACs and file sizes (bytes) before and after pruning.
         iterations: The accepted models, the original first.
-        decisions: Every candidate.
-        decision_counts: Decision to how many.
-        ruled_out: Channel counts that were ruled out by their price, by target.
-        layers: Channels before and after.
-        tasks_original: The original's tasks, the slowest first.
-        tasks_pruned: Those of the last accepted model; empty where there is none.
-        cross_check: Or None.
-        files: What was exported.
-        stages: Time by stage, in the order they ended.
-        elapsed_sec: Over all sessions, as far as the journal tells.
-        peak_memory_bytes: Of the run's process, or None.
-        long_term_epochs: Of the training at the end, or None.
-        notes: What a reader has to know before trusting the numbers.
-        environment: environment.json.
-        config: config.json.
+        decisions: The decisions about all candidates, oldest first.
+        decision_counts: Number of candidates by decision.
+        ruled_out: Channel counts that their price ruled out, by target.
+        layers: Channels of each layer before and after pruning.
+        tasks_original: The original's tasks, the one with the largest share first.
+        tasks_pruned: Tasks of the last accepted model; empty if no candidate was accepted.
+        cross_check: The cross-check without its latencies; None if it was not made.
+        files: The exported files.
+        stages: Time by stage, in the order in which the stages ended.
+        elapsed_sec: Duration of all sessions, according to the journal; None if unknown.
+        peak_memory_bytes: Peak memory of the run's main process, or None.
+        long_term_epochs: Number of epochs of the training at the end, or None.
+        notes: Sentences that a reader needs to know to interpret the numbers.
+        environment: The contents of environment.json.
+        config: The contents of config.json.
     """
 
     title: str

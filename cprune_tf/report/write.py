@@ -16,13 +16,13 @@ HTML_NAME = "report.html"
 
 @dataclasses.dataclass(frozen=True)
 class WrittenReport:
-    """A report and where it is.
+    """A report and the paths of its files.
 
     Attributes:
-        report: What it says.
-        json_path: The machine-readable form.
-        html_path: The page.
-        figure_names: Names of the plots in `figures/`.
+        report: The report.
+        json_path: Path of the machine-readable form.
+        html_path: Path of the page.
+        figure_names: File names of the plots in `figures/`.
     """
 
     report: types.Report
@@ -32,18 +32,18 @@ class WrittenReport:
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> WrittenReport:
-    """Makes report.json, report.html and figures/*.png of a run directory, finished or not.
+    """Writes report.json, report.html and figures/*.png of a finished or unfinished run.
 
     Args:
-        run_dir: The directory.
+        run_dir: The run directory.
 
     Returns:
-        The report and its files' paths.
+        The report and the paths of its files.
 
     Raises:
-        ReportError: Where there is no journal.
-        JournalError: Where the journal is damaged.
-        StorageError: Where the file system refuses.
+        ReportError: If the directory holds no journal, or a JSON file in it cannot be read.
+        JournalError: If the journal is damaged or has another format.
+        StorageError: If a file cannot be written.
     """
     root = pathlib.Path(run_dir)
     report = build_report(root)

@@ -1,4 +1,4 @@
-"""The run directory: journal, events, environment, progress."""
+"""The run directory, its journal and events, the environment, and progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Field-by-field comparison of nested settings."""
+"""Compares nested settings field by field."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ ABSENT = "(absent)"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One field that two nested mappings do not agree on.
+    """One field whose value differs between two nested mappings.
 
     Attributes:
-        field: Dotted path.
-        before: The first one's value, or ABSENT.
-        now: The second one's value, or ABSENT.
+        field: The field's dotted path.
+        before: The value in the first mapping, or ABSENT.
+        now: The value in the second mapping, or ABSENT.
     """
 
     field: str
@@ -30,11 +30,12 @@ def compare(before: Any, now: Any) -> tuple[Difference, ...]:
     """Compares nested mappings of plain JSON types.
 
     Args:
-        before: The first one.
-        now: The second one.
+        before: The first mapping.
+        now: The second mapping.
 
     Returns:
-        The fields that differ, in the order of the second, then what only the first has.
+        The fields that differ: in the order of the second mapping, followed by the fields that
+        only the first mapping has.
     """
     old, new = flatten(before), flatten(now)
     names = [*new, *(name for name in old if name not in new)]
@@ -43,14 +44,14 @@ def compare(before: Any, now: Any) -> tuple[Difference, ...]:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Names every leaf of nested mappings by its dotted path.
+    """Lists the leaves of nested mappings by their dotted paths.
 
     Args:
-        value: Nested mappings; anything else, an empty mapping too, is a leaf.
-        prefix: Path of `value` itself.
+        value: Nested mappings. Any other value, including an empty mapping, is a leaf.
+        prefix: The path of `value` itself.
 
     Returns:
-        Dotted path to leaf.
+        Dotted paths to leaves.
     """
     if not isinstance(value, dict) or not value:
         return {prefix: value}

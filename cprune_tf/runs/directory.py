@@ -1,4 +1,4 @@
-"""The run directory: where everything a run makes is kept, and how it is entered."""
+"""The run directory: holds everything that a run writes, and is locked while the run works."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDERS = ("tuning", "models", "figures", "deploy", "tensorboard")
 
 
 class RunDirectoryError(UserError, RuntimeError):
-    """A directory that cannot be entered as asked; says what to do instead."""
+    """Raised if a run cannot begin or resume in a directory; says what to do instead."""
 
 
 class RunDirectory:
@@ -32,10 +32,10 @@ class RunDirectory:
 
     Attributes:
         root: The directory.
-        config: What the run is decided by.
-        journal: Its record, open for appending.
-        resumed: Whether the run had begun before.
-        environment_changes: How the machine or the packages differ from those the run began with
+        config: The run's configuration.
+        journal: The run's journal, open for appending.
+        resumed: Whether an earlier session had begun the run.
+        environment_changes: How the machine and the packages differ from those of the last session
             (also journalled, as EnvironmentChanged).
     """
 
@@ -53,19 +53,19 @@ class RunDirectory:
     def create(
         cls, workdir: str | os.PathLike[str], config: config_lib.PruneConfig
     ) -> RunDirectory:
-        """Makes a new run.
+        """Begins a new run.
 
         Args:
-            workdir: Its directory; made where missing.
-            config: What the run is decided by.
+            workdir: The run's directory; it is created if it does not exist.
+            config: The run's configuration.
 
         Returns:
-            The run, locked.
+            The run directory, locked.
 
         Raises:
-            RunDirectoryError: Where a run is there already.
-            LockedError: Where another process works there.
-            StorageError: Where the file system refuses.
+            RunDirectoryError: If the directory already holds a run.
+            LockedError: If another process works in the directory.
+            StorageError: If the directory cannot be written.
         """
         return cls.open(workdir, config, resume=False)
 
@@ -77,23 +77,23 @@ class RunDirectory:
         *,
         resume: bool = False,
     ) -> RunDirectory:
-        """Makes a new run or goes on with the one that is there.
+        """Begins a new run, or resumes the run that the directory holds.
 
         Args:
-            workdir: Its directory; made where missing.
-            config: What the run is decided by.
-            resume: Go on with a run that is there; where none is, a new one begins (a run may be
-                killed before it has written anything).
+            workdir: The run's directory; it is created if it does not exist.
+            config: The run's configuration.
+            resume: Whether to resume a run that the directory holds. If it holds none, a new run
+                begins, since a run may be killed before it has written anything.
 
         Returns:
-            The run, locked.
+            The run directory, locked.
 
         Raises:
-            RunDirectoryError: Where a run is there and `resume` is false, or was made with
-                another config: the error lists the fields that differ.
-            JournalError: Where its journal is damaged.
-            LockedError: Where another process works there.
-            StorageError: Where the file system refuses.
+            RunDirectoryError: If the directory holds a run and `resume` is false, or if the run
+                began with another config; the error then lists the fields that differ.
+            JournalError: If the run's journal is damaged.
+            LockedError: If another process works in the directory.
+            StorageError: If the directory cannot be written.
         """
         root = pathlib.Path(workdir)
         if root.exists() and not root.is_dir():
@@ -103,7 +103,7 @@ class RunDirectory:
         try:
             resumed = (root / CONFIG_NAME).exists() or bool(journal.records)
             if resumed:
-                # Again, now under the lock: another process may have begun a run since.
+                # Checked again under the lock, since another process may have begun a run.
                 _refuse_unless_resumed(root, resume)
                 _refuse_other_config(root, config)
             run = cls(root, config, journal, resumed)
@@ -115,54 +115,57 @@ class RunDirectory:
 
     @property
     def config_hash(self) -> str:
-        """A short name for the config: equal configs, equal hashes."""
+        """A short name of the config; equal configs have equal hashes."""
         return config_hash(self.config)
 
     @property
     def log_path(self) -> pathlib.Path:
-        """Where progress is logged."""
+        """The file that progress is logged to."""
         return self.root / LOG_NAME
 
     @property
     def tuning_dir(self) -> pathlib.Path:
-        """The tuning database's folder."""
+        """The folder of the tuning database."""
         return self.root / "tuning"
 
     @property
     def tensorboard_dir(self) -> pathlib.Path:
-        """The training curves' folder."""
+        """The folder of the training curves."""
         return self.root / "tensorboard"
 
     def path(self, relative_name: str) -> pathlib.Path:
-        """A file of this run.
+        """Returns the path of a file of this run.
 
         Args:
-            relative_name: For example "models/iter_0003.keras".
+            relative_name: The file's name in the run directory, e.g. "models/iter_0003.keras".
 
         Returns:
-            Its path.
+            The file's path; the file may not exist yet.
 
         Raises:
-            ValueError: For a name that leads out of the directory.
+            ValueError: If the name leads out of the run directory.
         """
         path = self.root / relative_name
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ValueError(f"{relative_name!r} leads out of the run directory {self.root}.")
+            raise ValueError(
+                f"{relative_name!r} leads out of the run directory {self.root}; expected a name "
+                "inside it."
+            )
         return path
 
     def save_model(self, model: Any, relative_name: str) -> pathlib.Path:
-        """Saves a Keras model; the file is whole or absent.
+        """Saves a Keras model; the file is either whole or absent.
 
         Args:
             model: The `keras.Model`.
-            relative_name: For example "models/iter_0003.keras".
+            relative_name: The file's name in the run directory, e.g. "models/iter_0003.keras".
 
         Returns:
             The file's path.
 
         Raises:
-            ValueError: For a name without `.keras` or one that leads out of the directory.
-            StorageError: Where the file system refuses.
+            ValueError: If the name does not end in `.keras` or leads out of the run directory.
+            StorageError: If the file cannot be written.
         """
         if not relative_name.endswith(".keras"):
             raise ValueError(f"Model name {relative_name!r}: expected it to end in .keras.")
@@ -172,13 +175,13 @@ class RunDirectory:
         return path
 
     def write_bytes(self, relative_name: str, data: bytes) -> pathlib.Path:
-        """Writes a file of this run; it is whole or absent."""
+        """Writes a file of this run; the file is either whole or absent."""
         path = self.path(relative_name)
         files.write_bytes(path, data)
         return path
 
     def write_json(self, relative_name: str, value: Any) -> pathlib.Path:
-        """Writes dataclasses, numpy values and plain types as a JSON file, whole or absent."""
+        """Writes dataclasses, numpy values and plain types as a JSON file of this run."""
         path = self.path(relative_name)
         files.write_json(path, value)
         return path
@@ -188,7 +191,7 @@ class RunDirectory:
         return _read_json(self.path(relative_name))
 
     def close(self) -> None:
-        """Gives the directory up; safe to call again."""
+        """Unlocks the directory; calling it again does nothing."""
         self.journal.close()
 
     def __enter__(self) -> RunDirectory:
@@ -206,15 +209,15 @@ class RunDirectory:
             self._note_environment_changes(now)
         else:
             self.write_json(ENVIRONMENT_NAME, now)
-        # Last: from here on the directory holds a run.
+        # This comes last, since a directory with a config counts as one that holds a run.
         if not (self.root / CONFIG_NAME).exists():
             self.write_json(CONFIG_NAME, self.config.to_json_dict())
 
     def _note_environment_changes(self, now: dict[str, Any]) -> None:
         before = self.read_json(ENVIRONMENT_NAME)
-        known = self.journal.last(EnvironmentChanged)
-        if known is not None:
-            before = known.now
+        last_change = self.journal.last(EnvironmentChanged)
+        if last_change is not None:
+            before = last_change.now
         self.environment_changes = differences.compare(before, now)
         if self.environment_changes:
             changes = tuple(str(change) for change in self.environment_changes)
@@ -222,7 +225,7 @@ class RunDirectory:
 
 
 def config_hash(config: config_lib.PruneConfig) -> str:
-    """Names a config: 12 hexadecimal digits that depend on every field's value."""
+    """Returns 12 hexadecimal digits that depend on the value of every field of a config."""
     text = json.dumps(config.to_json_dict(), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
@@ -230,7 +233,7 @@ def config_hash(config: config_lib.PruneConfig) -> str:
 def _refuse_unless_resumed(root: pathlib.Path, resume: bool) -> None:
     if not resume and (root / CONFIG_NAME).exists():
         raise RunDirectoryError(
-            f"{root} holds a run already; pass --resume to go on with it, or choose another "
+            f"{root} already holds a run; pass --resume to continue it, or choose another "
             "--workdir."
         )
 
@@ -239,15 +242,15 @@ def _refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> 
     path = root / CONFIG_NAME
     if not path.exists():
         raise RunDirectoryError(
-            f"{root} holds a journal but no {CONFIG_NAME}, so what it was run with is not known; "
+            f"{root} holds a journal but no {CONFIG_NAME}, so the run's config is unknown; "
             "choose another --workdir."
         )
     changes = differences.compare(_read_json(path), config.to_json_dict())
     if changes:
-        listed = "; ".join(f"config.{change}" for change in changes)
+        fields = "; ".join(f"config.{change}" for change in changes)
         raise RunDirectoryError(
-            f"{root} was begun with another config, so its results cannot be gone on with "
-            f"({listed}). Pass the same values, or choose another --workdir."
+            f"The run in {root} began with another config, so it cannot be resumed with this one "
+            f"({fields}). Pass the same values, or choose another --workdir."
         )
 
 

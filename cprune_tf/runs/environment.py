@@ -1,6 +1,6 @@
-"""What a run was made with: machine, operating system, Python and packages.
+"""Describes a run's environment: machine, operating system, Python and packages.
 
-Neither the host's nor the user's name is recorded, so that a run directory can be passed on.
+The names of the host and the user are not recorded, so that a run directory can be shared.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Describes this process's surroundings.
+    """Describes the environment of this process.
 
     Returns:
         Plain JSON types: "machine" (model, architecture, cores_logical, cores_physical,
         cores_usable, memory_bytes, cpu_governor), "os" (name, kernel), "python", "packages"
-        (name to version). What cannot be found out is None; absent packages are left out.
+        (name to version). A value that cannot be determined is None. Packages that are not
+        installed are left out.
     """
     processors = _processors()
     return {
@@ -55,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def package_version() -> str:
-    """The version of this package; "unknown" where it is not installed."""
+    """Returns the version of this package; "unknown" if it is not installed."""
     try:
         return importlib.metadata.version("cprune_tf")
     except importlib.metadata.PackageNotFoundError:
@@ -70,7 +71,7 @@ def _read_line(path: str) -> str | None:
 
 
 def _processors() -> list[dict[str, str]]:
-    """The paragraphs of /proc/cpuinfo; none where there is no such file."""
+    """Reads the paragraphs of /proc/cpuinfo; without that file, one paragraph without values."""
     paragraphs = (_read_line("/proc/cpuinfo") or "").split("\n\n")
     return [
         {
@@ -91,7 +92,7 @@ def _cpu_model(processors: list[dict[str, str]]) -> str | None:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    # Arm boards name the board, not the core, and do so below all processors.
+    # On Arm, /proc/cpuinfo names the board instead of the core, in its last paragraph.
     board = _read_line("/proc/device-tree/model")
     return processors[0].get("model name") or board or processors[-1].get("Model") or None
 

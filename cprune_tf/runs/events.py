@@ -1,4 +1,4 @@
-"""Every kind of line in a run's journal, as a frozen dataclass."""
+"""The events of a run's journal: one frozen dataclass for each kind of line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class RunStarted:
     """A session of the run began: the first one or a resumed one.
 
     Attributes:
-        version: Of the package.
-        config_hash: Names the config.
+        version: The version of this package.
+        config_hash: A short name of the config; see `directory.config_hash`.
         model: The model's name or path.
-        device: What the device is and has.
-        resumed: Whether the run had begun before.
+        device: The device's hardware and software.
+        resumed: Whether an earlier session had begun the run.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -38,11 +38,11 @@ class RunStarted:
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentChanged:
-    """The machine or the packages differ from those the run began with.
+    """The machine or the packages differ from those of the last session.
 
     Attributes:
-        changes: One line each.
-        now: The whole environment.
+        changes: One line of text for each field that changed.
+        now: The whole environment of this session; see `environment.describe_environment`.
     """
 
     kind: ClassVar[str] = "environment_changed"
@@ -52,10 +52,10 @@ class EnvironmentChanged:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """The original was judged.
+    """The original model was evaluated.
 
     Attributes:
-        accuracy: 0..1.
+        accuracy: The original model's accuracy, 0..1.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -64,11 +64,11 @@ class Evaluated:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline(ModelRecord):
-    """The original was tuned and measured.
+    """The original model was tuned and measured.
 
     Attributes:
-        required_accuracy: What the result needs, 0..1.
-        metric: "top1" or "top5".
+        required_accuracy: The accuracy that the result must have, 0..1.
+        metric: The metric of all accuracies: "top1" or "top5".
     """
 
     kind: ClassVar[str] = "baseline"
@@ -78,13 +78,14 @@ class Baseline(ModelRecord):
 
 @dataclasses.dataclass(frozen=True)
 class CountRuledOut:
-    """A strategy did not propose a channel count, since its price already ruled it out.
+    """A strategy did not propose a channel count, because its price ruled it out.
 
     Attributes:
-        key: Of the target.
-        step: Units that would have been removed from each group.
-        price_ratio: Price / the current model's, priced alike.
-        reason: In words, with the numbers.
+        key: The key of the strategy's target.
+        step: Number of units that would have been removed from each group of the target.
+        price_ratio: The predicted latency / that of the current model, both predicted in the same
+            way.
+        reason: Why the price ruled the count out, with the numbers.
     """
 
     kind: ClassVar[str] = "count_ruled_out"
@@ -96,14 +97,14 @@ class CountRuledOut:
 
 @dataclasses.dataclass(frozen=True)
 class CandidateMeasured:
-    """A candidate was timed whole, before it was trained.
+    """A candidate's whole-model latency was measured, before the candidate was trained.
 
     Attributes:
-        index: Of the candidate.
-        removed: Units by group.
-        measured: Its latency.
-        current_ms: The current model's median, measured beside it.
-        ratio: Its median / the original's, measured beside it.
+        index: The candidate's number, from 0.
+        removed: Indices of the removed units, by channel group.
+        measured: The candidate's latency.
+        current_ms: The current model's median latency, measured side by side with the candidate.
+        ratio: The candidate's median latency / the original's, measured side by side.
     """
 
     kind: ClassVar[str] = "candidate_measured"
@@ -118,25 +119,26 @@ class CandidateMeasured:
 class CandidateJudged:
     """A candidate was accepted or refused.
 
-    One line carries the decision and the model it leads to, so that no kill can part them.
+    One line holds both the decision and the model that it leads to, so that a killed process cannot
+    leave one without the other.
 
     Attributes:
-        index: Of the candidate, from 0.
-        iteration: Of the model that it was made from.
-        key: Of the strategy's target.
-        task: The task it was aimed at; "" where a strategy aims at no single one.
+        index: The candidate's number, from 0.
+        iteration: The iteration of the model that the candidate was made from.
+        key: The key of the strategy's target.
+        task: The task that the strategy aimed at; "" if it did not aim at a single task.
         layers: Keras layers of that task.
-        removed: Units removed from each group, by number.
-        step: Units removed from each group of the target.
-        price_ms: Predicted whole-model latency; None where it was not priced.
-        current_latency_ms: The current model's latency that it was compared with.
-        measured: Its whole-model latency; None where the price refused it.
-        accuracy: After short-term training, 0..1; None where it was not trained.
-        current_accuracy: Of the model that it was made from.
+        removed: Number of removed units by channel group.
+        step: Number of units removed from each group of the target.
+        price_ms: Predicted whole-model latency; None if the candidate was not priced.
+        current_latency_ms: The latency of the current model that the candidate was compared with.
+        measured: The candidate's whole-model latency; None if the price ruled it out.
+        accuracy: Accuracy after short-term training, 0..1; None if the candidate was not trained.
+        current_accuracy: Accuracy of the model that the candidate was made from, 0..1.
         decision: ACCEPTED, REFUSED_LATENCY or REFUSED_ACCURACY.
-        reason: In words, with the numbers.
-        elapsed_sec: Spent on it.
-        accepted: The model it became, where accepted.
+        reason: Why the candidate was accepted or refused, with the numbers.
+        elapsed_sec: Time spent on the candidate.
+        accepted: The model that the candidate became; None if it was refused.
     """
 
     kind: ClassVar[str] = "candidate"
@@ -170,8 +172,8 @@ class Stopped:
     """Pruning ended.
 
     Attributes:
-        reason: Why.
-        iteration: Of the last accepted model.
+        reason: Why pruning ended.
+        iteration: The iteration of the last accepted model.
     """
 
     kind: ClassVar[str] = "stopped"
@@ -184,10 +186,11 @@ class LongTermTrained:
     """The result was trained.
 
     Attributes:
-        accuracy: Of what was kept, 0..1.
-        epochs: Trained; 0 where nothing was pruned.
-        kept: "trained" or "as it was".
-        model: The `.keras` file, relative to the run directory.
+        accuracy: Accuracy of the model that was kept, 0..1.
+        epochs: Number of epochs of the training; 0 if nothing was pruned.
+        kept: Which weights were kept: "trained", or "as it was" if nothing was pruned or training
+            lowered the accuracy.
+        model: The `.keras` file of the kept model, relative to the run directory.
     """
 
     kind: ClassVar[str] = "long_term_trained"
@@ -199,10 +202,10 @@ class LongTermTrained:
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What the run delivers was written.
+    """The files that the run delivers were written.
 
     Attributes:
-        files: All of it.
+        files: All delivered files.
     """
 
     kind: ClassVar[str] = "exported"
@@ -217,7 +220,7 @@ class CrossChecked(CrossCheck):
 
     @classmethod
     def of(cls, check: CrossCheck) -> CrossChecked:
-        """The event that says what a cross-check found."""
+        """Returns the event with the results of a cross-check."""
         return cls(**{f.name: getattr(check, f.name) for f in dataclasses.fields(CrossCheck)})
 
 
@@ -226,8 +229,8 @@ class StageEnded:
     """A stage of the run ended.
 
     Attributes:
-        name: Of the stage.
-        elapsed_sec: In this session.
+        name: The stage's name.
+        elapsed_sec: Time spent on the stage in this session.
     """
 
     kind: ClassVar[str] = "stage"
@@ -240,8 +243,8 @@ class Finished:
     """The run has nothing left to do.
 
     Attributes:
-        elapsed_sec: Of the session that ended it.
-        peak_memory_bytes: Of its main process.
+        elapsed_sec: Duration of the session that finished the run.
+        peak_memory_bytes: Peak memory of that session's main process.
     """
 
     kind: ClassVar[str] = "finished"
@@ -268,4 +271,4 @@ RUN_EVENTS = Schema(
         Finished,
     ),
 )
-"""What a run's journal holds. Format 1 had no header and fields that could be missing."""
+"""The events of a run's journal. In format 1, there was no header and fields could be missing."""

@@ -1,4 +1,4 @@
-"""The append-only record of a run: one JSON object a line, on the disk before anything goes on."""
+"""An append-only journal: one JSON object a line, on the disk before the work continues."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ def read_records(path: str | os.PathLike[str], schema: Schema) -> tuple[Record, 
 
     Args:
         path: The journal file.
-        schema: What it holds.
+        schema: The events that the journal can hold.
 
     Returns:
-        Its events, oldest first, without a last line that was cut off.
+        The events, oldest first. An unfinished last line is ignored.
 
     Raises:
-        FileNotFoundError: Where there is no such file.
-        JournalError: For another format and for a line that cannot be read.
+        FileNotFoundError: If the file does not exist.
+        JournalError: If the file has another format or an unreadable line.
     """
     path = pathlib.Path(path)
     return decode_lines(path, _read(path).values, schema).records
 
 
 class Journal:
-    """A journal file opened for writing by this process alone.
+    """A journal file, open for writing by this process alone.
 
     Attributes:
-        path: The file.
-        schema: What it holds.
-        repaired: What was cut off the end on opening because a killed process had left its last
-            line unfinished ("" where nothing was); it is kept in `<path>.torn`.
+        path: The journal file.
+        schema: The events that the journal can hold.
+        repaired: The unfinished last line that a killed process had left, which was cut off when
+            the journal was opened and is kept in `<path>.torn`; "" if there was none.
     """
 
     def __init__(self, path: str | os.PathLike[str], schema: Schema) -> None:
-        """Opens a journal, making it where missing, and locks it.
+        """Opens a journal and locks it.
 
-        Lines of an older format that the schema can upgrade are rewritten; the file as it was is
-        kept in `<path>.format<number>`.
+        If the schema can upgrade the file's older format, the file is rewritten. The file before
+        the upgrade is kept in `<path>.format<number>`.
 
         Args:
-            path: The journal file.
-            schema: What it holds.
+            path: The journal file; it is created if it does not exist.
+            schema: The events that the journal can hold.
 
         Raises:
-            LockedError: Where another process has it open for writing.
-            JournalError: For another format and for a line that cannot be read.
-            StorageError: Where the file system refuses.
+            LockedError: If another process has the journal open for writing.
+            JournalError: If the file has another format or an unreadable line.
+            StorageError: If the file cannot be written.
         """
         self.path = pathlib.Path(path)
         self.schema = schema
@@ -93,7 +93,7 @@ class Journal:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """All events so far with their numbers and times, oldest first."""
+        """All events so far, with their numbers and times, oldest first."""
         with self._mutex:
             return tuple(self._records)
 
@@ -101,17 +101,17 @@ class Journal:
         """Writes one event; when this returns, it is on the disk.
 
         Args:
-            event: Of one of the schema's classes; see `plain.to_plain` for what its fields can
-                hold.
+            event: An instance of one of the schema's classes; see `plain.to_plain` for what its
+                fields can hold.
 
         Returns:
             The event as a later process will read it.
 
         Raises:
-            TypeError: For an event of another class, or a field that is not of its type.
-            ValueError: For a closed journal.
-            StorageError: Where the file system refuses (a full disk); the journal is then as it
-                was before the call.
+            TypeError: If the event is of another class or a field does not have its type.
+            ValueError: If the journal is closed.
+            StorageError: If the event cannot be written, e.g. because the disk is full; the
+                journal is then unchanged.
         """
         with self._mutex:
             if self._file.closed:
@@ -119,7 +119,7 @@ class Journal:
             # The header is number 0.
             raw = self.schema.encode(len(self._records) + 1, event)
             try:
-                # Read before it is written: what no process could read must not get into the file.
+                # Decoded before it is written, so that no unreadable line gets into the file.
                 record = self.schema.decode(json.loads(_line(raw)))
             except codec.CodecError as error:
                 raise TypeError(f"{event!r} cannot be journalled: {error}") from error
@@ -129,17 +129,17 @@ class Journal:
             return appended
 
     def events(self, kind: type[E]) -> tuple[E, ...]:
-        """The events of a class, and of no class derived from it, oldest first."""
+        """Returns the events of exactly this class (not of subclasses), oldest first."""
         with self._mutex:
             return tuple(r.event for r in self._records if type(r.event) is kind)
 
     def last(self, kind: type[E]) -> E | None:
-        """The newest event of a class, or None."""
+        """Returns the newest event of exactly this class; None if there is none."""
         events = self.events(kind)
         return events[-1] if events else None
 
     def close(self) -> None:
-        """Closes the file and gives up the lock; safe to call again."""
+        """Closes the file and releases the lock; calling it again does nothing."""
         with self._mutex:
             self._file.close()
             self._lock.release()
@@ -154,7 +154,11 @@ class Journal:
         return self.path.with_name(f"{self.path.name}.{suffix}")
 
     def _load(self) -> tuple[str, bool]:
-        """Reads and mends the file; returns what was cut off, and whether nothing is in it."""
+        """Reads and repairs the file.
+
+        Returns:
+            The unfinished last line that was cut off ("" if none), and whether the file is empty.
+        """
         lines = _read(self.path)
         decoded = decode_lines(self.path, lines.values, self.schema)
         jsonl.repair(self.path, lines, keep_in=self._beside("torn"))
@@ -174,7 +178,7 @@ class Journal:
                 written += self._file.write(data[written:]) or 0
             os.fsync(self._file.fileno())
         except OSError as error:
-            # Should even this fail, the next opening finds a torn last line and repairs it.
+            # If even this fails, the next process to open the journal repairs its last line.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), length)
             raise files.storage_error(self.path, error) from error

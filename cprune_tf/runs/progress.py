@@ -1,7 +1,7 @@
-"""Says what a long run is doing, what comes next and how long it may take.
+"""Shows what a long run is doing, what comes next and how long it may take.
 
-On a terminal a live display is kept at the bottom of the screen; elsewhere, and in `run.log`,
-the same is told in plain lines.
+On a terminal, a live display stays at the bottom of the screen. Other outputs, and `run.log`, get
+the same information as plain lines.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ import rich.text
 
 
 class Stage:
-    """A stretch of work that is under way; made by `Progress.stage`.
+    """A stage of a run; made by `Progress.stage`.
 
     Attributes:
-        name: What it does.
-        total: Units of work in all, or None where not known.
-        done: Units done so far.
-        text: What is being done just now.
-        elapsed_sec: Its duration, once it has ended.
+        name: The stage's name.
+        total: Total units of work; None if unknown.
+        done: Units of work done so far.
+        text: Description of the current work.
+        elapsed_sec: The stage's duration; None until it has ended.
+        last_line_sec: Monotonic time of the last plain line about the stage.
     """
 
     def __init__(self, name: str, total: int | None, changed: Callable[[Stage], None]) -> None:
@@ -44,11 +45,11 @@ class Stage:
         self.last_line_sec = self._started_sec
 
     def update(self, done: int | None = None, text: str | None = None) -> None:
-        """Tells how far the stage is; cheap enough for an inner loop.
+        """Reports the stage's progress; cheap enough for an inner loop.
 
         Args:
-            done: Units done so far, where they are counted.
-            text: What is being done just now.
+            done: Units of work done so far; None leaves the number unchanged.
+            text: Description of the current work; None leaves the text unchanged.
         """
         if done is not None:
             self.done = done
@@ -57,34 +58,34 @@ class Stage:
         self._changed(self)
 
     def progress(self, done: int, planned: int, text: str) -> None:
-        """Tells how far the stage is, where the work itself knows how much it is.
+        """Reports the stage's progress together with its total, which may have changed.
 
         Args:
-            done: Units done so far.
-            planned: Units in all.
-            text: What is being done just now.
+            done: Units of work done so far.
+            planned: Total units of work.
+            text: Description of the current work.
         """
         self.total = planned
         self.update(done, text)
 
     def running_sec(self) -> float:
-        """Seconds since it began, or its duration once it has ended."""
+        """Returns the seconds since the stage began; its duration if it has ended."""
         if self.elapsed_sec is not None:
             return self.elapsed_sec
         return time.monotonic() - self._started_sec
 
     def remaining_sec(self) -> float | None:
-        """Seconds to its end at the pace so far; None where that is not known."""
+        """Estimates the seconds to the stage's end from its pace so far; None if unknown."""
         if not self.total or self.done <= 0:
             return None
         return self.running_sec() * max(self.total - self.done, 0) / self.done
 
     def end(self) -> None:
-        """Fixes its duration."""
+        """Ends the stage: sets `elapsed_sec`."""
         self.elapsed_sec = time.monotonic() - self._started_sec
 
     def describe(self) -> str:
-        """One line: how far, how long, how long still, what just now."""
+        """Returns one line: work done, time elapsed, time left, and the current work."""
         parts = []
         if self.total:
             parts.append(f"{self.done}/{self.total} ({100 * self.done / self.total:.0f} %)")
@@ -96,10 +97,10 @@ class Stage:
 
 
 class Progress:
-    """Progress of a whole run, as a context manager.
+    """The progress of a whole run, as a context manager.
 
-    Stages follow one another; a stage begun inside another one is a part of it. Work may add
-    stages that were not announced.
+    Stages follow one another. A stage that begins inside another stage is a part of it. Stages that
+    were not announced may be added.
     """
 
     def __init__(
@@ -111,15 +112,15 @@ class Progress:
         interval_sec: float = 10.0,
         on_stage_end: Callable[[str, float], None] | None = None,
     ) -> None:
-        """Begins silently.
+        """Opens the log; shows nothing until the context is entered or a stage begins.
 
         Args:
-            console: Where to show it (standard output).
-            log_path: File that the plain lines are appended to, or None.
-            stages: Names of the stages to come, in order.
-            interval_sec: Least time between two plain lines about one stage.
-            on_stage_end: Called with a stage's name and duration in seconds when it has ended
-                without an error; not called for the parts of a stage.
+            console: The console to write to; None for standard output.
+            log_path: A file to append the plain lines to, or None.
+            stages: Names of the announced stages, in order.
+            interval_sec: Minimum time in seconds between two plain lines about the same stage.
+            on_stage_end: Called with (stage name, duration in seconds) when a stage has ended
+                without an error; not called for stages inside other stages.
         """
         self._console = console or rich.console.Console()
         self._planned = list(stages)
@@ -155,14 +156,14 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
-        """Begins a stage; it ends with the block.
+        """Begins a stage, which ends when the block ends.
 
         Args:
-            name: What it does: one of the announced names, or a new one.
-            total: Units of work in it, where they are counted.
+            name: The stage's name: one of the announced names or a new one.
+            total: Total units of work; None if unknown.
 
         Yields:
-            The stage, to be told how far it is.
+            The stage, which takes reports of its progress.
         """
         stage = Stage(name, total, self._changed)
         self._open.append(stage)
@@ -189,15 +190,15 @@ class Progress:
             self._on_stage_end(name, stage.running_sec())
 
     def innermost(self, done: int, planned: int, text: str) -> None:
-        """Tells how far the innermost stage is, if one is open; see `Stage.progress`."""
+        """Reports the progress of the innermost open stage, if any; see `Stage.progress`."""
         if self._open:
             self._open[-1].progress(done, planned, text)
 
     def note(self, text: str) -> None:
-        """Tells something worth keeping, in a line of its own.
+        """Writes a line of its own to the console and the log.
 
         Args:
-            text: Plain text.
+            text: Plain text, without markup.
         """
         self._say(f"{'  ' * len(self._open)}{text}")
 
@@ -221,8 +222,8 @@ class Progress:
         return f" (next: {self._planned[0]})"
 
     def _outcome(self, stage: Stage) -> str:
-        counted = f", {stage.done}/{stage.total}" if stage.total else ""
-        return counted + (f"; {stage.text}" if stage.text else "")
+        count = f", {stage.done}/{stage.total}" if stage.total else ""
+        return count + (f"; {stage.text}" if stage.text else "")
 
     def _say(self, text: str, only_plain: bool = False) -> None:
         now = datetime.datetime.now()
@@ -244,12 +245,12 @@ class Progress:
         planned = tuple(self._planned)
         if not planned:
             return f"{total} in all"
-        later = f", then {len(planned) - 1} more" if len(planned) > 1 else ""
-        return f"{total} in all · next: {planned[0]}{later}"
+        others = f", then {len(planned) - 1} more" if len(planned) > 1 else ""
+        return f"{total} in all · next: {planned[0]}{others}"
 
 
 def _pulse(stage: Stage, depth: int) -> rich.console.RenderableType:
-    # Spinner and name share a cell; the clock drives the frame, so nothing has to be kept.
+    # The clock chooses the spinner's frame, so no spinner has to be kept between renderings.
     spinner = rich.spinner.Spinner("dots")
     frame: Any = spinner.frames[int(stage.running_sec() * 10) % len(spinner.frames)]
     return rich.text.Text(f"{'  ' * depth}{frame} {stage.name}", style="bold" if not depth else "")
@@ -262,10 +263,10 @@ def _bar(stage: Stage) -> rich.console.RenderableType:
 
 
 def format_duration(seconds: float) -> str:
-    """Writes a duration for people.
+    """Formats a duration for people.
 
     Args:
-        seconds: Not negative.
+        seconds: The duration, not negative.
 
     Returns:
         "0.4 s", "12 s", "3:05" (minutes), "2:07:30" (hours).

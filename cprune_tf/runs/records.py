@@ -1,4 +1,4 @@
-"""What the lines of a journal are: events of a schema, numbered and dated, behind a header."""
+"""The lines of a journal: a header, followed by numbered and dated events of a schema."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from cprune_tf.storage import codec
 
 HEADER_KIND = "journal"
 _RESERVED = ("seq", "time", "event")
-# Journals did not say their format until the second one.
+# A journal without a header has format 1; later formats begin with a header that names them.
 _UNNAMED_FORMAT = 1
 
 Raw = dict[str, Any]
-"""A line as JSON gives it."""
+"""A line of a journal as parsed JSON."""
 Upgrade = Callable[[Sequence[Raw]], Sequence[Raw]]
-"""Makes the lines of the next format, without a header; "seq" is set afterwards."""
+"""Converts lines to the next format, without a header; their "seq" is set afterwards."""
 
 
 class JournalError(UserError, RuntimeError):
-    """A journal that cannot be read; names the file and the line."""
+    """Raised if a journal cannot be read; names the file and the line."""
 
 
 class Event(Protocol):
     """A frozen dataclass that a journal can hold."""
 
     kind: ClassVar[str]
-    """What its lines name it by."""
+    """The event's name in the journal's lines."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """An event in its place.
+    """An event with its number and time.
 
     Attributes:
-        seq: Its number in the journal; the header is 0.
-        time: When it was written, in UTC.
+        seq: The event's number in the journal; the header is 0.
+        time: When the event was written, in UTC.
         event: The event.
     """
 
@@ -50,13 +50,13 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What a kind of journal can hold.
+    """The events that a kind of journal can hold.
 
     Attributes:
-        format: Of the lines; grows when lines of before could not be read any more.
+        format: The format's number; it grows when older lines can no longer be read.
         events: The classes of events: frozen dataclasses with a `kind`.
-        upgrades: An older format to what makes lines of the one after it; older formats that
-            cannot be reached are refused.
+        upgrades: Maps an older format to the function that converts its lines to the next format.
+            A journal is refused if no chain of upgrades leads to `format`.
     """
 
     format: int
@@ -70,41 +70,42 @@ class Schema:
             if not dataclasses.is_dataclass(event) or kind in kinds:
                 raise ValueError(f"{event!r}: expected a dataclass with a kind of its own.")
             kinds.append(kind)
-            taken = {field.name for field in dataclasses.fields(event)}.intersection(_RESERVED)
-            if taken:
+            field_names = {field.name for field in dataclasses.fields(event)}
+            if reserved := field_names.intersection(_RESERVED):
                 raise ValueError(
-                    f"{event.__name__}.{taken.pop()} is set by the journal itself; rename it."
+                    f"{event.__name__}.{reserved.pop()} is set by the journal itself; rename the "
+                    "field."
                 )
 
     def encode(self, seq: int, event: Any) -> Raw:
-        """Writes an event as plain JSON types.
+        """Converts an event to plain JSON types.
 
         Args:
-            seq: Its number.
+            seq: The event's number.
             event: The event.
 
         Returns:
-            The line, dated now.
+            The line, with the current time.
 
         Raises:
-            TypeError: For an event that is not of the schema, or a field that is not data.
+            TypeError: If the event's class is not in the schema, or a field cannot be converted.
         """
         if type(event) not in self.events:
-            known = ", ".join(cls.__name__ for cls in self.events)
-            raise TypeError(f"{event!r} is no event of this journal; expected one of {known}.")
+            classes = ", ".join(cls.__name__ for cls in self.events)
+            raise TypeError(f"{event!r} is no event of this journal; expected one of {classes}.")
         return {**_stamp(seq, event.kind), **codec.to_fields(event)}
 
     def decode(self, raw: Raw) -> Record:
-        """Reads an event from plain JSON types.
+        """Converts plain JSON types to an event.
 
         Args:
             raw: The line.
 
         Returns:
-            The event in its place.
+            The event with its number and time.
 
         Raises:
-            ValueError: For an event that is not of the schema, or fields that do not fit it.
+            ValueError: If the event's kind is not in the schema, or the fields do not fit it.
         """
         kind = raw["event"]
         cls = next((event for event in self.events if event.kind == kind), None)
@@ -117,12 +118,13 @@ class Schema:
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """The lines of a journal.
+    """The contents of a journal.
 
     Attributes:
         records: The events, oldest first.
-        upgraded: The same as lines behind a header, where the file's are of an older format.
-        older_format: Of the file's lines, where they were upgraded.
+        upgraded: If the file has an older format: its lines in the current format, with the
+            header. Otherwise empty.
+        older_format: The file's format if its lines were upgraded; otherwise None.
     """
 
     records: tuple[Record, ...]
@@ -131,7 +133,7 @@ class Decoded:
 
 
 def header(schema: Schema, package_version: str) -> Raw:
-    """The first line of a journal."""
+    """Returns the first line of a new journal."""
     return {**_stamp(0, HEADER_KIND), "format": schema.format, "package": package_version}
 
 
@@ -139,15 +141,15 @@ def decode_lines(path: pathlib.Path, lines: Sequence[Raw], schema: Schema) -> De
     """Reads all lines of a journal, upgrading those of an older format.
 
     Args:
-        path: The file, for errors.
-        lines: Its lines; none where nothing was written yet.
-        schema: What they should be.
+        path: The file's path, for errors.
+        lines: The file's lines; empty if nothing was written yet.
+        schema: The events that the journal can hold.
 
     Returns:
-        What they are.
+        The decoded lines.
 
     Raises:
-        JournalError: For a format that cannot be read and for a line that does not fit.
+        JournalError: If the format cannot be read or a line does not fit the schema.
     """
     for index, raw in enumerate(lines):
         if raw.get("seq") != index:
@@ -172,15 +174,15 @@ def decode_lines(path: pathlib.Path, lines: Sequence[Raw], schema: Schema) -> De
 
 
 def complaint(path: pathlib.Path, number: int, problem: str) -> str:
-    """Says what is wrong with a line and what to do.
+    """Writes an error text: what is wrong with a line, and what to do.
 
     Args:
-        path: The file.
-        number: Of the line, from 1.
-        problem: What follows "line 3".
+        path: The journal file.
+        number: The line's number, from 1.
+        problem: The problem, as the continuation of a sentence that begins with "line 3".
 
     Returns:
-        The sentences.
+        Whole sentences.
     """
     return (
         f"{path}, line {number} {problem}. The file was changed or damaged after it was written: "
@@ -200,12 +202,12 @@ def _decode(path: pathlib.Path, lines: Sequence[Raw], schema: Schema) -> tuple[R
 
 
 def _upgrades(number: Any, schema: Schema) -> list[Upgrade] | None:
-    """What leads from a format to the schema's, step by step; None where a step is missing."""
+    """Returns the upgrades from a format to the schema's format; None if one is missing."""
     if not isinstance(number, int) or number >= schema.format:
         return None
     steps = [schema.upgrades.get(step) for step in range(number, schema.format)]
-    known = [step for step in steps if step is not None]
-    return known if len(known) == len(steps) else None
+    upgrades = [step for step in steps if step is not None]
+    return upgrades if len(upgrades) == len(steps) else None
 
 
 def _refusal(path: pathlib.Path, number: Any, package_version: Any, schema: Schema) -> str:
@@ -218,7 +220,7 @@ def _refusal(path: pathlib.Path, number: Any, package_version: Any, schema: Sche
 
 
 def _undated(first: Raw) -> Raw:
-    """The header of a journal that had none: as old as its first event."""
+    """Makes a header for a journal without one, with the time of the journal's first event."""
     return {"seq": 0, "time": first.get("time"), "event": HEADER_KIND, "package": "unknown"}
 
 

@@ -1,4 +1,4 @@
-"""What the stages of a run give, in the form that the journal keeps and the report shows."""
+"""The results of a run's stages, in the form that the journal keeps and the report shows."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class TaskRecord:
     """One task of a tuned model.
 
     Attributes:
-        name: Readable and unique within the model.
+        name: A readable name, unique within the model.
         anchor: The operator that does the work, e.g. "conv2d".
-        weight: How many subgraphs share it.
-        layers: Keras layers of all its subgraphs.
-        groups: Channel groups that its filters belong to.
+        weight: How many subgraphs share the task.
+        layers: Keras layers of all the task's subgraphs.
+        groups: Channel groups that the task's filters belong to.
         macs: Multiply-adds of one call.
-        latency_ms: Of one call of its fastest program.
+        latency_ms: Latency of one call of the task's fastest program.
         total_ms: latency_ms x weight.
-        share: Of the sum over all tasks, 0..1.
-        gflops: Reached by the fastest program.
-        structure_step: Filters whose removal keeps that program's structure; None where the task
-            cannot be pruned, or its runtime shows no programs.
-        program: How the fastest program tiles its axes; "" where the runtime shows none.
-        protected: Why it cannot be pruned; None where it can.
+        share: total_ms as a fraction (0..1) of the sum over all tasks.
+        gflops: Rate of the fastest program in 1e9 floating-point operations per second.
+        structure_step: Number of filters whose removal keeps the fastest program's structure; None
+            if the task cannot be pruned or its runtime does not expose programs.
+        program: How the fastest program tiles its axes; "" if the runtime does not expose programs.
+        protected: Why the task cannot be pruned; None if it can.
     """
 
     name: str
@@ -51,16 +51,17 @@ class ModelRecord:
     """A model that became the current one.
 
     Attributes:
-        iteration: 0 for the original.
-        accuracy: Of the trained model, 0..1.
-        latency: Of the whole model on the device.
-        latency_ratio: latency / the original's, measured side by side.
-        params: Parameters.
-        macs: Multiply-adds of one inference; None where a size is unknown.
-        channels: Output channels of every layer that makes channels.
-        tasks: What its latency is made of.
+        iteration: The model's iteration; 0 for the original.
+        accuracy: Accuracy of the trained model, 0..1.
+        latency: Latency of the whole model on the device.
+        latency_ratio: Median latency / the original's, measured side by side.
+        params: Number of parameters.
+        macs: Multiply-adds of one inference; None if a size is unknown.
+        channels: Number of output channels of every layer that makes channels.
+        tasks: The model's tasks, which together make up its latency.
         model: The `.keras` file, relative to the run directory.
-        history: The file of the removals that led to it; "" for the original.
+        history: The file that lists the removals that led to the model, relative to the run
+            directory; "" for the original.
     """
 
     iteration: int
@@ -80,9 +81,9 @@ class ExportedFile:
     """A file that a run delivers.
 
     Attributes:
-        name: For people.
-        path: Relative to the run directory.
-        bytes: Its size.
+        name: A readable name.
+        path: The file's path, relative to the run directory.
+        bytes: The file's size.
     """
 
     name: str
@@ -92,17 +93,17 @@ class ExportedFile:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeResult:
-    """What one deployment does on one runtime.
+    """The outputs and latencies of one deployment on one runtime.
 
     Attributes:
         deployment: The deployment's name.
         runtime: "keras", "tvm" or "litert".
-        accuracy: Of its outputs against the labels, 0 to 1.
-        max_abs_error: Largest absolute difference to Keras's outputs.
-        max_relative_error: max |a - b| / max |b|, b being Keras's outputs.
-        top1_agreement: Fraction of the images with the same first class as in Keras.
-        file_bytes: Size of the file; None for Keras.
-        latencies: One for each number of threads; none for Keras.
+        accuracy: Accuracy of the outputs, 0..1.
+        max_abs_error: Largest absolute difference from Keras's outputs.
+        max_relative_error: max |a - b| / max |b|, where b are Keras's outputs.
+        top1_agreement: Fraction (0..1) of the images with the same first class as in Keras.
+        file_bytes: Size of the deployed file; None for Keras.
+        latencies: One latency for each number of threads; empty for Keras.
     """
 
     deployment: str
@@ -117,13 +118,13 @@ class RuntimeResult:
 
 @dataclasses.dataclass(frozen=True)
 class Speedup:
-    """How many times faster a deployment is than the first one.
+    """How many times faster a deployment is than the first deployment.
 
     Attributes:
-        deployment: The faster one, hopefully.
-        baseline: The first deployment.
+        deployment: Name of the deployment.
+        baseline: Name of the first deployment.
         runtime: "tvm" or "litert".
-        num_threads: Threads of both.
+        num_threads: Number of threads of both deployments.
         ratio: Median of the baseline / median of the deployment.
         low: Lower quartile of the baseline / upper quartile of the deployment.
         high: Upper quartile of the baseline / lower quartile of the deployment.
@@ -143,13 +144,13 @@ class CrossCheck:
     """The comparison of deployments and runtimes on one device.
 
     Attributes:
-        device: Where it was made.
-        metric: "top1" or "top5".
-        num_images: Images that were run on every runtime.
-        results: One for each deployment and runtime.
-        speedups: Of each further deployment over the first, by runtime and number of threads;
-            none on an emulated device.
-        problems: What is not as it should be, in words; empty: nothing.
+        device: The device that TVM and LiteRT ran on.
+        metric: The metric of all accuracies: "top1" or "top5".
+        num_images: Number of images that were run on every runtime.
+        results: One result for each deployment and runtime.
+        speedups: Speed-ups of each other deployment over the first, by runtime and number of
+            threads; empty on an emulated device.
+        problems: Sentences that say what is wrong; empty if nothing is.
     """
 
     device: DeviceInfo
@@ -160,15 +161,17 @@ class CrossCheck:
     problems: tuple[str, ...]
 
     def result(self, deployment: str, runtime: str) -> RuntimeResult:
-        """The result of a deployment on a runtime; KeyError where there is none."""
+        """Returns the result of a deployment on a runtime; raises KeyError if there is none."""
         for result in self.results:
             if (result.deployment, result.runtime) == (deployment, runtime):
                 return result
-        known = ", ".join(f"{r.deployment}/{r.runtime}" for r in self.results)
-        raise KeyError(f"There is no result for {deployment}/{runtime}; there are {known}.")
+        available = ", ".join(f"{r.deployment}/{r.runtime}" for r in self.results)
+        raise KeyError(
+            f"There is no result for {deployment}/{runtime}; expected one of {available}."
+        )
 
     def latency(self, deployment: str, runtime: str, num_threads: int) -> Latency:
-        """The latency of a deployment on a runtime; KeyError where it was not measured."""
+        """Returns the latency of a deployment; raises KeyError if it was not measured."""
         latencies = self.result(deployment, runtime).latencies
         for latency in latencies:
             if latency.num_threads == num_threads:
@@ -179,5 +182,5 @@ class CrossCheck:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The same fields as JSON types."""
+        """Returns the same fields as JSON types."""
         return {**dataclasses.asdict(self), "device": self.device.to_json()}

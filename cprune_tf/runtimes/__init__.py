@@ -1,6 +1,7 @@
-"""What a latency is measured with: a runtime (TVM, LiteRT) at a precision, on one device.
+"""Runtimes: what runs and times a model on a device, such as TVM at float32.
 
-A runtime is a module of this package, named as the runtime is, that registers itself.
+Each runtime is one module of this package. The module has the runtime's name and registers its
+class.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every runtime can do: prepare, tune, price, build and time models on its device.
+"""The interface of all runtimes: prepare, tune, price, build and time models on a device.
 
-Pricing, staircases, prediction, gates and reports know this interface only. What a model is made of
-for a runtime (TVM's fused subgraphs, LiteRT's operators) are its tasks.
+Pricing, staircases, prediction, gates and reports use this interface only. A runtime divides a
+model into tasks: TVM into its fused subgraphs, LiteRT into its operators.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 
     from cprune_tf.compiler.structure import ProgramStructure
 
-# Called with (units of work done, units planned, what is running).
+# Called with (units of work done, units planned, description of the running work).
 Progress = Callable[[int, int, str], None]
 
 
@@ -30,7 +30,7 @@ class RuntimeSubgraph(Protocol):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Keras layers that it computes, in model order."""
+        """The Keras layers that the call computes, in the model's order."""
 
 
 class RuntimeTask(Protocol):
@@ -38,35 +38,35 @@ class RuntimeTask(Protocol):
 
     @property
     def name(self) -> str:
-        """Readable and unique within the model."""
+        """A readable name, unique within the model."""
 
     @property
     def kind(self) -> str:
-        """Its operators: equal for tasks that differ in their shapes alone."""
+        """The task's operators; equal for tasks that differ only in their shapes."""
 
     @property
     def key(self) -> int:
-        """Equal for equal workloads, also of other models."""
+        """A number that is equal for equal workloads, also across models."""
 
     @property
     def subgraphs(self) -> Sequence[RuntimeSubgraph]:
-        """The calls that share it."""
+        """The calls that share the task."""
 
     @property
     def weight(self) -> int:
-        """How many subgraphs share it."""
+        """How many subgraphs share the task."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Keras layers of all its subgraphs, in model order."""
+        """The Keras layers of all the task's subgraphs, in the model's order."""
 
     @property
     def flops(self) -> float:
-        """Floating point operations of one call; a multiply-add is two."""
+        """Floating-point operations of one call; a multiply-add counts as two."""
 
     @property
     def argument_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """(dtype, shape) of each argument; the result is the last one."""
+        """(dtype, shape) of each argument; the last entry is the result."""
 
 
 class RuntimeModel(Protocol):
@@ -74,20 +74,21 @@ class RuntimeModel(Protocol):
 
     @property
     def tasks(self) -> Sequence[RuntimeTask]:
-        """Its distinct workloads, in order of first use."""
+        """The model's distinct workloads, in order of first use."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskCost:
-    """What one task costs in a model.
+    """The latency of one task in a model.
 
     Attributes:
         task: The task.
-        latency_ms: Of one call, as fast as the runtime is known to do it.
-        total_ms: latency_ms x weight.
-        share: Of the sum over all tasks, 0..1.
-        gflops: Reached.
-        structure: The fastest program's tiling; None where the runtime shows no programs.
+        latency_ms: Latency of one call of the fastest version that the runtime has measured.
+        total_ms: latency_ms x the task's weight.
+        share: total_ms as a fraction (0..1) of the sum over all tasks.
+        gflops: Achieved rate in 1e9 floating-point operations per second.
+        structure: The program structure of the fastest program; None if the runtime does not
+            expose programs.
     """
 
     task: RuntimeTask
@@ -102,13 +103,13 @@ class Runtime(abc.ABC):
     """A runtime at one precision, open on one device.
 
     Args:
-        device: Where models run.
-        precision: What they compute in, e.g. "float32".
-        num_threads: Threads they are prepared for and timed with.
+        device: The device that models run on.
+        precision: The precision that models compute in, e.g. "float32".
+        num_threads: Number of threads that models are prepared for and timed with.
     """
 
     name: ClassVar[str]
-    # Of the files that `build` writes.
+    # The suffix of the files that `build` writes, e.g. ".so".
     suffix: ClassVar[str]
 
     def __init__(self, device: Device, precision: str, num_threads: int) -> None:
@@ -119,14 +120,14 @@ class Runtime(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def check(cls, model: keras.Model, frontend: str) -> None:
-        """Raises where the runtime cannot run a model, before anything is opened or measured.
+        """Raises an error if the runtime cannot run a model; opens and measures nothing.
 
         Args:
             model: The Keras model.
-            frontend: See config.PruneConfig.
+            frontend: How the compiler reads the model; see config.PruneConfig.
 
         Raises:
-            UserError: Names what the runtime cannot run.
+            UserError: If the runtime cannot run the model; names the parts that it cannot run.
         """
 
     def __str__(self) -> str:
@@ -135,31 +136,37 @@ class Runtime(abc.ABC):
     @property
     @abc.abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What measured latencies hold for, as JSON types: all but the workload."""
+        """The conditions that measured latencies hold for, as JSON types, without the workload."""
 
     @property
     @abc.abstractmethod
     def lanes(self) -> int:
-        """Values that one vector instruction works on."""
+        """How many float32 values one vector instruction works on."""
 
     @abc.abstractmethod
     def prepare(self, model: keras.Model) -> RuntimeModel:
-        """A Keras model as this runtime sees it, with its tasks; nothing is measured.
+        """Divides a Keras model into this runtime's tasks, without measuring anything.
+
+        Args:
+            model: The Keras model.
+
+        Returns:
+            The model as this runtime sees it.
 
         Raises:
-            UnsupportedOperationError: For an operation that the runtime cannot run.
+            UnsupportedOperationError: If the runtime cannot run one of the model's operations.
         """
 
     @abc.abstractmethod
     def tune(
         self, model: RuntimeModel, trials_per_task: int, progress: Progress | None = None
     ) -> None:
-        """Makes every task as fast as the runtime can; what is known already costs nothing.
+        """Makes every task as fast as the runtime can; earlier results are reused.
 
         Args:
-            model: From prepare.
-            trials_per_task: Measured programs for each task, for a runtime that searches.
-            progress: Told how far it is.
+            model: A model from `prepare`.
+            trials_per_task: Number of measured programs for each task, if the runtime searches.
+            progress: Called with (work done, work planned, description of the running work).
 
         Raises:
             TuningError: If every program of a task failed.
@@ -172,26 +179,26 @@ class Runtime(abc.ABC):
         current: RuntimeModel,
         on_task: Callable[[Any], None] | None = None,
     ) -> float:
-        """What a candidate's tasks will cost, in seconds of work instead of a tuning's minutes.
+        """Predicts the latency of a candidate's tasks, in seconds instead of minutes of tuning.
 
         Args:
             candidate: The pruned model.
-            current: The tuned model that it was pruned from.
+            current: The tuned model that the candidate was pruned from.
             on_task: Called before each task that has to be measured.
 
         Returns:
-            Milliseconds; comparable with `tasks_ms(current)`.
+            The sum over all subgraphs in milliseconds; comparable with `tasks_ms(current)`.
 
         Raises:
             TuningError: If no program of a task works.
         """
 
     def part(self, model: RuntimeModel, tasks: Iterable[RuntimeTask]) -> RuntimeModel:
-        """A model with some of its tasks only: to price these and leave the others alone.
+        """Returns a model with only some of its tasks, so that only these are priced.
 
         Args:
-            model: From prepare.
-            tasks: Some of the model's.
+            model: A model from `prepare`.
+            tasks: The tasks of the model to keep.
         """
         return typing.cast(
             RuntimeModel, dataclasses.replace(typing.cast(Any, model), tasks=tuple(tasks))
@@ -199,7 +206,7 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def tasks_ms(self, model: RuntimeModel) -> float:
-        """The sum of all subgraphs' latencies, of a model that was tuned or priced.
+        """Sums the latencies of all subgraphs of a tuned or priced model, in milliseconds.
 
         Raises:
             KeyError: If a task was never measured.
@@ -207,11 +214,14 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def task_costs(self, model: RuntimeModel) -> tuple[TaskCost, ...]:
-        """What each task of a tuned model costs, costliest first."""
+        """Returns the latency of each task of a tuned model, the costliest first."""
 
     @abc.abstractmethod
     def samples_ms(self, task: Any) -> tuple[float, ...]:
-        """Times a measured task again: the mean duration of one call in each sample, in ms.
+        """Times a measured task again.
+
+        Returns:
+            For each sample, the mean duration of one call in milliseconds.
 
         Raises:
             KeyError: If the task was never measured.
@@ -220,33 +230,33 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def filter_tiles(self, task: Any, filters: int) -> tuple[int, ...]:
-        """Tiles of filters that fast code for a tuned task works in.
+        """Returns the filter tiles that fast code for a tuned task works in.
 
-        Filter counts that are multiples of such a tile waste no work.
+        A filter count that is a multiple of such a tile wastes no work.
 
         Args:
             task: The task.
-            filters: How many filters it has. A task whose last axis is not its filters has no
-                tiles here.
+            filters: The task's number of filters. A task whose last axis has another extent has
+                no filter tiles.
 
         Returns:
-            Tiles larger than 1, best first; empty where nothing is known.
+            Tiles larger than 1, best first; empty if no tile is known.
         """
 
     @abc.abstractmethod
     def build(self, model: RuntimeModel, path: os.PathLike[str] | str) -> None:
-        """Writes a tuned or priced model as the file that is deployed.
+        """Builds a tuned or priced model and writes the file that would be deployed.
 
         Args:
-            model: From prepare.
-            path: The file, written atomically; ends in `suffix`.
+            model: A model from `prepare`.
+            path: The file, written atomically; its name must end in `suffix`.
         """
 
     def file(self, path: os.PathLike[str] | str, model: keras.Model) -> ModelFile:
-        """A built file, ready for the device.
+        """Describes a built file to the device.
 
         Args:
-            path: What `build` wrote.
+            path: A file written by `build`.
             model: A Keras model with the same inputs.
         """
         return ModelFile(os.path.basename(path), self.name, os.fspath(path), input_specs(model))
@@ -260,16 +270,20 @@ class Runtime(abc.ABC):
         """Times whole built models against each other, interleaved.
 
         Args:
-            paths: What `build` wrote.
-            model: A Keras model with the same inputs as all of them.
-            measure: How they are timed; its num_threads is not looked at.
+            paths: Files written by `build`.
+            model: A Keras model with the same inputs as all files.
+            measure: How the models are timed. Its num_threads is ignored in favour of the
+                runtime's.
+
+        Returns:
+            The latency of each file, in the order of `paths`.
         """
         files = [self.file(path, model) for path in paths]
         return self.device.time_models(files, self.num_threads, measure)
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Ends what it started; the device stays open."""
+        """Frees the runtime's resources; the device stays open."""
 
     def __enter__(self) -> Runtime:
         return self
@@ -279,7 +293,7 @@ class Runtime(abc.ABC):
 
 
 def input_specs(model: keras.Model) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """(dtype, shape) of each input of a Keras model, for a batch of one."""
+    """Returns (dtype, shape) of each input of a Keras model, for a batch of one."""
     return tuple(
         (str(tensor.dtype), (1, *(int(size) for size in tensor.shape[1:])))
         for tensor in model.inputs

@@ -1,4 +1,4 @@
-"""Which runtimes there are, and how one is opened."""
+"""Registers runtimes by name, finds them and opens them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _NOT_RUNTIMES = ("base", "registry")
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeOptions:
-    """What a runtime is opened with.
+    """The settings that a runtime is opened with.
 
     Attributes:
-        precision: What models compute in.
-        workdir: Where it keeps what it measures.
-        tuning: How much it may search.
-        num_threads: Threads that models are prepared for and timed with.
-        seed: Of the search.
+        precision: The precision that models compute in.
+        workdir: The folder where the runtime keeps its measurements.
+        tuning: How much the runtime may search.
+        num_threads: Number of threads that models are prepared for and timed with.
+        seed: The seed of the search.
         frontend: How TVM imports models; see config.PruneConfig.
-        weights: What TVM's libraries store weights as; see config.PruneConfig.
+        weights: The dtype in which TVM's libraries store weights; see config.PruneConfig.
     """
 
     precision: str
@@ -47,11 +47,11 @@ _CLASSES: dict[str, tuple[type[Runtime], tuple[str, ...]]] = {}
 def register_runtime(
     name: str, precisions: Sequence[str]
 ) -> Callable[[RuntimeClass], RuntimeClass]:
-    """Makes a runtime known by name; decorates its class, which is made of (device, options).
+    """Registers a runtime; decorates its class, whose constructor takes (device, options).
 
     Args:
-        name: As in `config.runtime`.
-        precisions: What it can compute in.
+        name: The runtime's name, as in `config.runtime`.
+        precisions: The precisions that the runtime can compute in.
     """
 
     def register(runtime: RuntimeClass) -> RuntimeClass:
@@ -62,7 +62,7 @@ def register_runtime(
 
 
 def runtime_names() -> tuple[str, ...]:
-    """All runtimes that can be opened; none is imported."""
+    """Returns the names of all runtimes that can be opened, without importing them."""
     package = importlib.import_module("cprune_tf.runtimes")
     modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
     names = {*_CLASSES, *(name for name in modules if name not in _NOT_RUNTIMES)}
@@ -70,14 +70,14 @@ def runtime_names() -> tuple[str, ...]:
 
 
 def find_runtime(name: str, precision: str) -> type[Runtime]:
-    """The class of a runtime.
+    """Returns the class of a runtime.
 
     Args:
         name: One of `runtime_names()`.
-        precision: What models compute in.
+        precision: The precision that models compute in.
 
     Raises:
-        ConfigError: For an unknown name, or a precision that the runtime does not have.
+        ConfigError: If the name is unknown or the runtime does not have the precision.
     """
     if name not in runtime_names():
         raise ConfigError(
@@ -100,14 +100,14 @@ def open_runtime(name: str, device: Device, options: RuntimeOptions) -> Runtime:
 
     Args:
         name: One of `runtime_names()`.
-        device: Open; stays open when the runtime is closed.
-        options: See RuntimeOptions.
+        device: An open device; it stays open when the runtime is closed.
+        options: The settings to open the runtime with.
 
     Returns:
         The runtime, to be closed by the caller.
 
     Raises:
-        ConfigError: For an unknown name, or a precision that the runtime does not have.
+        ConfigError: If the name is unknown or the runtime does not have the precision.
     """
     runtime: Any = find_runtime(name, options.precision)
     return typing.cast(Runtime, runtime(device, options))

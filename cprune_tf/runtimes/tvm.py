@@ -1,4 +1,4 @@
-"""TVM: models are imported, tuned and compiled to a library for the device."""
+"""The runtime TVM: imports and tunes models, and compiles them to a library for the device."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from cprune_tf.runtimes.registry import RuntimeOptions, register_runtime
 if typing.TYPE_CHECKING:
     import keras
 
-# As many of a task's best programs that differ in structure name its filter tiles.
+# Filter tiles come from this many of a task's best programs that differ in program structure.
 _TILE_PROGRAMS = 4
 
 
 @register_runtime("tvm", ("float32",))
 class TvmRuntime(Runtime):
-    """TVM on one device: a compiler session and the programs it has measured.
+    """TVM on one device: a compiler session and the programs that it has measured.
 
     Args:
-        device: Where programs run.
-        options: See RuntimeOptions.
+        device: The device that programs run on.
+        options: The settings to open the runtime with.
 
     Attributes:
-        session: The compiler, for what is TVM's alone (roofline, layers side by side).
+        session: The compiler session, for features that only TVM has (roofline, comparison of
+            single layers).
     """
 
     name = "tvm"
@@ -58,7 +59,7 @@ class TvmRuntime(Runtime):
 
     @classmethod
     def check(cls, model: keras.Model, frontend: str) -> None:
-        """See Runtime: names every layer that cannot be imported."""
+        """See Runtime. The error names every layer that cannot be imported."""
         import_through(frontend, model)
 
     @property
@@ -72,7 +73,7 @@ class TvmRuntime(Runtime):
 
     @property
     def lanes(self) -> int:
-        """See Runtime; threads of a warp on a GPU."""
+        """See Runtime. On a GPU, these are the threads of a warp."""
         return self.session.lanes
 
     def prepare(self, model: keras.Model) -> LoweredModel:
@@ -86,7 +87,7 @@ class TvmRuntime(Runtime):
     def price(
         self, candidate: Any, current: Any, on_task: Callable[[Task], None] | None = None
     ) -> float:
-        """See Runtime: the current model's programs are transferred to the candidate's shapes."""
+        """See Runtime. Transfers the current model's programs to the candidate's shapes."""
         return self.session.price(candidate, current, on_task)
 
     def tasks_ms(self, model: Any) -> float:
@@ -101,23 +102,23 @@ class TvmRuntime(Runtime):
         )
 
     def samples_ms(self, task: Task) -> tuple[float, ...]:
-        """See Runtime: the task's fastest program, built once."""
+        """See Runtime. Times the task's fastest program, which is built only once."""
         return self._timer.samples_ms(task)
 
     def filter_tiles(self, task: Task, filters: int) -> tuple[int, ...]:
-        """See Runtime: the inner tiles of the best few programs that differ in structure."""
+        """See Runtime. Returns the inner tiles of the best few programs of different structure."""
         tiles: dict[int, None] = {}
         for lowered in task.lowerings:
             programs = self.session.database.programs(lowered.mod)
             for program in distinct_programs(programs, _TILE_PROGRAMS):
                 structure = program_structure(program, lowered.mod)
-                # Another extent: the workload's last axis is not its filters.
+                # Otherwise the workload's last axis is not its filter axis.
                 if structure.filters == filters:
                     tiles[math.prod(structure.compute[1:])] = None
         return tuple(tile for tile in tiles if tile > 1)
 
     def build(self, model: Any, path: os.PathLike[str] | str) -> None:
-        """See Runtime: a shared library with the fastest programs known, weights inside."""
+        """See Runtime. Writes a shared library of the fastest measured programs and the weights."""
         self.session.build(model, os.fspath(path))
 
     def close(self) -> None:
@@ -127,14 +128,14 @@ class TvmRuntime(Runtime):
 
 
 def require_tvm(runtime: Runtime, purpose: str) -> TvmRuntime:
-    """The runtime as TVM's, for what only TVM's programs can tell.
+    """Returns the runtime as a TvmRuntime, for features that need TVM's programs.
 
     Args:
         runtime: Any runtime.
-        purpose: What needs TVM, as the beginning of a sentence.
+        purpose: The feature that needs TVM, as the subject of the error's sentence.
 
     Raises:
-        ConfigError: If it is another runtime.
+        ConfigError: If the runtime is not TVM.
     """
     if not isinstance(runtime, TvmRuntime):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as plain JSON types, and back; what does not fit a field's type is refused."""
+"""Converts frozen dataclasses to plain JSON types and back; refuses values of the wrong type."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ _MAX_SHOWN = 60
 
 
 class CodecError(ValueError):
-    """Values that do not fit a dataclass; names each field, with what was expected of it."""
+    """Raised if values do not fit a dataclass; names each field and what it expects."""
 
 
 class _MisfitError(ValueError):
-    """One value that does not fit, in words."""
+    """Raised if one value does not fit; says what was expected and received."""
 
 
 def to_fields(value: Any) -> dict[str, Any]:
-    """Writes a dataclass as plain JSON types.
+    """Converts a dataclass to plain JSON types.
 
     Args:
         value: The dataclass; see `plain.to_plain` for what its fields can hold.
 
     Returns:
-        Field names to plain values. A number that is not finite is None.
+        Field names to plain values. A number that is not finite becomes None.
 
     Raises:
-        TypeError: For a field that is not data.
+        TypeError: If a field holds a type that cannot be converted.
     """
     fields = plain.to_plain(value)
     return typing.cast(dict[str, Any], fields)
 
 
 def from_fields(cls: type[T], fields: Mapping[str, Any], name: str) -> T:
-    """Reads a dataclass from plain JSON types: the reverse of `to_fields`.
+    """Makes a dataclass of plain JSON types: the reverse of `to_fields`.
 
-    Every field has to be there, with a value of its type. None in a field of type float is a number
-    that was not finite, and becomes NaN.
+    Every field must be present, with a value of its type. None in a field of type float stands for
+    a number that was not finite, and becomes NaN.
 
     Args:
-        cls: The dataclass.
+        cls: The class of the dataclass.
         fields: Field names to plain values.
-        name: What to call it in an error.
+        name: The name of the dataclass in an error text.
 
     Returns:
-        The dataclass, with tuples for lists.
+        The dataclass; lists become tuples.
 
     Raises:
-        CodecError: For missing or unknown fields and for values of another type.
+        CodecError: If a field is missing or unknown, or a value has the wrong type.
     """
     try:
         return _CONVERTER.structure(fields, cls)
@@ -72,7 +72,7 @@ def _in_words(error: BaseException, _: type | None) -> str:
 
 
 def _place_first(problem: str) -> str:
-    # cattrs writes "what is wrong @ where".
+    # cattrs writes "description @ place".
     description, _, place = problem.rpartition(" @ ")
     return f"{place}: {description}"
 
@@ -132,7 +132,8 @@ def _dataclass_hook(cls: Any, converter: cattrs.Converter) -> _Hook:
     def hook(value: Any, cls: Any) -> Any:
         if not isinstance(value, dict):
             _refuse("an object", value)
-        # Defaults are for those who write: whoever reads must not take them for what was measured.
+        # Defaults help code that writes a dataclass. When reading, a default could be mistaken for
+        # a recorded value, so every field must be present.
         missing = [name for name in names if name not in value]
         unknown = [name for name in value if name not in names]
         problems = [f"the field {name!r} is missing" for name in missing]

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever kills the process that writes them."""
+"""Writes files that are either whole or absent, even if the writing process is killed."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ _PARTIAL_PREFIX = ".partial-"
 
 
 class StorageError(UserError, OSError):
-    """The file system refused a write; says the file, the cause and what to do."""
+    """Raised if a file cannot be written; says which file, why, and what to do."""
 
 
 def storage_error(path: pathlib.Path, cause: OSError) -> StorageError:
-    """Explains a failed write.
+    """Makes the error for a failed write.
 
     Args:
         path: The file that was being written.
-        cause: What the operating system said.
+        cause: The operating system's error.
 
     Returns:
-        An error with the same errno, ready to be raised from `cause`.
+        An error with the same errno, to be raised from `cause`.
     """
-    name = cause.strerror or str(cause)
+    reason = cause.strerror or str(cause)
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = _free_megabytes(path)
-        advice = f"{free} left there; free some space and go on with --resume"
+        advice = f"{_free_space(path)}; free some space and continue with --resume"
     else:
-        advice = "check the path and its permissions, then go on with --resume"
-    return StorageError(cause.errno, f"Cannot write {path}: {name} ({advice})")
+        advice = "check the path and its permissions, then continue with --resume"
+    return StorageError(cause.errno, f"Cannot write {path}: {reason} ({advice})")
 
 
-def _free_megabytes(path: pathlib.Path) -> str:
+def _free_space(path: pathlib.Path) -> str:
     try:
-        return f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB"
+        return f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there"
     except OSError:
-        return "nothing is known to be"
+        return "the free space there is unknown"
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a temporary file to write; it becomes `path` in one step when the block succeeds.
+    """Replaces a file in one step, with a temporary file that the block writes.
 
     Args:
-        path: The file to be made or replaced; its folder is made where missing.
+        path: The file to create or replace; its folder is created if it does not exist.
 
     Yields:
-        A path in the same folder with the same suffix, which does not exist yet.
+        The temporary path: in the same folder, with the same suffix, not existing yet. If the block
+        succeeds, this file becomes `path`.
 
     Raises:
-        StorageError: Where the file system refuses; `path` is as it was before.
+        StorageError: If a file cannot be written; `path` is then unchanged.
     """
     temporary = path.with_name(f"{_PARTIAL_PREFIX}{path.name}")
     try:
@@ -83,28 +83,28 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value (see `plain.to_plain`) as indented JSON, atomically."""
+    """Writes a value as indented JSON, atomically; see `plain.to_plain` for its type."""
     text = json.dumps(plain.to_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode("utf-8"))
 
 
 def remove_partial(directory: pathlib.Path) -> tuple[str, ...]:
-    """Removes what a killed writer left behind.
+    """Removes temporary files that a killed process left behind.
 
     Args:
-        directory: Searched with all its folders.
+        directory: The directory to search, including all its subdirectories.
 
     Returns:
-        The removed files' paths relative to it.
+        The paths of the removed files, relative to `directory`.
     """
-    left = sorted(p for p in directory.rglob(f"{_PARTIAL_PREFIX}*") if p.is_file())
-    for path in left:
+    partial_files = sorted(p for p in directory.rglob(f"{_PARTIAL_PREFIX}*") if p.is_file())
+    for path in partial_files:
         path.unlink()
-    return tuple(str(path.relative_to(directory)) for path in left)
+    return tuple(str(path.relative_to(directory)) for path in partial_files)
 
 
 def sync_file(path: pathlib.Path) -> None:
-    """Returns when the file's bytes are on the disk."""
+    """Waits until the file's bytes are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,5 +113,5 @@ def sync_file(path: pathlib.Path) -> None:
 
 
 def sync_directory(path: pathlib.Path) -> None:
-    """Returns when the folder's entries (a new or renamed file) are on the disk."""
+    """Waits until the folder's entries (e.g. a new or renamed file) are on the disk."""
     sync_file(path)

@@ -1,4 +1,4 @@
-"""Files of one JSON value a line whose last line a killed process may have left unfinished."""
+"""Reads and repairs files of JSON lines; a killed process may leave the last line unfinished."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class LineError(ValueError):
-    """A line before the last one that cannot be read.
+    """Raised if a line before the last one cannot be read.
 
     Attributes:
-        number: Of the line, from 1.
-        line: Its bytes.
+        number: The line's number, from 1.
+        line: The line's bytes.
     """
 
     def __init__(self, number: int, line: bytes) -> None:
@@ -30,13 +30,13 @@ class LineError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Lines(Generic[T]):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        values: One for each whole line, oldest first.
-        torn: The bytes of a last line that was cut off while being written, or b"".
-        valid_bytes: Length of the part of the file that can be read.
-        is_closed: Whether that part ends with a line end; true for an empty file.
+        values: The parsed values of the whole lines, oldest first.
+        torn: The bytes of an unfinished last line; b"" if there is none.
+        valid_bytes: Length in bytes of the readable part of the file.
+        is_closed: Whether the readable part ends with a line end; true for an empty file.
     """
 
     values: tuple[T, ...]
@@ -50,14 +50,14 @@ def read(path: pathlib.Path, parse: Callable[[bytes], T]) -> Lines[T]:
 
     Args:
         path: The file.
-        parse: Makes a value of a line's bytes; raises ValueError for a line that is not whole.
+        parse: Converts a line's bytes to a value; raises ValueError for an unfinished line.
 
     Returns:
-        Its lines.
+        The file's contents.
 
     Raises:
-        FileNotFoundError: Where there is no such file.
-        LineError: For a line before the last one that cannot be read.
+        FileNotFoundError: If the file does not exist.
+        LineError: If a line before the last one cannot be read.
     """
     data = path.read_bytes()
     lines = io.BytesIO(data).readlines()
@@ -73,15 +73,15 @@ def read(path: pathlib.Path, parse: Callable[[bytes], T]) -> Lines[T]:
 
 
 def repair(path: pathlib.Path, lines: Lines[T], keep_in: pathlib.Path | None = None) -> None:
-    """Cuts an unfinished last line off, or closes a whole one, so that lines can be added.
+    """Cuts off an unfinished last line, or ends a whole one, so that lines can be appended.
 
     Args:
-        path: The file, which no other process may write to.
-        lines: What it holds.
-        keep_in: A file that the bytes of the unfinished line are added to; None: they are lost.
+        path: The file; no other process may write to it.
+        lines: The file's contents, from `read`.
+        keep_in: A file to append the unfinished line to; None discards the line.
 
     Raises:
-        OSError: Where the file system refuses.
+        OSError: If a file cannot be written.
     """
     if lines.torn:
         if keep_in is not None:
@@ -93,10 +93,10 @@ def repair(path: pathlib.Path, lines: Lines[T], keep_in: pathlib.Path | None = N
             "%s ended in an unfinished line of %d bytes; it was cut off%s.",
             path,
             len(lines.torn),
-            f" and kept in {keep_in.name}" if keep_in else "",
+            f" and is kept in {keep_in.name}" if keep_in else "",
         )
     elif not lines.is_closed:
-        # Whole but for its end: the next line would be glued to it.
+        # Only the line end is missing. Without it, the next line would be joined to this one.
         _append(path, b"\n")
 
 

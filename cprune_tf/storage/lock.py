@@ -1,4 +1,4 @@
-"""One writer for one run directory."""
+"""Locks files, so that only one process at a time works on a run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from cprune_tf.storage import files
 
 
 class LockedError(UserError, RuntimeError):
-    """Another process is working on the same run."""
+    """Raised if another process works on the same run; says what to do."""
 
 
 class FileLock:
-    """An advisory lock that the operating system drops when its process ends, however it ends.
+    """An advisory lock, which the operating system releases when the process ends for any reason.
 
-    The file itself stays: removing it would let two processes lock two files of one name.
+    The lock file is never removed: removing it would let two processes lock two different files of
+    the same name.
     """
 
     def __init__(
@@ -27,12 +28,12 @@ class FileLock:
         """Takes the lock.
 
         Args:
-            path: The lock file, made where missing.
-            otherwise: What its user can do instead of waiting, for the error.
+            path: The lock file; it is created if it does not exist.
+            otherwise: What the user can do instead of waiting, for the error text.
 
         Raises:
-            LockedError: Where another process (or another FileLock of this one) holds it.
-            StorageError: Where the file cannot be made.
+            LockedError: If another process, or another FileLock of this process, holds the lock.
+            StorageError: If the lock file cannot be created.
         """
         self._path = pathlib.Path(path)
         try:
@@ -55,7 +56,7 @@ class FileLock:
         _open_locks.add(self)
 
     def release(self) -> None:
-        """Gives the lock up; safe to call again."""
+        """Releases the lock; calling it again does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -65,7 +66,7 @@ _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 def _release_in_child() -> None:
-    # A forked worker shares the lock: were it to outlive a killed parent, nobody could resume.
+    # A forked worker shares the lock. If it outlived a killed parent, the run could not be resumed.
     for lock in list(_open_locks):
         lock.release()
 

@@ -1,4 +1,4 @@
-"""Turns results (dataclasses, numpy values, paths) into plain JSON types."""
+"""Converts results (dataclasses, numpy values, paths) to plain JSON types."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 
 
 def to_plain(value: Any) -> Any:
-    """Converts a value to what `json` writes and reads back unchanged.
+    """Converts a value to types that `json` writes and reads back unchanged.
 
-    A number that is not finite becomes None: JSON has no word for it, and a report shows it as
+    A number that is not finite becomes None, since JSON cannot express it. A report shows it as
     "not measured".
 
     Args:
@@ -23,10 +23,10 @@ def to_plain(value: Any) -> Any:
             arrays, and plain JSON types.
 
     Returns:
-        Dicts with string keys, lists, strings, numbers, booleans and None only.
+        Only dicts with string keys, lists, strings, numbers, booleans and None.
 
     Raises:
-        TypeError: For any other type, naming it.
+        TypeError: If the value holds any other type; names the type.
     """
     if value is None or isinstance(value, (bool, str)):
         return value

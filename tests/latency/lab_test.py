@@ -1,4 +1,4 @@
-"""What is measured on this machine; no test asks how long anything takes."""
+"""Measures on this machine, but no test depends on how long anything takes."""
 
 from __future__ import annotations
 
@@ -60,18 +60,17 @@ def test_families_leave_channel_counts_open(lab):
 def test_an_assignment_is_measured_once(lab):
     keep = {"pointwise": 8}
     first = lab.missing(keep)
-    told = []
-    assert lab.measure(keep, told.append) == first
-    # Only what has the group on one of its sides; the stem and the depthwise are measured with it
-    # where nothing was before.
-    assert 0 < len(told) == first
-    count, again = len(lab.store), []
-    assert lab.measure(keep, again.append) == 0
-    assert again == [] and len(lab.store) == count and lab.missing(keep) == 0
+    tasks = []
+    assert lab.measure(keep, tasks.append) == first
+    # The subgraphs with the group on one of their sides, and all others if none was measured yet.
+    assert 0 < len(tasks) == first
+    count, repeated_tasks = len(lab.store), []
+    assert lab.measure(keep, repeated_tasks.append) == 0
+    assert repeated_tasks == [] and len(lab.store) == count and lab.missing(keep) == 0
     assert lab.tasks_ms(keep) > 0
 
 
-def test_what_was_not_measured_has_no_sum(lab):
+def test_an_unmeasured_assignment_has_no_sum(lab):
     with pytest.raises(KeyError, match="not measured"):
         lab.tasks_ms({"inner": 3})
 
@@ -82,20 +81,20 @@ def test_impossible_counts_are_refused(lab, keep):
         lab.prepare(keep)
 
 
-def test_a_staircase_holds_what_the_count_matters_to(lab):
+def test_a_staircase_covers_the_subgraphs_that_the_count_affects(lab):
     config = SamplingConfig(max_points=4, first_points=3, smallest=0.25)
     group = lab.channels["inner"]
-    asked = []
-    staircase = sample_staircase(lab, group, config, on_point=lambda done, n: asked.append(n))
-    assert asked[0] == 16 and 3 <= len(asked) == len(staircase.stairs) <= 4
+    counts = []
+    staircase = sample_staircase(lab, group, config, on_point=lambda done, n: counts.append(n))
+    assert counts[0] == 16 and 3 <= len(counts) == len(staircase.stairs) <= 4
     assert staircase.layers == ("inner",) and staircase.stairs[0].count == 4
     for stair in staircase.stairs:
         units = lab.full({"inner": stair.count})
-        made, used = (
+        made_ms, used_ms = (
             lab.store.get(site.family, site.counts(units)).latency_ms
             for site in (_site(lab, "inner"), _site(lab, "outer"))
         )
-        assert (stair.made_ms, stair.used_ms) == (made, used)
+        assert (stair.made_ms, stair.used_ms) == (made_ms, used_ms)
     whole_ms = staircase.stairs[-1].latency_ms + staircase.rest_ms
     assert whole_ms == pytest.approx(lab.tasks_ms({}))
 
@@ -123,7 +122,7 @@ def test_spread_assignments_meet_every_part_of_a_range():
     for group in channels.prunable:
         counts = [keep[group.name] for keep in assignments]
         assert all(count % 4 == 0 and 8 <= count <= 32 for count in counts)
-        assert len(set(counts)) >= 5  # of the seven that there are
+        assert len(set(counts)) >= 5  # Out of seven possible counts.
 
 
 def _wide():
@@ -147,7 +146,7 @@ def test_a_measured_assignment_is_predicted_as_measured(lab):
     )
 
 
-def test_an_assignment_never_seen_is_predicted_with_more_doubt(lab):
+def test_an_unmeasured_assignment_is_predicted_with_uncertainty(lab):
     lab.measure({})
     predictor = LatencyPredictor.from_lab(lab)
     keep = {"stem": 7, "inner": 7}
@@ -156,18 +155,20 @@ def test_an_assignment_never_seen_is_predicted_with_more_doubt(lab):
     prediction = predictor.predict_ms(keep)
     assert len(lab.store) == count
     assert prediction.latency_ms > 0 and prediction.uncertainty_ms > 0
-    doubts = {task.layers[0]: task.uncertainty_ms / task.latency_ms for task in prediction.per_task}
+    deviations = {
+        task.layers[0]: task.uncertainty_ms / task.latency_ms for task in prediction.per_task
+    }
     assert not any(task.measured for task in prediction.per_task if task.layers[0] == "inner")
-    assert doubts["inner"] > 0
+    assert deviations["inner"] > 0
 
 
 @pytest.mark.parametrize(
-    ("keep", "error", "says"),
+    ("keep", "error", "message"),
     [({"nothing": 4}, KeyError, "nothing"), ({"stem": 99}, ValueError, "expected 1 to 8")],
 )
-def test_a_prediction_needs_groups_and_counts_that_exist(lab, keep, error, says):
+def test_a_prediction_needs_groups_and_counts_that_exist(lab, keep, error, message):
     lab.measure({})
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         LatencyPredictor.from_lab(lab).predict_ms(keep)
 
 
@@ -189,13 +190,15 @@ def test_whole_models_are_timed_once(lab, opened, workdir):
         assert whole.tasks_ms == pytest.approx(lab.tasks_ms(whole.units))
 
 
-def test_the_roofline_is_a_machine(opened):
+def test_the_roofline_is_plausible(opened):
     roofline = measure_roofline(opened.device, 1)
     assert roofline.peak_gflops > 1
-    sizes = [one.working_set_bytes for one in roofline.bandwidths]
-    assert sizes == sorted(sizes) and all(one.gb_per_sec > 0.1 for one in roofline.bandwidths)
-    for one in roofline.bandwidths:
-        assert roofline.bandwidth_gb_per_sec(one.working_set_bytes) == pytest.approx(one.gb_per_sec)
+    sizes = [bandwidth.working_set_bytes for bandwidth in roofline.bandwidths]
+    assert sizes == sorted(sizes)
+    for bandwidth in roofline.bandwidths:
+        rate = bandwidth.gb_per_sec
+        assert rate > 0.1
+        assert roofline.bandwidth_gb_per_sec(bandwidth.working_set_bytes) == pytest.approx(rate)
     first, second = roofline.bandwidths[:2]
     middle = roofline.bandwidth_gb_per_sec(first.working_set_bytes * 2)
     rates = sorted((first.gb_per_sec, second.gb_per_sec))
@@ -210,8 +213,8 @@ def test_the_roofline_is_a_machine(opened):
 def test_a_profile_names_layers_groups_and_overhead(opened):
     roofline = measure_roofline(opened.device, 1)
     profile = profile_model(opened, roofline, _MEASURE)
-    named = {layer for row in profile.tasks for part in row.task.subgraphs for layer in part}
-    assert {"stem", "depthwise", "pointwise", "inner", "outer", "add", "classifier"} <= named
+    layers = {layer for row in profile.tasks for part in row.task.subgraphs for layer in part}
+    assert {"stem", "depthwise", "pointwise", "inner", "outer", "add", "classifier"} <= layers
     (inner,) = (row for row in profile.tasks if row.task.subgraphs[0][0] == "inner")
     assert inner.groups == ("pointwise", "inner")
     assert sum(row.task.share for row in profile.tasks) == pytest.approx(1)

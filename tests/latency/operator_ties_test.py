@@ -34,14 +34,14 @@ def profiled(model, device, tmp_path):
 @pytest.mark.parametrize("build", [small_net, mobilenet_small])
 def test_every_layer_with_weights_has_the_operator_of_its_kind(build, device, tmp_path):
     model = build()
-    tied = profiled(model, device, tmp_path)
-    products: dict[str, str] = {}  # a layer's activation may run as an operator after its own
-    for time, names in tied:
+    profiled_operators = profiled(model, device, tmp_path)
+    products: dict[str, str] = {}  # Only a layer's first operator: its activation may run later.
+    for time, names in profiled_operators:
         for layer in names:
             if isinstance(model.get_layer(layer), layers.Conv2D | layers.Dense):
                 products.setdefault(layer, time.name)
-    wanted = [one.name for one in model.layers if isinstance(one, layers.Conv2D | layers.Dense)]
-    assert list(products) == wanted
+    weighted = [x.name for x in model.layers if isinstance(x, layers.Conv2D | layers.Dense)]
+    assert list(products) == weighted
     for layer, name in products.items():
         is_depthwise = isinstance(model.get_layer(layer), layers.DepthwiseConv2D)
         assert name.startswith(("Convolution", "Fully Connected"))
@@ -49,10 +49,10 @@ def test_every_layer_with_weights_has_the_operator_of_its_kind(build, device, tm
 
 
 def test_a_residual_addition_and_its_activation_are_tied(device, tmp_path):
-    tied = {time.name: names for time, names in profiled(small_net(), device, tmp_path)}
-    (addition,) = (names for name, names in tied.items() if name.startswith(("Add", "Binary")))
+    layers_of = {time.name: names for time, names in profiled(small_net(), device, tmp_path)}
+    (addition,) = (names for name, names in layers_of.items() if name.startswith(("Add", "Binary")))
     assert {"add", "relu"} <= set(addition)
-    for name, names in tied.items():
+    for name, names in layers_of.items():
         if name.startswith("Clamp"):
             assert names == addition
 
@@ -60,10 +60,12 @@ def test_a_residual_addition_and_its_activation_are_tied(device, tmp_path):
 def test_an_operator_that_is_not_delegated_is_tied_by_its_number(device, tmp_path):
     image = keras.Input((8, 8, 4), name="image")
     x = layers.Conv2D(8, 3, name="conv")(image)
-    tied = profiled(keras.Model(image, keras.ops.cumsum(x, axis=1)), device, tmp_path)
-    own = [names for time, names in tied if not time.delegated]
-    assert own and all(names != ("conv",) for names in own)
-    assert [names for time, names in tied if time.name.startswith("Convolution")] == [("conv",)]
+    operators = profiled(keras.Model(image, keras.ops.cumsum(x, axis=1)), device, tmp_path)
+    interpreted = [names for time, names in operators if not time.delegated]
+    assert interpreted and all(names != ("conv",) for names in interpreted)
+    assert [names for time, names in operators if time.name.startswith("Convolution")] == [
+        ("conv",)
+    ]
 
 
 # --- made-up sequences
@@ -102,31 +104,31 @@ def names_of(times, file):
 @pytest.mark.parametrize(
     ("names", "codes", "expected"),
     [
-        # Padding is fused away, a 1x1 convolution is a matrix product.
+        # Padding is fused into the convolution; a 1x1 convolution is a matrix product.
         ((CONV, DENSE), ("PAD", "CONV_2D", "CONV_2D"), ["conv_2d1", "conv_2d2"]),
-        # What LiteRT puts between has no layer.
+        # Operators that LiteRT adds have no layer.
         (
             (COPY, CONV, COPY, DW),
             ("CONV_2D", "DEPTHWISE_CONV_2D"),
             [None, "conv_2d0", None, "depthwise_conv_2d1"],
         ),
-        # One of two additions is gone, and which is not known.
+        # One of two elementwise operators was dropped, and it is unknown which one.
         ((CONV, ADD), ("CONV_2D", "ADD", "MUL"), ["conv_2d0", None]),
         ((CONV, ADD, ADD), ("CONV_2D", "ADD", "MUL"), ["conv_2d0", "add1", "mul2"]),
-        # Operators between others than these are not taken for them.
+        # An operator is not tied to one in another gap.
         ((CONV, CONV, ADD), ("CONV_2D", "ADD", "CONV_2D"), ["conv_2d0", "conv_2d2", None]),
-        # A clamp is the activation of what precedes it, unless the file has one of its own.
+        # A clamp is the activation of the operator before it, unless the file has an activation.
         ((CONV, ADD, CLAMP), ("CONV_2D", "ADD"), ["conv_2d0", "add1", "add1"]),
         ((CONV, ADD, CLAMP), ("CONV_2D", "ADD", "RELU"), ["conv_2d0", "add1", "relu2"]),
         ((CONV, CLAMP), ("CONV_2D", "RELU", "RELU6"), ["conv_2d0", None]),
         ((MEAN, DENSE), ("MEAN", "FULLY_CONNECTED"), ["mean0", "fully_connected1"]),
     ],
 )
-def test_only_what_is_certain_is_tied(names, codes, expected):
+def test_only_certain_ties_are_made(names, codes, expected):
     assert names_of(ran(*names), file_of(*codes)) == expected
 
 
-def test_what_the_interpreter_runs_is_known_by_its_number():
+def test_operators_of_the_interpreter_are_tied_by_their_numbers():
     file = file_of("CONV_2D", "CUMSUM", "CONV_2D")
     times = [*ran(CONV), OperatorTime("CUMSUM", False, 1, 1.0)]
     times.append(OperatorTime("CONV_2D", False, 2, 1.0))
@@ -134,15 +136,19 @@ def test_what_the_interpreter_runs_is_known_by_its_number():
 
 
 @pytest.mark.parametrize(
-    ("times", "codes", "says"),
+    ("times", "codes", "message"),
     [
-        (ran(CONV), ("CONV_2D", "CONV_2D"), "ran 1 convolutions .* the file has 2"),
-        (ran(DENSE), ("DEPTHWISE_CONV_2D",), "'Fully Connected.*where the file has DEPTHWISE"),
+        (ran(CONV), ("CONV_2D", "CONV_2D"), "ran 1 convolutions .* but the file has 2"),
+        (
+            ran(DENSE),
+            ("DEPTHWISE_CONV_2D",),
+            "'Fully Connected.* in the place of the file's DEPTHWISE",
+        ),
         ([*ran(CONV), *ran(CONV)], ("CONV_2D", "CONV_2D"), "several parts"),
     ],
 )
-def test_what_cannot_be_told_apart_is_refused(times, codes, says):
-    with pytest.raises(UntiedOperatorsError, match=says):
+def test_operators_that_cannot_be_matched_are_refused(times, codes, message):
+    with pytest.raises(UntiedOperatorsError, match=message):
         tie_operators(times, file_of(*codes))
 
 
@@ -150,6 +156,6 @@ def test_a_layer_called_twice_is_named_once(device, tmp_path):
     image = keras.Input((8, 8, 8), name="image")
     shared = layers.Conv2D(8, 3, padding="same", name="shared")
     model = keras.Model(image, shared(layers.ReLU(name="relu")(shared(image))))
-    tied = profiled(model, device, tmp_path)
-    assert sum("shared" in names for _, names in tied) == 2
-    assert all(dataclasses.astuple(time)[3] >= 0 for time, _ in tied)
+    operators = profiled(model, device, tmp_path)
+    assert sum("shared" in names for _, names in operators) == 2
+    assert all(dataclasses.astuple(time)[3] >= 0 for time, _ in operators)

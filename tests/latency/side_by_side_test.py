@@ -53,14 +53,14 @@ def test_there_is_no_ratio_to_nothing(tvm_ms, litert_ms):
 
 def test_a_tuned_model_is_compared_layer_by_layer(opened):
     rounds = []
-    compared = compare_layers(opened, QUICK, on_round=lambda *step: rounds.append(step))
+    times = compare_layers(opened, QUICK, on_round=lambda *step: rounds.append(step))
     assert rounds == [(0, 3), (1, 3), (2, 3)]
-    rows = {row.layers: row for row in compared.rows}
+    rows = {row.layers: row for row in times.rows}
     for layers in (("stem",), ("depthwise",), ("pointwise",), ("inner",)):
         assert rows[layers].tvm_ms > 0 and rows[layers].litert_ms is not None
         assert len(rows[layers].tvm) == 1
-    residual = next(row for row in compared.rows if "outer" in row.layers)
+    residual = next(row for row in times.rows if "outer" in row.layers)
     assert {"outer", "add", "relu"} <= set(residual.layers)
-    assert compared.tvm_sum_ms == pytest.approx(sum(row.tvm_ms or 0 for row in compared.rows))
-    assert compared.litert_sum_ms > 0 and compared.litert_whole_ms > 0
-    assert json.loads(json.dumps(compared.to_json()))["rows"][0]["layers"] == ["stem"]
+    assert times.tvm_sum_ms == pytest.approx(sum(row.tvm_ms or 0 for row in times.rows))
+    assert times.litert_sum_ms > 0 and times.litert_whole_ms > 0
+    assert json.loads(json.dumps(times.to_json()))["rows"][0]["layers"] == ["stem"]

@@ -62,13 +62,13 @@ def test_far_from_the_points_it_is_less_sure():
 
 
 def test_one_family_helps_another():
-    """Few points of a family that is half as fast; the shape comes from the other one's many."""
+    """A family with few points, half as fast, gets its shape from a family with many points."""
     many = _measured(np.random.default_rng(0), 80, noise=0.01)
     few = _measured(np.random.default_rng(1), 4, noise=0.01, family="slow", peak=25.0)
     asked, expected = _measured(np.random.default_rng(2), 80, noise=0, family="slow", peak=25.0)
     alone = Surface(*few).estimate(asked).latency_ms
     together = Surface([*many[0], *few[0]], [*many[1], *few[1]]).estimate(asked).latency_ms
-    errors = [np.median(np.abs(one / expected - 1)) for one in (alone, together)]
+    errors = [np.median(np.abs(ms / expected - 1)) for ms in (alone, together)]
     assert errors[1] < 0.7 * errors[0]
 
 

@@ -223,8 +223,8 @@ def test_a_broken_file_stops_with_its_name(deployments, images, labels, device, 
     [
         ({"metric": "top3"}, "metric is 'top3'"),
         ({"images": np.zeros((64, 9, 9, 1), np.float32)}, r"Images have shape \(64, 9, 9, 1\)"),
-        ({"labels": np.zeros(63, int)}, "do not belong together"),
-        ({"deployments": []}, "different names, at least one"),
+        ({"labels": np.zeros(63, int)}, "64 images and labels of shape .* do not match"),
+        ({"deployments": []}, "expected at least one deployment, each with a different name"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(deployments, images, labels, device, change, reason):

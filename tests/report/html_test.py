@@ -118,15 +118,15 @@ def test_references_inside_the_page_lead_somewhere(written):
     assert len(ids) == len(set(ids)), "ids of different plots must not collide"
     targets = [a.get("href") or a.get("xlink:href") or "" for _, a in page.tags]
     clips = re.findall(r"url\(#([^)]*)\)", written.html_path.read_text())
-    wanted = {t[1:] for t in targets if t.startswith("#")} | set(clips)
-    assert wanted <= set(ids)
+    references = {t[1:] for t in targets if t.startswith("#")} | set(clips)
+    assert references <= set(ids)
 
 
 def test_plots_follow_the_page_s_colours(written):
     text = written.html_path.read_text()
     assert not re.search(r"#0000[01][0-9a-f]\b", text), "a placeholder colour was left"
     plots = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    # One more than the files: the history has a form of its own for narrow windows.
+    # The history has a second plot, for narrow windows.
     assert len(plots) == len(written.figure_names) + ("history.png" in written.figure_names)
     for plot in plots:
         assert "var(--plot-" in plot

@@ -74,5 +74,5 @@ def test_the_side_by_side_table_shows_both_runtimes_and_what_is_missing():
     shown = lines["conv, relu"]
     assert "Convolution, Clamp" in shown and "0.300 ms" in shown and "0.200 ms" in shown
     assert "1.50" in shown
-    assert " - " in lines["(no layer known)"] and "50.0 µs" in lines["(no layer known)"]
+    assert " - " in lines["(layers unknown)"] and "50.0 µs" in lines["(layers unknown)"]
     assert "LiteRT: whole model 0.500 ms, sum of the above 0.250 ms, 2 threads" in text

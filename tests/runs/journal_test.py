@@ -28,13 +28,13 @@ def test_append_is_read_back_by_a_later_process(tmp_path):
     path = tmp_path / "journal.jsonl"
     with Journal(path, SCHEMA) as journal:
         journal.append(Note("first"))
-        made = journal.append(Made("a", {"g0": [1, 2]}, 0.5))
-        assert made == Made("a", {"g0": (1, 2)}, 0.5), "as it will be read, not as it was passed"
+        event = journal.append(Made("a", {"g0": [1, 2]}, 0.5))
+        assert event == Made("a", {"g0": (1, 2)}, 0.5), "as it will be read, not as it was passed"
         assert journal.records == read_records(path, SCHEMA)
     with Journal(path, SCHEMA) as journal:
         assert [type(record.event) for record in journal.records] == [Note, Made]
         assert [record.seq for record in journal.records] == [1, 2]
-        assert journal.events(Made) == (made,)
+        assert journal.events(Made) == (event,)
         assert journal.append(Note("done")) == Note("done")
         assert journal.records[-1].seq == 3
         assert journal.last(Note).text == "done"
@@ -176,7 +176,7 @@ def _header(number):
 
 def test_older_formats_are_upgraded_step_by_step(tmp_path):
     path = tmp_path / "j"
-    # Format 1 had no header and called a note's text "words"; format 2 knew no ratio.
+    # Format 1 had no header and named a note's text "words"; format 2 had no ratio.
     _write_lines(
         path, {"event": "note", "words": "a"}, {"event": "made", "name": "x", "removed": {}}
     )
@@ -202,20 +202,20 @@ def test_format_with_a_header_is_upgraded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "found"),
+    ("lines", "message"),
     [
         ([_header(4)], r"format 4 \(written by version 9\.9 of this package\)"),
         ([_header(0)], "format 0"),
         ([_header("x")], "format x"),
     ],
 )
-def test_other_formats_are_refused(tmp_path, lines, found):
+def test_other_formats_are_refused(tmp_path, lines, message):
     path = tmp_path / "j"
     _write_lines(path, *lines)
     before = path.read_bytes()
-    with pytest.raises(JournalError, match=rf"{found}.*reads format 3.*another --workdir"):
+    with pytest.raises(JournalError, match=rf"{message}.*reads format 3.*another --workdir"):
         Journal(path, SCHEMA)
-    with pytest.raises(JournalError, match=found):
+    with pytest.raises(JournalError, match=message):
         read_records(path, SCHEMA)
     assert path.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""A runtime made of formulas: what pricing, staircases and prediction need, and nothing of TVM."""
+"""A runtime made of formulas: supports pricing, staircases and prediction without TVM."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LayerTask:
 
     @property
     def latency_ms(self):
-        """A staircase: inputs and outputs count in whole tiles."""
+        """A staircase: inputs and outputs are rounded up to whole tiles."""
         _, (_, kernel), (_, result) = self.argument_shapes
         tiles = math.ceil(kernel[-2] / TILE) * math.ceil(kernel[-1] / TILE)
         return 0.01 * tiles * math.prod(kernel[:-2]) * math.prod(result[:-1])
@@ -54,7 +54,7 @@ class LayerModel:
 
 
 class AnalyticRuntime(Runtime):
-    """A task for each distinct Conv2D or Dense; whole models take a quarter and 0.5 ms more."""
+    """One task for each distinct Conv2D or Dense; whole models take a quarter and 0.5 ms more."""
 
     name = "analytic"
     suffix = ".json"
@@ -79,7 +79,7 @@ class AnalyticRuntime(Runtime):
         for layer in model.layers:
             if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
                 tensors = (layer.input.shape, layer.kernel.shape, layer.output.shape)
-                # A batch of one; None is only ever the batch.
+                # The only unknown extent is the batch, which becomes 1.
                 shapes = tuple(("float32", tuple(size or 1 for size in shape)) for shape in tensors)
                 key = (type(layer).__name__.lower(), shapes)
                 calls.setdefault(key, []).append(LayerCall((layer.name,)))
@@ -131,8 +131,8 @@ class AnalyticRuntime(Runtime):
         pathlib.Path(path).write_text(json.dumps({"ms": whole_ms}))
 
     def time(self, paths, model, measure):
-        contents = [json.loads(pathlib.Path(path).read_text()) for path in paths]
-        return tuple(Latency.from_samples([one["ms"]] * 3, self.num_threads) for one in contents)
+        builds = [json.loads(pathlib.Path(path).read_text()) for path in paths]
+        return tuple(Latency.from_samples([build["ms"]] * 3, self.num_threads) for build in builds)
 
     def close(self):
         self.measured.clear()

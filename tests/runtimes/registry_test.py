@@ -1,4 +1,4 @@
-"""A runtime of one class is registered, and everything that measures takes it as it is."""
+"""A runtime is one registered class, and everything that measures works with it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _tiles(channels):
 
 
 def _formula_ms(first=32, second=32, third=24):
-    """The sum of all layers' latencies, written down apart from the runtime."""
+    """The sum of all layers' latencies, computed independently of the runtime."""
     positions = 8 * 8
     return 0.01 * (
         9 * _tiles(3) * _tiles(first) * positions
@@ -68,7 +68,7 @@ def _formula_ms(first=32, second=32, third=24):
     )
 
 
-def test_a_registered_runtime_is_known_beside_those_that_are_there(registered):
+def test_a_registered_runtime_is_listed_with_the_others(registered):
     assert {"analytic", "tvm"} <= set(registry.runtime_names())
     assert not {"base", "registry"} & set(registry.runtime_names())
 
@@ -83,9 +83,9 @@ def test_the_lab_adds_up_what_the_runtime_says(lab, opened):
 
 def test_only_what_was_never_measured_is_priced(lab):
     keep = {"third": 10}
-    told = []
-    assert lab.measure(keep, told.append) == 2  # what makes these channels and what reads them
-    assert [task.layers for task in told] == [("third",), ("head",)]
+    tasks = []
+    assert lab.measure(keep, tasks.append) == 2  # The layers that make and read these channels.
+    assert [task.layers for task in tasks] == [("third",), ("head",)]
     with pytest.raises(KeyError, match="never measured"):
         lab.runtime.tasks_ms(lab.prepare({"third": 11}))
 
@@ -127,7 +127,7 @@ def test_unmeasured_models_are_predicted_by_the_surface(lab):
 @pytest.mark.parametrize(
     "measure", [lambda model: profile_model(model, None, None), lambda m: compare_layers(m, None)]
 )
-def test_what_only_tvm_can_tell_asks_for_it(opened, measure):
+def test_features_of_tvm_alone_require_tvm(opened, measure):
     with pytest.raises(ConfigError, match=r"needs TVM's programs; the runtime is analytic exact\."):
         measure(opened)
 
@@ -136,20 +136,20 @@ def _open(name, precision, tmp_path):
     return open_runtime(name, None, RuntimeOptions(precision, tmp_path, TuningConfig()))
 
 
-def test_an_unknown_runtime_is_refused_with_those_that_there_are(registered, tmp_path):
+def test_an_unknown_runtime_is_refused_with_a_list_of_runtimes(registered, tmp_path):
     with pytest.raises(ConfigError, match=r"is 'abacus'; expected one of analytic.*tvm"):
         _open("abacus", "float32", tmp_path)
 
 
 @pytest.mark.parametrize(("name", "precisions"), [("analytic", "exact"), ("tvm", "float32")])
-def test_an_unknown_precision_is_refused_with_those_of_the_runtime(
+def test_an_unknown_precision_is_refused_with_the_precisions_of_the_runtime(
     registered, tmp_path, name, precisions
 ):
     with pytest.raises(ConfigError, match=f"'int7'.*the runtime {name} computes in: {precisions}"):
         _open(name, "int7", tmp_path)
 
 
-def test_a_wrong_choice_is_told_before_a_device_is_opened(tmp_path):
+def test_a_wrong_choice_is_refused_before_a_device_is_opened(tmp_path):
     opening = open_model(_net(), "no such device", tmp_path, TuningConfig(), runtime="abacus")
     with pytest.raises(ConfigError, match="abacus"), opening:
         pass

@@ -1,4 +1,4 @@
-"""TVM through the runtimes' interface says what its compiler session says."""
+"""The runtime TVM returns the same as its compiler session."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def prepared(runtime, model):
         runtime.tasks_ms(prepared)
     with pytest.raises(KeyError, match="never measured"):
         runtime.samples_ms(prepared.tasks[0])
-    told = []
-    runtime.tune(prepared, 4, lambda *step: told.append(step))
-    assert told
+    steps = []
+    runtime.tune(prepared, 4, lambda *step: steps.append(step))
+    assert steps
     return prepared
 
 
@@ -88,11 +88,11 @@ def test_latencies_are_those_of_the_sessions_database(runtime, prepared):
 def test_a_price_is_the_sessions_and_measures_once(runtime, pruned, prepared):
     candidate = runtime.prepare(pruned)
     (conv,) = (task for task in candidate.tasks if "conv" in task.layers)
-    told = []
-    runtime.price(runtime.part(candidate, [conv]), prepared, told.append)
-    assert told == [conv]
-    price_ms = runtime.price(candidate, prepared, told.append)
-    assert len({task.key for task in told}) == len(told) > 1
+    tasks = []
+    runtime.price(runtime.part(candidate, [conv]), prepared, tasks.append)
+    assert tasks == [conv]
+    price_ms = runtime.price(candidate, prepared, tasks.append)
+    assert len({task.key for task in tasks}) == len(tasks) > 1
     assert price_ms == runtime.session.price(candidate, prepared) == runtime.tasks_ms(candidate)
     assert runtime.price(candidate, prepared, lambda task: pytest.fail(task.name)) == price_ms
     assert all(sample > 0 for sample in runtime.samples_ms(conv))
