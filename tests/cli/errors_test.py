@@ -70,7 +70,7 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         (_BENCHMARK, "damaged.tflite is not a model that LiteRT can run"),
         (("benchmark", "--models=damaged.so"), "damaged.so is not a TVM library"),
         (("benchmark", "--models=damaged.keras"), "damaged.keras cannot be loaded"),
-        (("benchmark", "--models=open.keras"), "every size but the batch must be known"),
+        (("benchmark", "--models=open.keras"), "every size but the batch must be fixed"),
         ((*_BENCHMARK, "--device=moon"), "Unknown device 'moon'; expected 'local'"),
         ((*_BENCHMARK, "--device=rpc://board:x"), "Port could not be cast to integer"),
         ((*_BENCHMARK, "--device=rpc://[::1"), "Invalid IPv6 URL"),
