@@ -74,15 +74,14 @@ def staircases() -> None:
     from cprune_tf.runs import Progress
 
     model, workdir = load_for_compiling(measuring.MODEL.value), measuring.workdir()
-    try:
-        config = SamplingConfig(
-            max_points=_POINTS.value,
-            first_points=min(7, _POINTS.value),
-            noise=_NOISE.value,
-            smallest=_SMALLEST.value,
-        )
-    except ValueError as error:
-        raise command_line.UsageError(f"--points is {_POINTS.value}: {error}") from error
+    if _POINTS.value < 2:
+        raise command_line.UsageError(f"--points is {_POINTS.value}; expected at least 2.")
+    config = SamplingConfig(
+        max_points=_POINTS.value,
+        first_points=min(7, _POINTS.value),
+        noise=_NOISE.value,
+        smallest=_SMALLEST.value,
+    )
     chosen = choose_groups(graph.analyze(model, measuring.PROTECT.value), _LAYERS.value)
     console = command_line.make_console()
     stages = ("tune", *(f"staircase of {group.name}" for group in chosen))

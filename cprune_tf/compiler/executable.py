@@ -11,7 +11,6 @@ Users need five lines to run it:
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping
 
@@ -27,6 +26,7 @@ from cprune_tf.compiler.building.weight_storage import store_weights
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.tasks import LoweredModel
 from cprune_tf.errors import UserError
+from cprune_tf.storage import files
 
 
 class UntunedTaskError(UserError, RuntimeError):
@@ -105,10 +105,8 @@ def write_library(
         built = relax.build(
             mod, target, relax_pipeline=relax.get_pipeline("default_build"), exec_mode="compiled"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    built.export_library(str(partial), fcompile=linker_for(target, linker))
-    os.replace(partial, path)
+    with files.replacing(path) as temporary:
+        built.export_library(str(temporary), fcompile=linker_for(target, linker))
 
 
 def apply_programs(

@@ -11,6 +11,7 @@ import datetime
 import os
 import pathlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
@@ -20,6 +21,8 @@ import rich.progress_bar
 import rich.spinner
 import rich.table
 import rich.text
+
+from cprune_tf.errors import UserError
 
 
 class Stage:
@@ -129,6 +132,7 @@ class Progress:
         self._open: list[Stage] = []
         self._ended: list[Stage] = []
         self._log: IO[str] | None = None
+        self._logged_error: Exception | None = None
         if log_path is not None:
             pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
             self._log = open(log_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -177,6 +181,7 @@ class Progress:
         except Exception as error:
             first_line = (str(error).splitlines() or [""])[0]
             ending = f"failed: {type(error).__name__}: {first_line}"
+            self._log_traceback(error)
             raise
         finally:
             stage.end()
@@ -201,6 +206,13 @@ class Progress:
             text: Plain text, without markup.
         """
         self._say(f"{'  ' * len(self._open)}{text}")
+
+    def _log_traceback(self, error: Exception) -> None:
+        """Writes the traceback of a bug to the log; what a user can mend needs none."""
+        if self._log is None or isinstance(error, UserError) or error is self._logged_error:
+            return
+        self._logged_error = error  # the stages around this one fail with the same error
+        self._log.write("".join(traceback.format_exception(error)))
 
     def _changed(self, stage: Stage) -> None:
         now = time.monotonic()

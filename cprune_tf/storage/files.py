@@ -20,6 +20,10 @@ _PARTIAL_PREFIX = ".partial-"
 class StorageError(UserError, OSError):
     """Raised if a file cannot be written; says which file, why, and what to do."""
 
+    def __str__(self) -> str:
+        # An OSError would put its number in front.
+        return self.strerror or super().__str__()
+
 
 def storage_error(path: pathlib.Path, cause: OSError) -> StorageError:
     """Makes the error for a failed write.
@@ -33,9 +37,10 @@ def storage_error(path: pathlib.Path, cause: OSError) -> StorageError:
     """
     reason = cause.strerror or str(cause)
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = f"{_free_space(path)}; free some space and continue with --resume"
+        advice = f"{_free_space(path)}; free some space"
     else:
-        advice = "check the path and its permissions, then continue with --resume"
+        advice = "check the path and its permissions"
+    advice += ", then run the command again; a pruning run continues with --resume"
     return StorageError(cause.errno, f"Cannot write {path}: {reason} ({advice})")
 
 

@@ -7,6 +7,7 @@ import time
 import pytest
 import rich.console
 
+from cprune_tf.errors import UserError
 from cprune_tf.runs import progress as progress_lib
 from cprune_tf.runs.progress import Progress
 
@@ -83,6 +84,28 @@ def test_failure_and_interruption_are_told_and_passed_on(tmp_path):
     assert re.search(r"Measure: failed: ValueError: no device after", lines[1])
     assert "Train: interrupted after" in lines[3]
     assert ended == []
+
+
+def test_the_traceback_of_a_bug_is_in_the_log_once_and_that_of_a_users_error_is_not(tmp_path):
+    class MendableError(UserError):
+        pass
+
+    def run(log, error):
+        with (
+            Progress(_plain_console(), tmp_path / log) as progress,
+            progress.stage("Prune"),
+            progress.stage("Train"),
+        ):
+            raise error
+
+    with pytest.raises(RuntimeError):
+        run("bug.log", RuntimeError("impossible"))
+    with pytest.raises(MendableError):
+        run("mendable.log", MendableError("give a path"))
+    text = (tmp_path / "bug.log").read_text()
+    assert text.count("Traceback") == 1 and "RuntimeError: impossible" in text
+    assert "raise error" in text
+    assert "Traceback" not in (tmp_path / "mendable.log").read_text()
 
 
 def test_unannounced_stages_are_counted():

@@ -19,7 +19,12 @@ from cprune_tf.compiler.importer.registry import (
     find_converter,
     qualified_name,
 )
+from cprune_tf.errors import UserError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor, flatten
+
+
+class InputShapeError(UserError, ValueError):
+    """A model's inputs do not have the shapes that they would be compiled for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +72,8 @@ def import_model(
     Raises:
         UnsupportedOperationError: Some operations cannot be converted; the error names all of them.
         GraphError: The model is not a built functional or Sequential Keras 3 model.
-        ValueError: An input has an unknown dimension or another fixed batch size, or `input_shapes`
-            names an input that the model does not have.
+        InputShapeError: An input has an unknown dimension or another fixed batch size, or
+            `input_shapes` names an input that the model does not have.
     """
     graph = flatten(model)
     _check_converters(model, graph)
@@ -112,7 +117,7 @@ def _input_vars(
     names = _input_names(graph)
     unknown_names = set(input_shapes) - set(names)
     if unknown_names:
-        raise ValueError(
+        raise InputShapeError(
             f"input_shapes names {sorted(unknown_names)}; expected names of the model's inputs, "
             f"{list(names)}."
         )
@@ -120,12 +125,12 @@ def _input_vars(
     for name, tensor in zip(names, graph.inputs, strict=True):
         extents = tuple(input_shapes.get(name, tensor.shape[1:]))
         if any(extent is None for extent in extents):
-            raise ValueError(
+            raise InputShapeError(
                 f"Input {name!r} has the shape {tensor.shape}; expected fixed sizes, which "
                 f'compiled code needs. Pass input_shapes={{"{name}": (height, width, channels)}}.'
             )
         if tensor.shape[0] not in (None, batch_size):
-            raise ValueError(
+            raise InputShapeError(
                 f"batch_size is {batch_size}; expected {tensor.shape[0]}, the fixed batch size of "
                 f"input {name!r}: pass batch_size={tensor.shape[0]}."
             )
