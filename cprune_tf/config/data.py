@@ -20,6 +20,9 @@ class DataConfig:
         augment: Whether training images are randomly shifted and flipped horizontally.
         max_train: Maximum number of training images; 0: all.
         max_test: Maximum number of test images; 0: all.
+        validation_fraction: The part of the training images (0..1) that is set apart to decide
+            which candidates are accepted, the same share of every class. The test images are then
+            looked at once, at the end. 0: the test images decide too, as in the CPrune paper.
     """
 
     name: str = "fashion_mnist_subset"
@@ -29,6 +32,7 @@ class DataConfig:
     augment: bool = True
     max_train: int = 0
     max_test: int = 0
+    validation_fraction: float = 0.1
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -36,4 +40,6 @@ class DataConfig:
         require(self.batch_size > 0, "data.batch_size", self.batch_size, "a positive number")
         require(all(s > 0 for s in self.std), "data.std", self.std, "positive numbers")
         require(self.max_train >= 0, "data.max_train", self.max_train, "0 (all) or more")
+        fraction = self.validation_fraction
+        require(0 <= fraction < 1, "data.validation_fraction", fraction, "a number in [0, 1)")
         require(self.max_test >= 0, "data.max_test", self.max_test, "0 (all) or more")

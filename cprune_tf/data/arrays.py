@@ -14,6 +14,7 @@ import numpy as np
 from cprune_tf.config import DataConfig
 from cprune_tf.data import checks, pipeline
 from cprune_tf.data.image_data import DataError, ImageData
+from cprune_tf.data.splitting import SPLIT_SEED, stratified_split
 
 EMBEDDED = "fashion_mnist_subset"
 
@@ -159,11 +160,16 @@ def to_image_data(
         num_classes = len(raw.class_names) or checks.count_classes(raw.name, train_labels)
     for labels, what in ((train_labels, "training"), (test_labels, "test")):
         checks.check_labels(f"{raw.name}: {what} labels", labels, num_classes)
-    batches = pipeline.array_batches(
-        train_images,
-        checks.first_items(train_labels, config.max_train),
-        config,
-    )
+    train_labels = checks.first_items(train_labels, config.max_train)
+    kept, apart = stratified_split(train_labels, config.validation_fraction, SPLIT_SEED)
+    validation_images = validation_labels = None
+    if len(apart):
+        validation_labels = train_labels[apart]
+        validation_images = pipeline.preprocess(
+            train_images[apart], config.mean, config.std
+        ).numpy()
+        train_images, train_labels = train_images[kept], train_labels[kept]
+    batches = pipeline.array_batches(train_images, train_labels, config)
     return ImageData(
         name=raw.name,
         input_shape=shape,
@@ -173,6 +179,8 @@ def to_image_data(
         test_labels=checks.first_items(test_labels, config.max_test),
         num_train=len(train_images),
         train_dataset=batches,
+        validation_images=validation_images,
+        validation_labels=validation_labels,
     )
 
 

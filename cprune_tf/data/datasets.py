@@ -16,7 +16,8 @@ from cprune_tf.data.image_data import DataError, ImageData
 
 def from_datasets(
     train: tf.data.Dataset,
-    test: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    test: tf.data.Dataset | None = None,
     *,
     name: str = "tf.data",
     batch_size: int = 64,
@@ -29,7 +30,9 @@ def from_datasets(
     Args:
         train: (image, label) pairs or batches of them; labels are integers or one-hot. Each pass
             is one epoch, so whether trainings can be repeated exactly is up to its own seeds.
-        test: The same, finite. Its images are kept in memory.
+        validation: The same, finite: it decides which candidates are accepted. Its images are kept
+            in memory.
+        test: The same, looked at once, at the end. None: the validation images are quoted too.
         name: What reports call the data.
         batch_size: Pairs in a batch, where `train` gives single pairs.
         max_test: Use at most this many test images (0: all).
@@ -43,12 +46,20 @@ def from_datasets(
         DataError: When the elements are something else, or do not fit the model.
     """
     train = _batched(train, f"{name}: training data", batch_size)
-    images, labels = _collect(_batched(test, f"{name}: test data", batch_size), name, max_test)
+    images, labels = _collect(validation, f"{name}: validation data", batch_size, max_test)
     shape = tuple(int(size) for size in images.shape[1:])
     checks.check_shape(name, shape, input_shape)
     num_classes = num_classes or int(labels.max()) + 1
-    checks.check_labels(f"{name}: test labels", labels, num_classes)
-    checks.check_finite(f"{name}: test images", images)
+    checks.check_labels(f"{name}: validation labels", labels, num_classes)
+    checks.check_finite(f"{name}: validation images", images)
+    parts = {"test_images": images, "test_labels": labels}
+    if test is not None:
+        parts |= {"validation_images": images, "validation_labels": labels}
+        images, labels = _collect(test, f"{name}: test data", batch_size, max_test)
+        checks.check_shape(f"{name}: test images", images.shape[1:], shape)
+        checks.check_labels(f"{name}: test labels", labels, num_classes)
+        checks.check_finite(f"{name}: test images", images)
+        parts |= {"test_images": images, "test_labels": labels}
     first = next(iter(train), None)
     if first is None:
         raise DataError(f"{name}: the training data are empty; at least one batch is needed.")
@@ -60,10 +71,9 @@ def from_datasets(
         input_shape=(shape[0], shape[1], shape[2]),
         num_classes=num_classes,
         class_names=(),
-        test_images=images,
-        test_labels=labels,
         num_train=None,
         train_dataset=lambda seed: train,
+        **parts,
     )
 
 
@@ -78,8 +88,9 @@ def call_function(
 
     Args:
         name: An importable module and the name of a function in it that takes no arguments. It
-            gives ImageData, or (train, test) as `tf.data` (see `from_datasets`), or
-            ((x_train, y_train), (x_test, y_test)) as arrays of raw pixels, as keras.datasets do.
+            gives ImageData, or (train, validation) or (train, validation, test) as `tf.data` (see
+            `from_datasets`), or ((x_train, y_train), (x_test, y_test)) as arrays of raw pixels, as
+            keras.datasets do.
         config: Preprocessing, augmentation and max_train apply to arrays only.
         input_shape: See `load`.
         num_classes: See `load`.
@@ -90,27 +101,25 @@ def call_function(
     result = _find_function(name)()
     if isinstance(result, ImageData):
         return _check_image_data(result, name, input_shape, num_classes)
-    if isinstance(result, tuple) and len(result) == 2:
-        train, test = result
-        if isinstance(train, tf.data.Dataset) and isinstance(test, tf.data.Dataset):
+    if isinstance(result, tuple) and len(result) in (2, 3):
+        if all(isinstance(part, tf.data.Dataset) for part in result):
             return from_datasets(
-                train,
-                test,
+                *result,
                 name=name,
                 batch_size=config.batch_size,
                 max_test=config.max_test,
                 input_shape=input_shape,
                 num_classes=num_classes,
             )
-        if all(isinstance(part, tuple) and len(part) == 2 for part in result):
+        if len(result) == 2 and all(isinstance(part, tuple) and len(part) == 2 for part in result):
             items = [np.asarray(item) for part in result for item in part]
             raw = arrays.RawArrays(name, items[0], items[1], items[2], items[3])
             return arrays.to_image_data(
                 raw, config, input_shape=input_shape, num_classes=num_classes
             )
     raise DataError(
-        f"{name}() gives {_describe(result)}; expected ImageData, (train, test) as tf.data.Dataset "
-        "or ((x_train, y_train), (x_test, y_test)) as arrays."
+        f"{name}() gives {_describe(result)}; expected ImageData, (train, validation) or (train, "
+        "validation, test) as tf.data.Dataset, or ((x_train, y_train), (x_test, y_test)) as arrays."
     )
 
 
@@ -163,19 +172,22 @@ def _batched(dataset: tf.data.Dataset, what: str, batch_size: int) -> tf.data.Da
     return dataset.map(convert).prefetch(2)
 
 
-def _collect(dataset: tf.data.Dataset, name: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
+def _collect(
+    dataset: tf.data.Dataset, what: str, batch_size: int, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a finite data set into memory."""
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     count = 0
-    for batch_images, batch_labels in dataset:
+    for batch_images, batch_labels in _batched(dataset, what, batch_size):
         images.append(batch_images.numpy())
         labels.append(batch_labels.numpy())
         count += len(labels[-1])
-        checks.check_test_size(name, min(count, limit or count), images[-1].shape[1:])
+        checks.check_test_size(what, min(count, limit or count), images[-1].shape[1:])
         if limit and count >= limit:
             break
     if not count:
-        raise DataError(f"{name}: the test data are empty; at least one image is needed.")
+        raise DataError(f"{what} are empty; at least one image is needed.")
     end = limit or count
     return np.concatenate(images)[:end], np.concatenate(labels)[:end]
 

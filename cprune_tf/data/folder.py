@@ -11,12 +11,12 @@ import tensorflow as tf
 from cprune_tf.config import DataConfig
 from cprune_tf.data import checks, pipeline
 from cprune_tf.data.image_data import DataError, ImageData
+from cprune_tf.data.splitting import SPLIT_SEED, stratified_split
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 _TEST_NAMES = ("test", "val", "validation")
 # Without a test folder, one image in so many of each class is a test image.
 _TEST_ONE_IN = 5
-_SPLIT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,19 +56,16 @@ def read_folder(
         )
     train, test = train.first(config.max_train), test.first(config.max_test)
     _check_first_of_each_class(train)
+    train, validation = _split(train, config.validation_fraction)
     shape = input_shape or (*_decode(pathlib.Path(train.paths[0]), 3).shape[:2], 3)
     checks.check_channels(config, shape[-1])
-    checks.check_test_size(str(root), len(test.labels), shape)
-    images = np.empty((len(test.labels), *shape), np.float32)
-    for i, path in enumerate(test.paths):
-        image = pipeline.resize(_decode(pathlib.Path(path), shape[-1]), shape)
-        images[i] = pipeline.preprocess(image, config.mean, config.std)
+    checks.check_test_size(str(root), len(test.labels) + len(validation.labels), shape)
     return ImageData(
         name=str(root),
         input_shape=shape,
         num_classes=num_classes or len(names),
         class_names=tuple(names) if num_classes in (None, len(names)) else (),
-        test_images=images,
+        test_images=_read(test, shape, config),
         test_labels=test.labels,
         num_train=len(train.labels),
         train_dataset=pipeline.stream_batches(
@@ -76,7 +73,18 @@ def read_folder(
             len(train.labels),
             config,
         ),
+        validation_images=_read(validation, shape, config) if len(validation.labels) else None,
+        validation_labels=validation.labels if len(validation.labels) else None,
     )
+
+
+def _read(files: _Files, shape: tuple[int, int, int], config: DataConfig) -> np.ndarray:
+    """Reads images into memory, preprocessed: float32 [n, height, width, channels]."""
+    images = np.empty((len(files.labels), *shape), np.float32)
+    for i, path in enumerate(files.paths):
+        image = pipeline.resize(_decode(pathlib.Path(path), shape[-1]), shape)
+        images[i] = pipeline.preprocess(image, config.mean, config.std)
+    return images
 
 
 def _stream(files: _Files, shape: tuple[int, int, int], seed: int) -> tf.data.Dataset:
@@ -99,7 +107,7 @@ def _stream(files: _Files, shape: tuple[int, int, int], seed: int) -> tf.data.Da
 def _find(root: pathlib.Path) -> tuple[list[str], _Files, _Files]:
     if not (root / "train").is_dir():
         names = _classes(root)
-        return names, *_split(_list(root, names))
+        return names, *_split_off_test(_list(root, names))
     names = _classes(root / "train")
     tests = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
     if not tests:
@@ -146,19 +154,23 @@ def _list(folder: pathlib.Path, names: list[str], all_names: list[str] | None = 
     return _Files(np.array(paths), np.array(labels, np.int32))
 
 
-def _split(files: _Files) -> tuple[_Files, _Files]:
-    rng = np.random.default_rng(_SPLIT_SEED)
-    is_test = np.zeros(len(files.labels), bool)
-    for label in np.unique(files.labels):
-        members = rng.permutation(np.flatnonzero(files.labels == label))
-        if len(members) < 2:
-            raise DataError(
-                f"{pathlib.Path(files.paths[members[0]]).parent} has a single image; expected two "
-                "or more, to train and to test with."
-            )
-        is_test[members[: max(1, len(members) // _TEST_ONE_IN)]] = True
-    parts = [_Files(files.paths[mask], files.labels[mask]) for mask in (~is_test, is_test)]
+def _split(files: _Files, fraction: float) -> tuple[_Files, _Files]:
+    """Sets a part of each class apart."""
+    kept, apart = stratified_split(files.labels, fraction, SPLIT_SEED)
+    parts = [_Files(files.paths[part], files.labels[part]) for part in (kept, apart)]
     return parts[0], parts[1]
+
+
+def _split_off_test(files: _Files) -> tuple[_Files, _Files]:
+    """Sets the test images of an undivided folder apart."""
+    labels, counts = np.unique(files.labels, return_counts=True)
+    if (counts < 2).any():
+        first = np.flatnonzero(files.labels == labels[np.argmin(counts)])[0]
+        raise DataError(
+            f"{pathlib.Path(files.paths[first]).parent} has a single image; expected two or more, "
+            "to train and to test with."
+        )
+    return _split(files, 1 / _TEST_ONE_IN)
 
 
 def _check_first_of_each_class(files: _Files) -> None:

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: training batches and test images."""
+"""What a data set is to the rest of the package: training batches, validation and test images."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ class ImageData:
         train_dataset: Called with a seed, gives a `tf.data.Dataset` of ([batch, height, width,
             channels] float32, [batch] int32) batches. Each pass over it is one epoch, shuffled and
             augmented anew; the same seed gives the same sequence of epochs.
+        validation_images: Images that decide which candidates are accepted, like test_images; None
+            if the test images decide.
+        validation_labels: Their labels; None if the test images decide.
     """
 
     name: str
@@ -42,6 +45,15 @@ class ImageData:
     test_labels: np.ndarray = dataclasses.field(repr=False)
     num_train: int | None
     train_dataset: Callable[[int], tf.data.Dataset] = dataclasses.field(repr=False)
+    validation_images: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    validation_labels: np.ndarray | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def judges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels that decide: the validation images, or the test images without any."""
+        if self.validation_images is None or self.validation_labels is None:
+            return self.test_images, self.test_labels
+        return self.validation_images, self.validation_labels
 
     @property
     def train(self) -> tf.data.Dataset:

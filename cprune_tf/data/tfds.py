@@ -63,7 +63,18 @@ def read_tfds(
     checks.check_channels(config, shape[-1])
     num_train = builder.info.splits["train"].num_examples
     num_train = min(num_train, config.max_train or num_train)
-    images, labels = _test_arrays(builder, splits[0], shape, config, name)
+    num_validation = int(num_train * config.validation_fraction)
+    num_train -= num_validation
+    num_test = builder.info.splits[splits[0]].num_examples
+    num_test = min(num_test, config.max_test or num_test)
+    checks.check_test_size(f"tfds:{name}", num_test + num_validation, shape)
+    images, labels = _arrays(builder, splits[0], num_test, shape, config)
+    validation_images = validation_labels = None
+    if num_validation:
+        # A stream's classes are not known, so the end of it is taken: sets are shuffled when they
+        # are made.
+        part = f"train[{num_train}:{num_train + num_validation}]"
+        validation_images, validation_labels = _arrays(builder, part, num_validation, shape, config)
     return ImageData(
         name=f"tfds:{name}",
         input_shape=shape,
@@ -77,6 +88,8 @@ def read_tfds(
             num_train,
             config,
         ),
+        validation_images=validation_images,
+        validation_labels=validation_labels,
     )
 
 
@@ -117,12 +130,10 @@ def _train_stream(
     return dataset.shuffle(buffer, seed=seed)
 
 
-def _test_arrays(
-    builder: Any, split: str, shape: tuple[int, int, int], config: DataConfig, name: str
+def _arrays(
+    builder: Any, split: str, count: int, shape: tuple[int, int, int], config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    count = builder.info.splits[split].num_examples
-    count = min(count, config.max_test or count)
-    checks.check_test_size(f"tfds:{name}", count, shape)
+    """Reads the first images of a split into memory, preprocessed, with their labels."""
     images = np.empty((count, *shape), np.float32)
     labels = np.empty(count, np.int32)
     dataset = builder.as_dataset(split=split, as_supervised=True, shuffle_files=False)

@@ -1,4 +1,4 @@
-"""Accuracy on the test images."""
+"""Accuracy on the images that decide, or on the test images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ _RANKS = {"top1": 1, "top5": 5}
 
 
 def evaluate(
-    model: keras.Model, data: ImageData, metric: str = "top1", batch_size: int = 250
+    model: keras.Model,
+    data: ImageData,
+    metric: str = "top1",
+    batch_size: int = 250,
+    *,
+    part: str = "test",
 ) -> float:
-    """Measures a model's accuracy on all test images, in inference mode.
+    """Measures a model's accuracy on all test or validation images, in inference mode.
 
     Args:
         model: A classifier for `data`; probabilities or logits.
-        data: Its test images are used.
+        data: The images.
         metric: "top1", or "top5": the label is among the five highest outputs.
         batch_size: Images in a forward pass; no influence on the result but rounding.
+        part: "test", or "validation": the images that decide (see `ImageData.judges`).
 
     Returns:
         The fraction of images that are classified right, 0..1.
@@ -49,8 +55,9 @@ def evaluate(
         finite = tf.reduce_all(tf.math.is_finite(outputs))
         return tf.reduce_sum(tf.cast(hits, tf.int32)), finite
 
+    arrays = data.judges if part == "validation" else (data.test_images, data.test_labels)
     num_right = 0
-    for images, labels in in_batches(batch_size, data.test_images, data.test_labels):
+    for images, labels in in_batches(batch_size, *arrays):
         hits, finite = count(images, labels)
         if not bool(finite):
             raise TrainingError(
@@ -58,4 +65,4 @@ def evaluate(
                 "Its weights are damaged: train with a lower rate."
             )
         num_right += int(hits)
-    return num_right / len(data.test_labels)
+    return num_right / len(arrays[1])

@@ -49,8 +49,8 @@ class Trainer:
         self._train(model, self.config.training.long_term, "long")
 
     def evaluate(self, model: keras.Model) -> float:
-        """Accuracy on the test images, 0..1."""
-        return evaluate(model, self.data, self.config.strategy.metric)
+        """Accuracy on the validation images, 0..1; on the test images if there are no others."""
+        return evaluate(model, self.data, self.config.strategy.metric, part="validation")
 
     def sample(self) -> Any:
         """One batch of training images and labels."""

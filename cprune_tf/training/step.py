@@ -66,7 +66,7 @@ def make_step(
     Returns:
         A function of (images, labels) that gives the loss and the fraction classified right.
     """
-    probes = data.test_images[:_NUM_PROBES]
+    probes = data.judges[0][:_NUM_PROBES]
     are_probabilities = losses.gives_probabilities(model, probes)
     teaching = _teacher(teacher, distill, probes)
     variables = model.trainable_variables
