@@ -143,8 +143,8 @@ def require_cpu(device: Device) -> None:
     """
     if device.accelerator() is not None:
         raise DeviceError(
-            f"The device computes on {device.accelerator()}, but a roofline is known for CPUs only. "
-            "Leave gpu=... out of the device's name, or use tools/staircase.py, which supports GPUs."
+            f"The device computes on {device.accelerator()}; a roofline is known for CPUs only. "
+            "Leave gpu=... out of the device's name, or use tools/staircase.py: it works on GPUs."
         )
 
 
