@@ -68,7 +68,7 @@ def budgets_of(
     for task in tasks:
         measured = sum(len(database.programs(lowered.mod)) for lowered in task.lowerings)
         trials = trials_per_task - measured
-        # Earlier rounds may be a few trials short because of duplicates. That is not worth a search.
+        # Duplicates leave rounds a few trials short. So few are not worth a search.
         budgets[task.key] = Budget(trials if trials > round_size // 2 else 0)
     return budgets
 

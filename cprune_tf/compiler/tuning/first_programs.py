@@ -47,8 +47,8 @@ class FirstPrograms:
     def schedules(self, task: Task, others: Sequence[Task], round_size: int) -> list[Schedule]:
         """Makes the schedules of a first round.
 
-        Half of them are seeds, a quarter are transferred programs, and the rest are random. Without
-        seeds, half of them are transferred.
+        Half of them are seeds, a quarter are transferred programs, and the rest are random. If a
+        workload has neither seeds nor a default schedule, half of them are transferred.
 
         Args:
             task: A workload, in any lowering.
@@ -115,8 +115,8 @@ class FirstPrograms:
         if count <= 0:
             return []
         seed = self.task_seed(task)
-        # One thread and a seeded cost model make the result reproducible: several threads would draw
-        # in random order, and an untrained XGBModel predicts from numpy's global random state.
+        # One thread and a seeded cost model make the result reproducible. Several threads would
+        # draw in random order, and an untrained XGBModel predicts from numpy's global random state.
         context = search_context(
             task.mod,
             self._target,

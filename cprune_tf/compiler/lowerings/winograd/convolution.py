@@ -26,8 +26,8 @@ PAD = "winograd_pad"
 _TILE_ATTRIBUTE = "winograd_tile"
 # With fewer channels the transforms cost more than the multiplications that they save.
 _MIN_CHANNELS = 8
-# The largest fraction of the direct convolution's multiplications that Winograd may need. With more,
-# the transforms would cost what the algorithm saves.
+# The largest fraction of the direct convolution's multiplications that Winograd may need. With
+# more, the transforms would cost what the algorithm saves.
 _MAX_COST = 0.6
 
 Matrix = npt.NDArray[np.float64]
@@ -171,8 +171,8 @@ def convolve(
     (top, bottom), (left, right) = padding
     height, width = height + top + bottom - 2, width + left + right - 2
     tiles = (batch, -(-height // tile), -(-width // tile))
-    # The last tiles may reach beyond the output's edge. They read zeros there, and what they compute
-    # there is dropped.
+    # The last tiles may reach beyond the output's edge. They read zeros there, and the values that
+    # they compute there are dropped.
     bottom, right = bottom + tiles[1] * tile - height, right + tiles[2] * tile - width
     if top or bottom or left or right:
         data = topi.nn.pad(data, (0, top, left, 0), (0, bottom, right, 0), name=PAD)

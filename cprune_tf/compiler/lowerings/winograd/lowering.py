@@ -24,13 +24,13 @@ _INDEX = "int64"
 
 @register_lowering
 class Winograd(Lowering):
-    """Computes a convolution as F(4x4, 3x3) or F(2x2, 3x3), whichever multiplies less at its size."""
+    """Computes convolutions as F(4x4, 3x3) or F(2x2, 3x3), whichever multiplies less."""
 
     name = "winograd"
     anchor = convolution.GEMM
 
     def matches(self, operator: OperatorCall, target: tvm.target.Target) -> bool:
-        """See Lowering; matches on CPUs only, as the schedules are for vector registers and caches."""
+        """See Lowering; matches on CPUs only: the schedules are for vector registers and caches."""
         if tvm_internals.is_gpu(target) or operator.operator != "relax.nn.conv2d":
             return False
         return operator.value(1) is not None and convolution.output_tile(operator.call) is not None
@@ -79,7 +79,7 @@ class Winograd(Lowering):
         yield from map(Seed, decisions)
 
     def filter_axis(self, output_rank: int) -> int:
-        """See Lowering; the block of the products has more axes than the output, with filters last."""
+        """See Lowering; the products have more axes than the output, but filters are last too."""
         del output_rank
         return -1
 
