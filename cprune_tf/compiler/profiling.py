@@ -34,10 +34,10 @@ from cprune_tf.devices.base import Device
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 _REPEATS = 5
 _MIN_REPEAT_MS = 5
-# A good program takes at most this many times as long as the fastest one. Of each lowering, at most
-# this many good programs are considered.
-_GOOD_PROGRAMS = 16
+# A good program takes at most this many times as long as the fastest one.
 _GOOD_SLOWDOWN = 1.1
+# The largest number of good programs that are considered for each lowering.
+_GOOD_PROGRAMS = 16
 
 
 @dataclasses.dataclass(frozen=True)

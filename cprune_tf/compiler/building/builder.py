@@ -161,7 +161,7 @@ def build_program(
     """Compiles and links one scheduled module.
 
     Args:
-        mod: A module with the function "main". Where it rewrites the layouts of weights, its
+        mod: A module with the function "main". If it rewrites the layouts of weights, its
             parameters are expected in the rewritten layouts.
         target: The target that is built for.
         path: The shared library to write.

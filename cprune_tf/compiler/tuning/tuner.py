@@ -94,7 +94,7 @@ class Tuner:
             fall_back=lambda task, size: self._first_round(task, (), size),
         )
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=_SEARCH_THREADS)
-        self._learned: set[int] = set()
+        self._learned_tasks: set[int] = set()
         self._num_trials = 0
         self._num_failed = 0
 
@@ -263,7 +263,7 @@ class Tuner:
             for result in results
         ]
         self._cost_model.update(context, candidates, outcomes)
-        self._learned.add(task.key)
+        self._learned_tasks.add(task.key)
 
     def _learn_from_database(self, task: Task) -> None:
         """Trains the cost model with a task's programs in the database, unless it knows the task.
@@ -271,7 +271,7 @@ class Tuner:
         They come from an earlier run or from pricing. A model without training cannot steer the
         search.
         """
-        if task.key in self._learned:
+        if task.key in self._learned_tasks:
             return
         programs = self._database.programs(task.mod, _MAX_LEARNED)
         results = [MeasureResult(program.latency_ms, None) for program in programs]
