@@ -44,7 +44,7 @@ from cprune_tf.compiler.importer import import_model
 from cprune_tf.compiler.structure import anchor_extents
 from cprune_tf.compiler.tasks import lower_model
 from cprune_tf.compiler.tuning import warm_start
-from cprune_tf.compiler.tuning.measuring import Measured
+from cprune_tf.compiler.tuning.measuring import MeasureResult
 from cprune_tf.compiler.tuning.tuner import Tuner
 from cprune_tf.config import TuningConfig
 from cprune_tf.devices.bundle import FetchError
@@ -100,7 +100,7 @@ class ModelledMeasurer:
         self._model = model
         self._builder = builder
 
-    def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[Measured]:
+    def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[MeasureResult]:
         """Builds and models schedules of one workload; see ProgramMeasurer."""
         results = modelled(self._model, self._builder, [schedule.mod for schedule in schedules])
         for schedule, result in zip(schedules, results, strict=True):
@@ -112,7 +112,7 @@ class ModelledMeasurer:
 
 def modelled(
     model: MachineModel, builder: ProgramBuilder, mods: Sequence[tvm.IRModule]
-) -> list[Measured]:
+) -> list[MeasureResult]:
     """Builds and models programs.
 
     Args:
@@ -127,15 +127,15 @@ def modelled(
     for mod, build in zip(mods, builder.submit(mods), strict=True):
         built = build.result()
         if built.library is None:
-            results.append(Measured(None, f"build: {built.error}"))
+            results.append(MeasureResult(None, f"build: {built.error}"))
             continue
         tensors = [(str(info.dtype), tuple(map(int, info.shape))) for info in _arguments(mod)]
         try:
             cycles = model.cycles(built.library, tensors)
         except ModelError as error:
-            results.append(Measured(None, f"model: {error}"))
+            results.append(MeasureResult(None, f"model: {error}"))
         else:
-            results.append(Measured(cycles / _CYCLES_PER_MS, None))
+            results.append(MeasureResult(cycles / _CYCLES_PER_MS, None))
         builder.discard([built])
     return results
 

@@ -1,6 +1,6 @@
-"""A tuned model as one shared library: weights inside, laid out as the programs want them.
+"""Builds a tuned model as one shared library.
 
-Users need five lines to run it:
+The weights are inside the library, laid out as the programs read them. Five lines run it:
 
     import tvm, numpy as np
     from tvm import relax
@@ -30,7 +30,10 @@ from cprune_tf.storage import files
 
 
 class UntunedTaskError(UserError, RuntimeError):
-    """A model would be built with a default schedule in it, and its latency would mislead."""
+    """A task has no measured program.
+
+    A default schedule in its place would make the model's latency misleading.
+    """
 
 
 def build_library(
@@ -41,14 +44,15 @@ def build_library(
     *,
     weights: str = "float32",
 ) -> None:
-    """Compiles a lowered model with the fastest known programs.
+    """Compiles a lowered model with the fastest measured programs.
 
     Args:
-        lowered: The model.
-        database: Holds at least one measured program for every task.
-        path: The library to write, atomically.
-        linker: See devices.Device.linker.
-        weights: What weights are stored as; see config.PruneConfig.
+        lowered: The lowered model.
+        database: A database with at least one measured program for every task.
+        path: The library to write; it is replaced atomically.
+        linker: The command line of the user's linker, or "" to link with ld.lld or a system
+            compiler; see devices.Device.linker.
+        weights: The type that weights are stored in, one of config.WEIGHT_TYPES.
 
     Raises:
         UntunedTaskError: If a task has no measured program.
@@ -58,14 +62,14 @@ def build_library(
 
 
 def schedule_model(lowered: LoweredModel, database: ProgramDatabase) -> tvm.IRModule:
-    """Schedules a lowered model with the fastest known programs, each task in its fastest lowering.
+    """Schedules every task of a lowered model with its fastest program, in its fastest lowering.
 
     Args:
-        lowered: The model.
-        database: Holds at least one measured program for every task.
+        lowered: The lowered model.
+        database: A database with at least one measured program for every task.
 
     Returns:
-        The module that `write_library` compiles, weights inside.
+        The module that `write_library` compiles, with the weights inside.
 
     Raises:
         UntunedTaskError: If a task has no measured program.
@@ -80,7 +84,7 @@ def schedule_model(lowered: LoweredModel, database: ProgramDatabase) -> tvm.IRMo
             assignment.update({part.call: fastest[0].lowering for part in task.subgraphs})
     if untuned:
         raise UntunedTaskError(
-            f"No measured program for {len(untuned)} of {len(lowered.tasks)} tasks: "
+            f"There is no measured program for {len(untuned)} of {len(lowered.tasks)} tasks: "
             f"{', '.join(untuned)}. Tune the model first."
         )
     mod = lowered.lowered_as(assignment)
@@ -93,15 +97,15 @@ def write_library(
     """Compiles a scheduled module to a shared library.
 
     Args:
-        mod: From schedule_model.
-        target: What is compiled for.
-        path: The library to write, atomically.
-        linker: See devices.Device.linker.
+        mod: A module from schedule_model.
+        target: The target that is compiled for.
+        path: The library to write; it is replaced atomically.
+        linker: The command line of the user's linker, or ""; see devices.Device.linker.
     """
     path = pathlib.Path(path)
     with target, gpu_toolchain.toolchain(target), tvm_internals.build_context():
-        # Compiled, not interpreted: the calls of a small model take a twelfth of its time. The
-        # pipeline is named: the one that TVM takes for GPUs would fuse and schedule once more.
+        # The calls are compiled, because interpreting them takes a twelfth of a small model's time.
+        # The pipeline is named, because TVM's default for GPUs would fuse and schedule once more.
         built = relax.build(
             mod, target, relax_pipeline=relax.get_pipeline("default_build"), exec_mode="compiled"
         )
@@ -115,13 +119,13 @@ def apply_programs(
     target: tvm.target.Target,
     database: ms.database.Database,
 ) -> tvm.IRModule:
-    """Schedules a lowered module and puts its weights inside, laid out as the programs want them.
+    """Schedules a lowered module and puts its weights inside, laid out as the programs read them.
 
     Args:
         mod: A lowered module.
         params: Parameter values by name.
-        target: What is compiled for.
-        database: MetaSchedule's own; its fastest programs are applied.
+        target: The target that is compiled for.
+        database: The MetaSchedule database whose fastest programs are applied.
 
     Returns:
         The module, ready for `relax.build`.
@@ -130,14 +134,16 @@ def apply_programs(
         name: tvm.runtime.tensor(np.ascontiguousarray(value)) for name, value in params.items()
     }
     with target, database, tvm_internals.build_context():
-        # Binding before folding lets the weights' layout transforms run here, not at inference.
+        # Parameters are bound before constants are folded, so that the weights' layout transforms
+        # run here and not at inference.
         passes = [
             relax.transform.MetaScheduleApplyDatabase(),
             relax.transform.SplitLayoutRewritePreproc(),
             relax.transform.BindParams("main", values),
             relax.transform.FoldConstant(),
-            # A function that lays out several weights gave a tuple of them; taken apart here, it is
-            # not made anew in every run (a quarter of what the runtime adds to a small model).
+            # A function that lays out several weights returns a tuple. Unless the tuple is resolved
+            # here, it is created in every run, which is a quarter of the runtime's overhead for a
+            # small model.
             relax.transform.CanonicalizeBindings(),
             relax.transform.DeadCodeElimination(),
         ]

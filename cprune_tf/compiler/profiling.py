@@ -1,8 +1,8 @@
-"""The task table held against the device's limits, and the best programs timed again.
+"""Compares the task table with the device's limits, and times the best programs again.
 
-What the database holds was measured while tuning, at different times. Where a sum of tasks is
-compared with a whole model, the tasks' fastest programs are built once more and timed in turns with
-it (`ProgramTimer`).
+The latencies in the database were measured at different times during tuning. To compare a sum of
+tasks with a whole model, `ProgramTimer` builds the tasks' fastest programs once more, so that they
+can be timed in turns with the model.
 """
 
 from __future__ import annotations
@@ -34,32 +34,34 @@ from cprune_tf.devices.base import Device
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 _REPEATS = 5
 _MIN_REPEAT_MS = 5
-# Programs that count as good: as many, and as much slower than the fastest one, at most.
-_GOOD_PROGRAMS = 16
+# A good program takes at most this many times as long as the fastest one.
 _GOOD_SLOWDOWN = 1.1
+# The largest number of good programs that are considered for each lowering.
+_GOOD_PROGRAMS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskProfile:
-    """One task against the roofline.
+    """One task compared with the roofline.
 
     Attributes:
-        name: The task's.
-        subgraphs: Keras layers of each subgraph that shares it, in model order.
-        weight: Number of subgraphs.
-        flops: Of one call.
-        bytes_moved: Arguments and result of one call.
-        latency_ms: Of one call of its fastest program.
-        total_ms: latency_ms x weight.
-        share: Of the sum over all tasks, 0..1.
-        gflops: Reached by the fastest program.
-        bound: Which of the two limits is the nearer one for its FLOPs and bytes.
-        roofline_share: The limit's time / latency_ms. A lowering that saves operations (Winograd)
-            can pass 1.
+        name: The task's name.
+        subgraphs: The Keras layers of each subgraph that shares the task, in model order.
+        weight: The number of subgraphs that share the task.
+        flops: Floating point operations of one call.
+        bytes_moved: The bytes of one call's arguments and result.
+        latency_ms: The latency of one call of the task's fastest program, in ms.
+        total_ms: The latency of all calls, in ms: latency_ms x weight.
+        share: total_ms as a fraction of the sum over all tasks, 0..1.
+        gflops: The billions of floating point operations per second that the fastest program does.
+        bound: The limit that a task with these FLOPs and bytes reaches first.
+        roofline_share: The limit's time / latency_ms. It can exceed 1 for a lowering that saves
+            operations, such as Winograd.
         structure: The fastest program's tiling of the filter and reduction axes.
-        lowering: The fastest program's: the name of a lowering.
-        filters: The extent of the filter axis.
-        keeping_counts: Filter counts up to `filters` at which some good program's inner tiles stay.
+        lowering: The name of the fastest program's lowering.
+        filters: The number of filters: the extent of the filter axis.
+        keeping_counts: The filter counts up to `filters` at which at least one good program keeps
+            its inner tiles.
     """
 
     name: str
@@ -82,28 +84,30 @@ class TaskProfile:
 def profile_tasks(
     rows: Sequence[TaskRow], roofline: Roofline, database: ProgramDatabase
 ) -> tuple[TaskProfile, ...]:
-    """Holds every task against the device's limits.
+    """Compares every task with the device's limits.
 
     Args:
-        rows: From `CompilerSession.task_table`.
-        roofline: Measured with the same number of threads.
-        database: Knows the programs.
+        rows: The task table, from `CompilerSession.task_table`.
+        roofline: The device's limits, measured with the same number of threads.
+        database: The database of measured programs.
 
     Returns:
-        One profile per row, in the same order.
+        One profile for each row, in the same order.
     """
     return tuple(_profile(row, roofline, database) for row in rows)
 
 
 def good_structures(database: ProgramDatabase, task: Task) -> tuple[ProgramStructure, ...]:
-    """The structures of a task's good programs: hardly slower than the fastest, of any lowering.
+    """Reads the structures of a task's good programs, in all lowerings.
+
+    A good program takes at most 1.1 times as long as the fastest one.
 
     Args:
-        database: Knows the programs.
+        database: The database of measured programs.
         task: A measured task.
 
     Returns:
-        At most 16 of each lowering, of programs that differ in inner tiles.
+        The structures of programs that differ in inner tiles, at most 16 for each lowering.
 
     Raises:
         KeyError: If the task was never measured.
@@ -111,28 +115,30 @@ def good_structures(database: ProgramDatabase, task: Task) -> tuple[ProgramStruc
     limit_ms = _GOOD_SLOWDOWN * fastest_program(database, task)[1].latency_ms
     structures = []
     for lowered in task.lowerings:
-        good = [p for p in database.programs(lowered.mod) if p.latency_ms <= limit_ms]
-        for program in distinct_programs(good, _GOOD_PROGRAMS):
+        good_programs = [
+            program for program in database.programs(lowered.mod) if program.latency_ms <= limit_ms
+        ]
+        for program in distinct_programs(good_programs, _GOOD_PROGRAMS):
             structures.append(program_structure(program, lowered.mod))
     return tuple(structures)
 
 
 def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> TaskProfile:
     task, filters = row.task, row.structure.filters
-    moved = bytes_moved(task)
-    memory_bound = roofline.memory_ms(moved) > roofline.compute_ms(task.flops)
+    num_bytes = bytes_moved(task)
+    memory_bound = roofline.memory_ms(num_bytes) > roofline.compute_ms(task.flops)
     return TaskProfile(
         name=task.name,
         subgraphs=tuple(part.layers for part in task.subgraphs),
         weight=task.weight,
         flops=task.flops,
-        bytes_moved=moved,
+        bytes_moved=num_bytes,
         latency_ms=row.latency_ms,
         total_ms=row.total_ms,
         share=row.share,
         gflops=row.gflops,
         bound="memory" if memory_bound else "compute",
-        roofline_share=roofline.bound_ms(task.flops, moved) / row.latency_ms,
+        roofline_share=roofline.bound_ms(task.flops, num_bytes) / row.latency_ms,
         structure=str(row.structure),
         lowering=row.lowering,
         filters=filters,
@@ -141,15 +147,19 @@ def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> Tas
 
 
 def bytes_moved(task: Task) -> int:
-    """Bytes of a task's arguments and result: what one call reads and writes at least."""
+    """The bytes of a task's arguments and result: the least that one call reads and writes."""
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in task.argument_shapes)
 
 
 def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Program]:
-    """What a task's latency is the latency of.
+    """Finds the fastest measured program of a task.
+
+    Args:
+        database: The database of measured programs.
+        task: A measured task.
 
     Returns:
-        The lowering that the program schedules, and the program.
+        The task in the program's lowering, and the program.
 
     Raises:
         KeyError: If the task was never measured.
@@ -161,13 +171,13 @@ def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Progra
 
 
 class ProgramTimer:
-    """Times tasks' fastest programs again; each is built once.
+    """Times the fastest programs of tasks again; builds each program once.
 
     Args:
-        device: Where they run.
-        database: Knows the programs.
-        target: What they are built for.
-        num_threads: Threads they run on.
+        device: The device that programs run on.
+        database: The database of measured programs.
+        target: The target that programs are built for.
+        num_threads: The number of threads that programs run on.
     """
 
     def __init__(
@@ -183,14 +193,14 @@ class ProgramTimer:
         self._target = target
         self._num_threads = num_threads
         self._folder = tempfile.TemporaryDirectory(prefix="cprune_timer_")
-        self._built: dict[str, tuple[pathlib.Path, Shapes]] = {}
+        self._libraries: dict[str, tuple[pathlib.Path, Shapes]] = {}
 
     def samples_ms(self, task: Task, repeat: int = _REPEATS) -> tuple[float, ...]:
         """Times the fastest program of a task.
 
         Args:
             task: A measured task.
-            repeat: Samples.
+            repeat: The number of samples.
 
         Returns:
             The mean duration of one call in each sample, in ms.
@@ -222,16 +232,16 @@ class ProgramTimer:
 
     def _library(self, task: Task) -> tuple[pathlib.Path, Shapes]:
         workload, program = fastest_program(self._database, task)
-        # A task that was tuned further has another fastest program.
+        # The latency is part of the key, since further tuning may give a task a faster program.
         key = f"{workload.key}:{program.latency_ms!r}"
-        if key not in self._built:
+        if key not in self._libraries:
             schedule = program.schedule(workload.mod)
-            path = pathlib.Path(self._folder.name) / f"{len(self._built)}.so"
+            path = pathlib.Path(self._folder.name) / f"{len(self._libraries)}.so"
             build_program(schedule.mod, self._target, str(path), self._device.linker)
             infos = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
-            self._built[key] = (path, _shapes(infos))
-        return self._built[key]
+            self._libraries[key] = (path, _shapes(infos))
+        return self._libraries[key]
 
 
 def _shapes(infos: Sequence[ms.arg_info.ArgInfo]) -> Shapes:
-    return tuple((str(info.dtype), tuple(int(n) for n in info.shape)) for info in infos)
+    return tuple((str(info.dtype), tuple(int(extent) for extent in info.shape)) for info in infos)

@@ -1,7 +1,7 @@
-"""Everything the compiler does for one run: one device, one target, one database.
+"""Everything the compiler does for one run: with one device, one target and one database.
 
-Keeps what is expensive to start (build workers, cost model) and what must not be lost (the
-database) in one place, and speaks in Keras models.
+The session takes Keras models. It keeps in one place what is expensive to start (build workers, the
+cost model) and what must not be lost (the database).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class TaskRow:
     """One line of the task table.
 
     Attributes:
-        task: The task.
-        latency_ms: Of one call of its fastest program.
-        total_ms: latency_ms x weight.
-        share: Of the sum over all tasks, 0..1.
-        gflops: Reached by the fastest program.
+        task: The task that the row describes.
+        latency_ms: The latency of one call of the task's fastest program, in ms.
+        total_ms: The latency of all calls, in ms: latency_ms x weight.
+        share: total_ms as a fraction of the sum over all tasks, 0..1.
+        gflops: The billions of floating point operations per second that the fastest program does.
         structure: The fastest program's tiling of the filter and reduction axes.
-        lowering: The fastest program's: the name of a lowering.
+        lowering: The name of the fastest program's lowering.
     """
 
     task: Task
@@ -60,20 +60,21 @@ class CompilerSession:
     """Imports, tunes, prices and builds Keras models for one device.
 
     Args:
-        device: Where programs run.
-        tuning_dir: The database's folder, where `config` names none that runs share.
-        config: Tuning budgets.
-        num_threads: Threads that models are tuned for.
-        seed: Of the search.
+        device: The device that programs run on.
+        tuning_dir: The database's folder; not used if `config` names a database that runs share.
+        config: The tuning configuration.
+        num_threads: The number of threads that models are tuned for.
+        seed: The random seed of the search.
         frontend: How models are imported: "keras" or "tflite".
-        weights: What libraries store weights as; see config.PruneConfig.
+        weights: The type that libraries store weights in, one of config.WEIGHT_TYPES.
 
     Raises:
-        LinkError: The device names a linker that does not link for it.
-        ConfigError: The device's processor cannot read such weights.
-        ToolchainError: This machine cannot compile for the device's GPU.
-        LockedError: Another run measures in the shared database.
-        DatabaseError: A database that cannot be opened.
+        LinkError: If the device names a linker that does not link for it.
+        ConfigError: If the device's processor cannot read weights of that type, or the folder in
+            `config.warm_start` holds no database.
+        ToolchainError: If this machine cannot compile for the device's GPU.
+        LockedError: If another run measures in the shared database.
+        DatabaseError: If the database cannot be opened.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class CompilerSession:
         self._linker = device.linker
         if self._linker:
             check_linker(self.target, self._linker)
-        with contextlib.ExitStack() as opened:
+        with contextlib.ExitStack() as stack:
             if config.database:
                 folder = shared_folder(config.database, device, self.target)
-                tuning_dir = opened.enter_context(folder)
+                tuning_dir = stack.enter_context(folder)
             self.database = ProgramDatabase(tuning_dir)
-            self._builder = opened.enter_context(
+            self._builder = stack.enter_context(
                 ProgramBuilder(
                     self.target,
                     num_workers=config.num_build_workers,
@@ -109,7 +110,7 @@ class CompilerSession:
                     linker=self._linker,
                 )
             )
-            self._opened = opened.pop_all()
+            self._resources = stack.pop_all()
         measurer = ProgramMeasurer(
             device,
             self._builder,
@@ -122,19 +123,33 @@ class CompilerSession:
 
     @property
     def lanes(self) -> int:
-        """Float32 values in one of the target's vector registers; threads of a GPU's warp."""
+        """The float32 values in one vector register of a CPU; the threads of a GPU's warp."""
         if tvm_internals.is_gpu(self.target):
             return tvm_internals.warp_size(self.target)
         return vector_unit(self.target).lanes
 
     def lower(self, model: Any) -> LoweredModel:
-        """A Keras model as the compiler sees it, with its tasks."""
+        """Imports a Keras model, lowers it, and finds its tasks."""
         return lower_model(import_through(self._frontend, model), self.target)
 
     def tune(
         self, lowered: LoweredModel, trials_per_task: int, progress: Progress | None = None
     ) -> TuningSummary:
-        """Brings every task of a model to a number of measured programs."""
+        """Measures programs until every task of a model has `trials_per_task` of them.
+
+        See `Tuner.tune`, which says when a task ends with fewer.
+
+        Args:
+            lowered: The model to tune.
+            trials_per_task: The number of measured programs that each task ends with.
+            progress: Called with (trials done, trials planned, what is running).
+
+        Returns:
+            How much was measured.
+
+        Raises:
+            TuningError: If every program of a task failed.
+        """
         return self._tuner.tune(lowered.tasks, trials_per_task, progress)
 
     def price(
@@ -143,15 +158,16 @@ class CompilerSession:
         current: LoweredModel,
         on_task: Callable[[Task], None] | None = None,
     ) -> float:
-        """The sum of a candidate's task latencies, by transferring the current model's programs.
+        """Prices a candidate: transfers the current model's programs to its tasks and times them.
 
         Args:
             candidate: The pruned model.
-            current: The tuned model it was pruned from.
+            current: The tuned model that the candidate was pruned from.
             on_task: Called before each task that has to be measured.
 
         Returns:
-            Milliseconds; comparable with `current.latency_ms(database)`.
+            The sum of the candidate's task latencies in ms, comparable with
+            `current.latency_ms(database)`.
         """
 
         def requests() -> Iterator[tuple[Task, list[Task]]]:
@@ -167,17 +183,32 @@ class CompilerSession:
         return candidate.latency_ms(self.database)
 
     def build(self, lowered: LoweredModel, path: pathlib.Path | str) -> None:
-        """Compiles a model with the fastest programs known."""
+        """Compiles a tuned model to a shared library, with the fastest measured programs.
+
+        Args:
+            lowered: The tuned model.
+            path: The library to write.
+
+        Raises:
+            UntunedTaskError: If a task has no measured program.
+        """
         build_library(lowered, self.database, path, self._linker, weights=self._weights)
 
     def task_table(self, lowered: LoweredModel) -> tuple[TaskRow, ...]:
-        """The tasks of a tuned model, costliest first."""
+        """Lists the tasks of a tuned model, costliest first.
+
+        Args:
+            lowered: The tuned model.
+
+        Raises:
+            KeyError: If a task was never measured.
+        """
         whole_ms = lowered.latency_ms(self.database)
         rows = []
         for task in lowered.tasks:
-            chosen = task.fastest(self.database)
-            assert chosen is not None  # latency_ms raises where a task was never measured
-            lowered_task, fastest = chosen
+            fastest_program = task.fastest(self.database)
+            assert fastest_program is not None  # latency_ms raises if a task was never measured
+            lowered_task, fastest = fastest_program
             total_ms = fastest.latency_ms * task.weight
             rows.append(
                 TaskRow(
@@ -193,8 +224,8 @@ class CompilerSession:
         return tuple(sorted(rows, key=lambda row: -row.total_ms))
 
     def close(self) -> None:
-        """Ends the build workers and lets other runs have a shared database."""
-        self._opened.close()
+        """Ends the build workers and releases a shared database to other runs."""
+        self._resources.close()
 
     def __enter__(self) -> CompilerSession:
         return self
@@ -204,9 +235,13 @@ class CompilerSession:
 
 
 def _sources(task: Task, current: LoweredModel) -> list[Task]:
-    """Tasks whose programs may fit: those of the same layers, then those alike in kind."""
+    """The tasks whose programs may fit: first those with common layers, then those of one kind."""
     layers = set(task.layers)
-    same = [source for source in current.tasks if layers & set(source.layers)]
-    alike = [source for source in current.tasks if source.kind == task.kind and source not in same]
-    same.sort(key=lambda source: (source.kind != task.kind, -len(layers & set(source.layers))))
-    return [*same, *alike]
+    overlapping = [source for source in current.tasks if layers & set(source.layers)]
+    overlapping.sort(
+        key=lambda source: (source.kind != task.kind, -len(layers & set(source.layers)))
+    )
+    same_kind = [
+        source for source in current.tasks if source.kind == task.kind and source not in overlapping
+    ]
+    return [*overlapping, *same_kind]

@@ -1,11 +1,13 @@
 """Program structure: how a program tiles the filter (output channel) and the reduction axes.
 
-CPrune (ECCV 2022, section 3.3) reads from the fastest program of a task how many filters can go so
-that the program's structure stays: the product of the filter axis's tile factors without one copy
-of the largest, taken in the compute stage and in its epilogue; the larger of the two.
+CPrune (ECCV 2022, section 3.3) reads from the fastest program of a task how many filters can be
+removed without changing the program's structure. That step is the product of the filter axis's tile
+factors without one copy of the largest factor. It is computed for the compute stage and for the
+epilogue, and the larger of the two counts.
 
-The paper names one step of one program. `counts_keeping_structure` names all filter counts at which
-some of several programs runs on with its inner tiles as they are, only more or less often.
+The paper takes one step from one program. `counts_keeping_structure` looks at several programs and
+lists all filter counts at which at least one of them keeps its inner tiles: they only run more or
+fewer times.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from tvm.tirx.analysis import undefined_vars
 from cprune_tf.compiler.database import Program
 from cprune_tf.compiler.lowerings import lowering_of
 
-# What loop variables are combined with where loops were split and fused.
+# The operations in the index expressions of loops that were split and fused.
 _OPERATIONS = {
     tvm.tirx.Add: np.add,
     tvm.tirx.Sub: np.subtract,
@@ -41,12 +43,12 @@ class ProgramStructure:
     """A program's tile factors, outermost first.
 
     Attributes:
-        compute: Of the filter axis in the anchor's reduction block; empty where the workload has no
-            reduction.
-        epilogue: Of the filter axis in the block that writes the workload's output.
-        filters: The extent of the filter axis.
-        reduction: Of each reduction axis in the anchor's reduction block (a convolution's: kernel
-            height and width, input channels).
+        compute: The factors of the filter axis in the anchor's reduction block; empty if the
+            workload has no reduction.
+        epilogue: The factors of the filter axis in the block that writes the workload's output.
+        filters: The number of filters: the extent of the filter axis.
+        reduction: The factors of each reduction axis in the anchor's reduction block. A
+            convolution's axes are kernel height, kernel width and input channels.
     """
 
     compute: tuple[int, ...]
@@ -61,9 +63,9 @@ class ProgramStructure:
 
     @property
     def inner(self) -> int:
-        """What a filter count must be a multiple of to keep the inner tiles.
+        """The number that a filter count must be a multiple of to keep the inner tiles.
 
-        Those are all factors inside the outermost loop that repeats: a factor of 1 is no loop.
+        The inner tiles are all factors inside the outermost loop; a factor of 1 is no loop.
         """
         return math.lcm(*(math.prod(inner_factors(f)) for f in (self.compute, self.epilogue)))
 
@@ -75,7 +77,7 @@ class ProgramStructure:
 
 
 def inner_factors(factors: Sequence[int]) -> tuple[int, ...]:
-    """The tile factors inside the outermost one that is larger than 1."""
+    """The tile factors inside the outermost factor that is larger than 1."""
     outermost = next((i for i, factor in enumerate(factors) if factor > 1), len(factors))
     return tuple(factors[outermost + 1 :])
 
@@ -84,23 +86,25 @@ def counts_keeping_structure(structures: Sequence[ProgramStructure], limit: int)
     """All filter counts at which at least one program keeps its inner tiles.
 
     A program's inner tiles are its factors inside the outermost loop over filters, in the compute
-    stage and in the epilogue: they are its vector code and what it holds in registers. The
-    outermost factor is how often they run.
+    stage and in the epilogue. They determine its vector code and the values it holds in registers.
+    The outermost factor only says how many times they run.
 
     Args:
-        structures: Of good programs of one task.
-        limit: The largest count to look at.
+        structures: The structures of good programs of one task.
+        limit: The largest filter count to consider.
 
     Returns:
-        The counts from 1 to limit, ascending.
+        The matching counts between 1 and limit, ascending.
 
     Raises:
-        ValueError: For a limit below 1.
+        ValueError: If limit is below 1.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1 filter.")
-    inner = {structure.inner for structure in structures}
-    return tuple(n for n in range(1, limit + 1) if any(n % tile == 0 for tile in inner))
+    inner_tiles = {structure.inner for structure in structures}
+    return tuple(
+        count for count in range(1, limit + 1) if any(count % tile == 0 for tile in inner_tiles)
+    )
 
 
 def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
@@ -108,10 +112,11 @@ def program_structure(program: Program, mod: tvm.IRModule) -> ProgramStructure:
 
     Args:
         program: A measured program.
-        mod: Its workload; channels last.
+        mod: The program's workload, channels last.
 
     Returns:
-        The factors of the loops that these axes were split into, the filters' in both stages.
+        The factors of the loops that these axes were split into. The filter axis is read in both
+        stages, compute and epilogue.
     """
     schedule = Schedule(mod)
     program.trace.apply_to_schedule(schedule, remove_postproc=True)
@@ -134,13 +139,13 @@ def _factors(factors: tuple[int, ...]) -> str:
 
 
 def anchor_extents(mod: tvm.IRModule) -> tuple[str, tuple[int, ...]] | None:
-    """What a workload computes most: the name of the block that reduces most, and its loops.
+    """Finds the anchor of a workload: the reduction block with the most iterations.
 
     Args:
         mod: The workload.
 
     Returns:
-        The block's name and its loops' extents; None where nothing is reduced.
+        The block's name and its loops' extents; None if the workload has no reduction.
     """
     schedule = Schedule(mod)
     anchor = _anchor(schedule, schedule.get_child_blocks(schedule.get_sblock("root")))
@@ -155,7 +160,7 @@ def _product_without_largest(factors: tuple[int, ...]) -> int:
 
 
 def _anchor(schedule: Schedule, blocks: Iterable[Any]) -> Any | None:
-    """The block that reduces most; None where nothing is reduced."""
+    """The reduction block with the most iterations; None if there is no reduction."""
     reductions = [block for block in blocks if _has_reduction(schedule, block)]
     return max(reductions, key=lambda block: _iterations(schedule, block), default=None)
 
@@ -170,26 +175,26 @@ def _iterations(schedule: Schedule, block: Any) -> int:
 
 
 def _channel_factors(schedule: Schedule, block: Any, axis: int) -> tuple[int, ...]:
-    """The tile factors of the axis that one output index is made of, outer to inner."""
+    """The tile factors of the axis that indexes one axis of a block's output, outer to inner."""
     realize = _realize(schedule, block)
     iter_vars = realize.block.iter_vars
-    written = realize.block.writes[0].region
-    if axis >= len(written):  # the channels are reduced away, as in a softmax's maximum
+    output_region = realize.block.writes[0].region
+    if axis >= len(output_region):  # the channels are reduced away, as in a softmax's maximum
         return ()
-    channel = undefined_vars(written[axis].min)
+    channel_vars = undefined_vars(output_region[axis].min)
     values = [
         value
         for iter_var, value in zip(iter_vars, realize.iter_values, strict=True)
-        if any(iter_var.var.same_as(used) for used in channel)
+        if any(iter_var.var.same_as(variable) for variable in channel_vars)
     ]
     return _axis_factors(schedule, block, values)
 
 
 def _reduction_factors(schedule: Schedule, block: Any) -> tuple[tuple[int, ...], ...]:
-    """The same for each axis that a block sums over."""
+    """The tile factors of each axis that a block reduces over, outer to inner."""
     realize = _realize(schedule, block)
     return tuple(
-        # An axis of extent one has no loop where the program was simplified.
+        # A simplified program has no loop for an axis of extent one.
         _axis_factors(schedule, block, [value]) or (int(iter_var.dom.extent),)
         for iter_var, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)
         if iter_var.iter_type == tvm.tirx.IterVar.CommReduce
@@ -197,36 +202,41 @@ def _reduction_factors(schedule: Schedule, block: Any) -> tuple[tuple[int, ...],
 
 
 def _axis_factors(schedule: Schedule, block: Any, values: Sequence[Any]) -> tuple[int, ...]:
-    """How many values an axis takes along each of the loops that it is made of, outer to inner.
+    """How many values an axis takes along each of its loops, outer to inner.
 
-    That is a loop's extent, unless it was fused from several axes' loops: a GPU's threads are.
+    This is the loop's extent unless the loop was fused from the loops of several axes, as a GPU's
+    threads are.
     """
-    used = [variable for value in values for variable in undefined_vars(value)]
+    loop_vars = [variable for value in values for variable in undefined_vars(value)]
     loops = (schedule.get(loop) for loop in schedule.get_loops(block))
     return tuple(
         _num_values(values, loop)
         for loop in loops
-        if any(loop.loop_var.same_as(var) for var in used)
+        if any(loop.loop_var.same_as(variable) for variable in loop_vars)
     )
 
 
 def _num_values(values: Sequence[Any], loop: Any) -> int:
-    """How many distinct values some expressions take along a loop, all others standing at 0."""
+    """How many distinct values index expressions take along a loop, all other loops being at 0."""
     steps = np.arange(int(loop.extent))
-    taken = [np.broadcast_to(_along(value, loop.loop_var, steps), steps.shape) for value in values]
-    return len(np.unique(np.stack(taken), axis=1).T)
+    rows = [
+        np.broadcast_to(_values_along(value, loop.loop_var, steps), steps.shape) for value in values
+    ]
+    return len(np.unique(np.stack(rows), axis=1).T)
 
 
-def _along(value: Any, variable: Any, steps: np.ndarray) -> Any:
-    """An index expression's values for some values of one variable, all others being 0."""
+def _values_along(value: Any, variable: Any, steps: np.ndarray) -> Any:
+    """An index expression's value for each step of one variable, all other variables being 0."""
     if isinstance(value, tvm.tirx.IntImm):
         return int(value)
     if isinstance(value, tvm.tirx.Var):
         return steps if value.same_as(variable) else 0
     if isinstance(value, tvm.tirx.Cast):
-        return _along(value.value, variable, steps)
+        return _values_along(value.value, variable, steps)
     operation = _OPERATIONS[type(value)]
-    return operation(_along(value.a, variable, steps), _along(value.b, variable, steps))
+    return operation(
+        _values_along(value.a, variable, steps), _values_along(value.b, variable, steps)
+    )
 
 
 def _realize(schedule: Schedule, block: Any) -> Any:

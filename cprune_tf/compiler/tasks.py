@@ -1,13 +1,13 @@
-"""The task table: which distinct workloads a lowered model has, and whose layers they are.
+"""The task table: which distinct workloads a lowered model has, and which layers they compute.
 
-A subgraph is one fused call of the compiled model; a task is one distinct workload (structural
-hash), shared by one or more subgraphs. What ties a subgraph to Keras layers is exact: the names its
-parameters were imported under, and data flow (see compiler.importer.provenance).
+A subgraph is one fused call of the compiled model. A task is one distinct workload (by structural
+hash), shared by one or more subgraphs. A subgraph's Keras layers are known exactly: from the names
+that its parameters were imported under, and from data flow (see compiler.importer.provenance).
 
-A task has an alternative for each other lowering that matches its subgraphs. Where a lowering's
-code depends on weights, subgraphs that are computed alike directly are different workloads in that
-lowering, or some cannot be lowered so at all. They are different tasks then: the subgraphs of one
-task always have the same alternatives.
+A task has an alternative for each other lowering that matches its subgraphs. The code of a lowering
+may depend on weights. Subgraphs that are equal in the direct lowering may then be different
+workloads in the other lowering, or it may match only some of them. Such subgraphs belong to
+different tasks, so that the subgraphs of one task always have the same alternatives.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Subgraph:
     """One fused operator group of the compiled model.
 
     Attributes:
-        call: The variable its result is bound to in the lowered `main`.
+        call: The name of the variable that the subgraph's result is bound to in the lowered `main`.
         function: The fused function's name.
-        layers: Keras layers it computes, in model order.
+        layers: The names of the Keras layers that the subgraph computes, in model order.
     """
 
     call: str
@@ -55,15 +55,15 @@ class Task:
     """One distinct tunable workload.
 
     Attributes:
-        name: Readable and unique within the model, e.g. "conv2d_add_relu#2".
-        mod: The workload, as the database is keyed by.
-        key: Unique within the model: the structural hash of mod; where several tasks have the same
-            mod and other alternatives, a hash of theirs as well.
-        subgraphs: Which calls share it.
-        flops: Floating point operations of one call (a multiply-add is two), counted for the
-            direct computation whatever the lowering.
-        lowering: The name of the lowering that it is computed in.
-        alternatives: Other lowerings of the same subgraphs; measurements decide.
+        name: A readable name, unique within the model, e.g. "conv2d_add_relu#2".
+        mod: The normalised workload: the database's key.
+        key: A number, unique within the model: the structural hash of mod. If several tasks share
+            mod but have different alternatives, the key is a hash of mod and the alternatives.
+        subgraphs: The subgraphs that share the task.
+        flops: Floating point operations of one call (a multiply-add is two). They are counted for
+            the direct computation, whatever the lowering is.
+        lowering: The name of the lowering that the workload is computed in.
+        alternatives: The same subgraphs in other lowerings. Measurements decide which is used.
     """
 
     name: str
@@ -76,31 +76,48 @@ class Task:
 
     @property
     def lowerings(self) -> tuple[Task, ...]:
-        """Itself and its alternatives."""
+        """The task itself and its alternatives."""
         return (self, *self.alternatives)
 
     def in_lowering(self, name: str) -> Task | None:
-        """Itself or its alternative in a lowering; None where it has none.
+        """The task or its alternative in one lowering.
 
         Args:
-            name: The lowering's.
+            name: The lowering's name.
+
+        Returns:
+            The task in that lowering; None if it has no alternative of that name.
         """
         return next((task for task in self.lowerings if task.lowering == name), None)
 
     def fastest(self, database: ProgramDatabase) -> tuple[Task, Program] | None:
-        """The fastest measured program among all lowerings, and which lowering it is of."""
-        best = [
+        """Finds the fastest measured program among all lowerings.
+
+        Args:
+            database: The database of measured programs.
+
+        Returns:
+            The task in the program's lowering, and the program; None if nothing was measured.
+        """
+        candidates = [
             (programs[0].latency_ms, number, programs[0])
             for number, lowered in enumerate(self.lowerings)
             if (programs := database.programs(lowered.mod, 1))
         ]
-        if not best:
+        if not candidates:
             return None
-        _, number, program = min(best, key=lambda item: item[:2])
+        _, number, program = min(candidates, key=lambda item: item[:2])
         return self.lowerings[number], program
 
     def best_latency_ms(self, database: ProgramDatabase) -> float | None:
-        """Of the fastest measured program among all lowerings; None where there is none."""
+        """The latency in ms of the fastest measured program among all lowerings.
+
+        Args:
+            database: The database of measured programs.
+
+        Returns:
+            The latency of one call; None if the task was never measured.
+        """
         fastest = self.fastest(database)
         return fastest[1].latency_ms if fastest else None
 
@@ -111,17 +128,17 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """Its operators, without the number that makes the name unique."""
+        """The task's operators: its name without the number that makes it unique."""
         return self.name.split("#")[0]
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The Keras layers of all its subgraphs, in model order."""
+        """The Keras layers of all subgraphs, in model order."""
         return tuple(dict.fromkeys(layer for part in self.subgraphs for layer in part.layers))
 
     @property
     def argument_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """(dtype, shape) of each argument; its result is the last one."""
+        """The (dtype, shape) of each argument of the workload; the result is the last argument."""
         return tuple(
             (str(info.dtype), tuple(int(size) for size in info.shape))
             for info in ms.arg_info.ArgInfo.from_prim_func(self.mod["main"])
@@ -133,13 +150,14 @@ class LoweredModel:
     """A model as the compiler sees it.
 
     Attributes:
-        imported: What was lowered.
-        grouped: The model's operators before each group is fused; see lowering.group_operators.
-        mod: The lowered module, every operator computed directly.
+        imported: The imported model that was lowered.
+        grouped: The module in which operators are grouped but not yet fused; see
+            lowering.group_operators.
+        mod: The lowered module, with every operator in the direct lowering.
         operators: The operators of each subgraph in order, by Subgraph.call.
         params: Parameter values by name, in the order of main's parameters.
-        target: What it is lowered for.
-        tasks: Its distinct workloads, in order of first use.
+        target: The target that the model is lowered for.
+        tasks: The model's tasks, in order of first use.
     """
 
     imported: ImportedModel
@@ -151,34 +169,42 @@ class LoweredModel:
     tasks: tuple[Task, ...]
 
     def lowered_as(self, assignment: Mapping[str, str]) -> tvm.IRModule:
-        """The module with some subgraphs computed in other lowerings.
+        """Builds the module in which some subgraphs are computed in other lowerings.
 
         Args:
-            assignment: A lowering's name by Subgraph.call; what is not named is computed directly.
+            assignment: Names of lowerings by Subgraph.call. Subgraphs that are not named are
+                computed directly.
 
         Returns:
-            Module whose `main` calls fused functions, and functions that only transform weights.
+            A module whose `main` calls fused functions, and functions that only transform weights.
 
         Raises:
-            ValueError: There is no such lowering or subgraph, or the lowering does not match.
+            ValueError: If a lowering or subgraph does not exist, or the lowering does not match.
         """
         replacements = {}
         for call, name in assignment.items():
             if name == DIRECT:
                 continue
-            chosen = _replacement(find_lowering(name), self.operators.get(call, ()), self.target)
-            if chosen is None:
+            operators = self.operators.get(call, ())
+            replacement = _replacement(find_lowering(name), operators, self.target)
+            if replacement is None:
                 raise ValueError(
                     f"The subgraph {call!r} cannot be computed in the lowering {name!r}: it has no "
-                    "operator that this lowering matches."
+                    "operator that this lowering matches. Assign it one of its task's lowerings."
                 )
-            replacements[call] = chosen
+            replacements[call] = replacement
         if not replacements:
             return self.mod
         return lowering.fuse_groups(replace_operators(self.grouped, replacements), self.target)
 
     def latency_ms(self, database: ProgramDatabase) -> float:
-        """The sum of all subgraphs' best measured latencies.
+        """Sums up the best measured latencies of all subgraphs.
+
+        Args:
+            database: The database of measured programs.
+
+        Returns:
+            The model's latency in ms.
 
         Raises:
             KeyError: If a task was never measured.
@@ -196,8 +222,8 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
     """Lowers an imported model and finds its tasks.
 
     Args:
-        imported: From compiler.importer.import_model.
-        target: What is compiled for.
+        imported: A model from compiler.importer.import_model.
+        target: The target that is compiled for.
 
     Returns:
         The lowered model with its task table.
@@ -210,35 +236,35 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
         Subgraph(call, function, traced[call].layers)
         for call, function in lowering.subgraph_calls(mod)
     ]
-    operators = _operators(imported, {call: one.operators for call, one in traced.items()})
+    operators = _operators(imported, {call: origin.operators for call, origin in traced.items()})
     workloads = _Workloads()
     direct = {part.call: workloads.add(mod[part.function]) for part in subgraphs}
     alternatives: dict[str, dict[str, int]] = {part.call: {} for part in subgraphs}
-    for other in alternative_lowerings():
+    for alternative in alternative_lowerings():
         replacements = {
             call: replacement
             for call, parts in operators.items()
-            if (replacement := _replacement(other, parts, target)) is not None
+            if (replacement := _replacement(alternative, parts, target)) is not None
         }
         if not replacements:
             continue
         replaced = lowering.fuse_groups(replace_operators(grouped, replacements), target)
         for call, function in lowering.subgraph_calls(replaced):
             if call in replacements:
-                alternatives[call][other.name] = workloads.add(replaced[function])
+                alternatives[call][alternative.name] = workloads.add(replaced[function])
     tasks = _task_table(subgraphs, direct, alternatives, workloads.modules)
     return LoweredModel(imported, grouped, mod, operators, imported.params, target, tasks)
 
 
 class _Workloads:
-    """Distinct workloads by their structural hash."""
+    """Collects distinct workloads by their structural hash."""
 
     def __init__(self) -> None:
         self.modules: dict[int, tvm.IRModule] = {}
         self._keys: dict[tvm.tirx.PrimFunc, int] = {}
 
     def add(self, function: tvm.tirx.PrimFunc) -> int:
-        """A fused function's key."""
+        """Adds a fused function's workload, unless it is there, and returns its key."""
         if function not in self._keys:
             module = tvm_internals.normalize_task_module(function)
             self._keys[function] = tvm_internals.structural_hash(module)
@@ -249,7 +275,12 @@ class _Workloads:
 def _operators(
     imported: ImportedModel, traced: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[OperatorCall, ...]]:
-    """The operators of each subgraph, from the variables that they are bound to."""
+    """Looks up the operators of each subgraph by the variables that they are bound to.
+
+    Args:
+        imported: The imported model.
+        traced: Names of bound variables in the imported `main`, by Subgraph.call.
+    """
     calls = {
         binding.var.name: binding.value
         for block in imported.mod["main"].body.blocks
@@ -268,14 +299,13 @@ def _operator_call(imported: ImportedModel, call: relax.Call) -> OperatorCall:
 
 
 def _replacement(
-    other: Lowering, operators: Sequence[OperatorCall], target: tvm.target.Target
+    alternative: Lowering, operators: Sequence[OperatorCall], target: tvm.target.Target
 ) -> Replacement | None:
-    """The first operator of a subgraph that a lowering matches, to be computed that way."""
+    """The replacement of the first operator that a lowering matches; None if it matches none."""
     for position, operator in enumerate(operators):
-        if all(isinstance(value, relax.Var) for value in operator.call.args) and other.matches(
-            operator, target
-        ):
-            return Replacement(position, operator, other)
+        reads_variables = all(isinstance(value, relax.Var) for value in operator.call.args)
+        if reads_variables and alternative.matches(operator, target):
+            return Replacement(position, operator, alternative)
     return None
 
 
@@ -288,53 +318,58 @@ def _task_table(
     """Groups subgraphs that are the same workload in every lowering.
 
     Args:
-        subgraphs: Those of the model, in order.
-        direct: The key of each one's direct workload, by Subgraph.call.
-        alternatives: The keys of its other workloads, by Subgraph.call and lowering.
-        modules: The workload of each key.
+        subgraphs: The model's subgraphs, in order.
+        direct: The key of each subgraph's direct workload, by Subgraph.call.
+        alternatives: The keys of each subgraph's other workloads, by Subgraph.call and lowering.
+        modules: The workloads by key.
     """
     grouped: dict[tuple[int, tuple[tuple[str, int], ...]], list[Subgraph]] = {}
     for part in subgraphs:
         others = tuple(alternatives[part.call].items())
         grouped.setdefault((direct[part.call], others), []).append(part)
     direct_keys = [key for key, _ in grouped]
-    used: dict[str, int] = {}
+    name_counts: dict[str, int] = {}
     tasks = []
     for (key, others), parts in grouped.items():
         base = _base_name(parts[0].function, modules[key])
-        used[base] = used.get(base, 0) + 1
-        name = base if used[base] == 1 else f"{base}#{used[base]}"
+        name_counts[base] = name_counts.get(base, 0) + 1
+        name = base if name_counts[base] == 1 else f"{base}#{name_counts[base]}"
         is_split = direct_keys.count(key) > 1
         task = Task(
             name=name,
             mod=modules[key],
-            key=_mixed(key, others) if is_split else key,
+            key=_combined_key(key, others) if is_split else key,
             subgraphs=tuple(parts),
             flops=tvm_internals.estimate_flops(modules[key]),
         )
         alternative_tasks = tuple(
             dataclasses.replace(
-                task, name=f"{name} ({other})", mod=modules[own], key=own, lowering=other
+                task,
+                name=f"{name} ({lowering_name})",
+                mod=modules[other_key],
+                key=other_key,
+                lowering=lowering_name,
             )
-            for other, own in others
+            for lowering_name, other_key in others
         )
         tasks.append(dataclasses.replace(task, alternatives=alternative_tasks))
     return tuple(tasks)
 
 
-def _mixed(key: int, others: Sequence[tuple[str, int]]) -> int:
-    """A key that also depends on the alternatives; the same in every process."""
+def _combined_key(key: int, others: Sequence[tuple[str, int]]) -> int:
+    """A key that also depends on the alternatives and is the same in every process."""
     content = repr((key, others)).encode()
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 def _base_name(function: str, mod: tvm.IRModule) -> str:
-    """A fused function's name without prefix and the counters TVM appends to each operator.
+    """A fused function's name without its prefix and the counters TVM appends to each operator.
 
-    TVM calls grouped convolutions like others; they are told apart by their loops.
+    TVM gives grouped convolutions the same names as others. Their loops tell them apart, and they
+    get a prefix here.
     """
-    words = function.removeprefix("fused_").split("_")
-    known = [
-        word.rstrip("0123456789") if word not in ("conv2d", "conv1d") else word for word in words
+    parts = function.removeprefix("fused_").split("_")
+    words = [
+        part.rstrip("0123456789") if part not in ("conv2d", "conv1d") else part for part in parts
     ]
-    return tvm_internals.convolution_group_prefix(mod) + "_".join(word for word in known if word)
+    return tvm_internals.convolution_group_prefix(mod) + "_".join(word for word in words if word)

@@ -1,14 +1,15 @@
-"""Program transfer: what was learned on one shape, applied to a pruned shape without any search.
+"""Program transfer: applies the programs of one shape to a pruned shape, without any search.
 
-A program is a trace of schedule instructions with decisions. Its tile-size decisions are refitted
-to the new extents; everything else is kept. Two refits are tried for each program:
+A program is a trace of schedule instructions with decisions. Transfer refits the tile-size
+decisions to the new extents and keeps everything else. Each program is refitted in two ways:
 
-- *inner kept*: inner factors stay as far as they divide, the outermost takes the rest. This keeps
-  the register and vector tiling, which is where the speed is.
+- *inner kept*: each inner factor is kept if it divides the new extent (else its greatest common
+  divisor with what remains), and the outermost factor takes the rest. This keeps the register and
+  vector tiling, which decides the speed.
 - *largest reduced*: the paper's view (CPrune, section 3.3): all factors but the largest stay.
 
-Programs that differ in inner tiling are worth more than the fastest few: which structure suits a
-pruned shape is not known before it is measured.
+Programs that differ in inner tiling are worth more than simply the fastest few, because only a
+measurement shows which structure suits a pruned shape.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class TransferredProgram:
     """A schedule for a new shape, ready to build.
 
     Attributes:
-        schedule: After postprocessing.
-        signature: Its decisions; equal signatures are the same program.
+        schedule: The schedule after postprocessing.
+        signature: The program's decisions in order; equal signatures mean the same program.
     """
 
     schedule: Schedule
@@ -46,10 +47,12 @@ class TransferredProgram:
 
 
 def keep_inner(factors: Sequence[int], extent: int) -> tuple[int, ...]:
-    """Refits tile factors: inner ones kept as far as they divide, the outermost takes the rest.
+    """Refits tile factors: keeps inner factors that divide, gives the outermost the rest.
+
+    An inner factor that does not divide becomes its greatest common divisor with what remains.
 
     Args:
-        factors: Outermost first.
+        factors: The tile factors, outermost first.
         extent: The new loop extent.
 
     Returns:
@@ -58,17 +61,19 @@ def keep_inner(factors: Sequence[int], extent: int) -> tuple[int, ...]:
     rest = extent
     fitted = []
     for factor in reversed(factors[1:]):
-        kept = math.gcd(factor, rest)
-        fitted.append(kept)
-        rest //= kept
+        divisor = math.gcd(factor, rest)
+        fitted.append(divisor)
+        rest //= divisor
     return (rest, *reversed(fitted))
 
 
 def reduce_largest(factors: Sequence[int], extent: int) -> tuple[int, ...]:
-    """Refits tile factors: all but one copy of the largest kept, where the extent allows it.
+    """Refits tile factors: keeps all but one copy of the largest, if the extent allows it.
+
+    Otherwise refits as `keep_inner` does.
 
     Args:
-        factors: Outermost first.
+        factors: The tile factors, outermost first.
         extent: The new loop extent.
 
     Returns:
@@ -84,11 +89,11 @@ def reduce_largest(factors: Sequence[int], extent: int) -> tuple[int, ...]:
 
 
 def distinct_programs(programs: Sequence[Program], limit: int) -> tuple[Program, ...]:
-    """The fastest programs that differ in inner tiling.
+    """Picks the fastest programs that differ in inner tiling.
 
     Args:
-        programs: Fastest first.
-        limit: How many to keep.
+        programs: Programs of one workload, fastest first.
+        limit: The largest number of programs to keep.
 
     Returns:
         At most `limit` programs, fastest first.
@@ -105,12 +110,13 @@ def distinct_programs(programs: Sequence[Program], limit: int) -> tuple[Program,
 class Transfer:
     """Applies programs to new workloads.
 
-    Where the workload has the same operators as the program's, the program's own trace is replayed.
-    Where only the epilogue differs (a residual add more, say), the program's decisions are replayed
-    on those of the workload's own schedule sketches that ask for the same kinds of decisions.
+    If the new workload has the same operators as the program's workload, the program's trace is
+    replayed. If only the epilogue differs (by one more residual add, for example), the program's
+    decisions are replayed on the new workload's schedule sketches, namely on those that ask for the
+    same kinds of decisions.
 
     Args:
-        target: What is compiled for.
+        target: The target that is compiled for.
     """
 
     def __init__(self, target: tvm.target.Target) -> None:
@@ -122,57 +128,58 @@ class Transfer:
         """Transfers programs to another workload.
 
         Args:
-            programs: Of a similar workload, fastest first.
+            programs: Programs of a similar workload, fastest first.
             mod: The new workload.
-            limit: At most this many distinct results.
+            limit: The largest number of distinct results.
 
         Returns:
-            Distinct schedules; empty where no program fits the new workload.
+            Distinct schedules; empty if no program fits the new workload.
         """
         context = tune_context(mod, self._target)
         postprocs = list(context.space_generator.postprocs)
         sketches: list[Any] | None = None
         results: dict[Any, TransferredProgram] = {}
-        # The second way to refit a program seldom beats the first where both fit: it comes last.
+        # If both refits fit, the second seldom beats the first, so it comes last.
         for refit, program in itertools.product((keep_inner, reduce_largest), programs):
-            own = program.trace.simplified(remove_postproc=True)
-            skeletons = [own]
-            if not _same_blocks(own, mod):
+            trace = program.trace.simplified(remove_postproc=True)
+            skeletons = [trace]
+            if not _has_scheduled_blocks(trace, mod):
                 if sketches is None:
                     sketches = [schedule.trace for schedule in context.generate_design_space()]
-                kinds = _sampled_kinds(own)
-                skeletons = [trace for trace in sketches if _sampled_kinds(trace) == kinds]
+                kinds = _sampled_kinds(trace)
+                skeletons = [sketch for sketch in sketches if _sampled_kinds(sketch) == kinds]
             for number, skeleton in enumerate(skeletons):
                 if len(results) == limit:
                     return tuple(results.values())
-                decide = _refitted(_decisions(own), refit)
-                moved = replay(skeleton, mod, decide, postprocs)
-                if moved is not None:
-                    results.setdefault((number, moved.signature), moved)
+                decide = _refitted(_decisions(trace), refit)
+                transferred = replay(skeleton, mod, decide, postprocs)
+                if transferred is not None:
+                    results.setdefault((number, transferred.signature), transferred)
         return tuple(results.values())
 
 
 def replay(
     skeleton: Trace, mod: tvm.IRModule, decide: Decide, postprocs: list[Any]
 ) -> TransferredProgram | None:
-    """Applies a trace to a workload with given decisions.
+    """Applies a trace's instructions to a workload, with other decisions.
 
     Args:
-        skeleton: The instructions.
+        skeleton: The trace that holds the instructions.
         mod: The workload.
-        decide: Called for each sample in order with its kind and, for tiles, the loop's extent.
-        postprocs: Of the design space.
+        decide: Returns the decision of a sampling instruction. It is called for each of them in
+            order, with the instruction's kind and the loop's extent (0 unless a tile is sampled).
+        postprocs: The postprocessors of the workload's design space.
 
     Returns:
-        The program, or None where the decisions do not fit the workload.
+        The program, or None if the decisions do not fit the workload.
     """
     schedule = Schedule(mod)
     signature: list[tuple[int, ...]] = []
 
-    def provide(instruction: Any, inputs: Any, _attrs: Any, own: Any) -> Any:
+    def provide(instruction: Any, inputs: Any, _attrs: Any, recorded: Any) -> Any:
         kind = instruction.kind.name
         if kind not in _SAMPLED:
-            return own
+            return recorded
         if kind == SAMPLE_TILE:
             factors = decide(kind, int(schedule.get(inputs[0]).extent))
             signature.append(tuple(factors))
@@ -187,14 +194,14 @@ def replay(
         if not all(postproc.apply(schedule) for postproc in postprocs):
             return None
     except RuntimeError:
-        # TVM's ScheduleError or InternalError: the decisions do not fit this workload's loops.
-        # Not a failure: such a program simply does not transfer.
+        # TVM raises ScheduleError or InternalError if the decisions do not fit the workload's
+        # loops. That is no failure: such a program simply does not transfer.
         return None
     return TransferredProgram(schedule, tuple(signature))
 
 
 def _refitted(decisions: Sequence[Any], refit: Refit) -> Decide:
-    """A program's decisions, its tile factors refitted to the extents that are met."""
+    """Gives a program's decisions in order, with tile factors refitted to the loops' extents."""
     remaining = iter(decisions)
 
     def decide(kind: str, extent: int) -> Any:
@@ -211,13 +218,16 @@ def _decisions(trace: Trace) -> list[Any]:
 
 
 def _sampled_kinds(trace: Trace) -> list[str]:
-    """The kinds of decisions a trace makes; tile sizes with their number of levels."""
+    """The kinds of decisions that a trace makes, each with its number of results.
+
+    A tiling has one result for each level.
+    """
     return [
         f"{inst.kind.name}{len(inst.outputs)}" for inst in trace.insts if inst.kind.name in _SAMPLED
     ]
 
 
-def _same_blocks(trace: Trace, mod: tvm.IRModule) -> bool:
-    """Whether a workload has just the blocks that a trace schedules by name."""
-    named = {str(inst.attrs[0]) for inst in trace.insts if inst.kind.name == "GetSBlock"}
-    return named - {"root"} <= set(block_names(Schedule(mod)))
+def _has_scheduled_blocks(trace: Trace, mod: tvm.IRModule) -> bool:
+    """Whether a workload has all the blocks that a trace schedules by name."""
+    names = {str(inst.attrs[0]) for inst in trace.insts if inst.kind.name == "GetSBlock"}
+    return names - {"root"} <= set(block_names(Schedule(mod)))

@@ -1,6 +1,6 @@
-"""The one place that touches what TVM does not document as public.
+"""The only module that touches what TVM does not document as public.
 
-Pinned to apache-tvm 0.27; an upgrade is checked here first.
+It is written for apache-tvm 0.27. When TVM is upgraded, check this module first.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from tvm.s_tir.meta_schedule import _ffi_api
 
 _SEARCH_LOGGER = logging.getLogger("cprune_tf.compiler.search")
 
-# TVM marks pooling blocks for rules that it does not have, and warns at every use.
+# TVM annotates pooling blocks with the names of rules that do not exist, and warns at every use.
 _MISSING_RULES = ("pool_avg", "pool_max", "adaptive_pool_avg", "adaptive_pool_max")
 _RULE_TARGETS = ("cpu", "cuda", "gpu")
-# The instruction that decides an axis's tile factors.
+# The kind of the instruction that samples an axis's tile factors.
 SAMPLE_TILE = "SamplePerfectTile"
 
 
 def _register_missing_rules() -> None:
-    """Rules that leave a block as it is, which is what a missing one does."""
+    """Registers the missing rules as rules that leave a block as it is.
+
+    TVM does the same for a missing rule, but with a warning.
+    """
     import tvm_ffi
 
     for target, rule in itertools.product(_RULE_TARGETS, _MISSING_RULES):
@@ -38,7 +41,7 @@ _register_missing_rules()
 
 
 def _log_search(level: int, filename: str, line: int, message: str) -> None:
-    """Receives MetaSchedule's chatter; a round of search is dozens of lines at INFO."""
+    """Logs MetaSchedule's warnings; its INFO messages are dozens of lines for each round."""
     if level >= logging.WARNING:
         _SEARCH_LOGGER.log(level, "[%s:%d] %s", filename, line, message)
 
@@ -51,11 +54,12 @@ class LightTuneContext(ms.TuneContext):
 
     Args:
         mod: The workload.
-        target: What is compiled for.
-        strategy: How candidates are searched; None where only the design space is of interest.
-        num_threads: Of the search.
-        seed: Of the search.
-        schedule_fn: Schedules the workload, sampling; None: MetaSchedule's own rules do.
+        target: The target that is compiled for.
+        strategy: How candidates are searched; None if only the design space is needed.
+        num_threads: The number of threads of the search.
+        seed: The random seed of the search.
+        schedule_fn: Schedules the workload with sampling instructions; None: MetaSchedule's rules
+            schedule it.
     """
 
     def __init__(
@@ -68,8 +72,8 @@ class LightTuneContext(ms.TuneContext):
         seed: int,
         schedule_fn: Callable[[Schedule], Schedule] | None = None,
     ) -> None:
-        # Rule kinds are named, not "from-target": with VNNI or tensor cores the latter wants
-        # intrinsics. All kinds of GPU share the rules for CUDA.
+        # The rules are named because "from-target" would pick rules that need tensor intrinsics
+        # for targets with VNNI or tensor cores. All kinds of GPU share the rules for CUDA.
         kind = "cuda" if is_gpu(target) else "llvm"
         rules = {"sch_rules": kind, "postprocs": kind, "mutator_probs": kind}
         if schedule_fn is None:
@@ -91,19 +95,19 @@ class LightTuneContext(ms.TuneContext):
 
 
 def normalize_task_module(function: tvm.tirx.PrimFunc) -> tvm.IRModule:
-    """The form in which MetaSchedule's database looks a fused function up."""
+    """Brings a fused function to the form in which MetaSchedule's database looks it up."""
     return tvm.get_global_func("tvm.s_tir.meta_schedule.normalize_mod")(function)
 
 
 def structural_hash(mod: tvm.IRModule) -> int:
-    """Equal for modules that compute the same thing with the same shapes."""
+    """A hash that is equal for modules that compute the same thing with the same shapes."""
     import tvm_ffi
 
     return int(tvm_ffi.structural_hash(mod))
 
 
 def structural_equal(left: Any, right: Any) -> bool:
-    """Whether two modules are the same up to variable names."""
+    """Whether two TVM objects (modules, types) are the same up to variable names."""
     import tvm_ffi
 
     return bool(tvm_ffi.structural_equal(left, right))
@@ -125,37 +129,40 @@ def tile_decisions(trace: tvm.s_tir.schedule.Trace) -> tuple[tuple[int, ...], ..
 
 
 def build_context() -> tvm.transform.PassContext:
-    """How programs and models are built.
+    """The pass context in which programs and models are built.
 
-    Without TIR's elimination of common subexpressions: on unrolled programs it is its slowest pass,
-    and LLVM does the same.
+    It disables TIR's elimination of common subexpressions, the slowest pass on unrolled programs.
+    LLVM does the same later.
     """
     return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True})
 
 
 def is_gpu(target: tvm.target.Target) -> bool:
-    """Whether loops have to be bound to a GPU's threads."""
+    """Whether the target is a GPU, whose schedules bind loops to threads."""
     return "gpu" in target.keys
 
 
 def warp_size(target: tvm.target.Target) -> int:
-    """Threads of a GPU that run in step."""
+    """The number of a GPU's threads that run in lockstep."""
     return int(target.attrs.get("thread_warp_size", 1))
 
 
 def num_cores(target: tvm.target.Target) -> int:
-    """The threads of a CPU that schedules are made for."""
+    """The number of CPU threads that schedules are made for."""
     return int(target.attrs.get("num-cores", 1))
 
 
 def rename_variables(
     function: tvm.tirx.PrimFunc, new_name: Callable[[str], str]
 ) -> tvm.tirx.PrimFunc:
-    """A function with other names for its buffers, loops and scalars.
+    """Renames the buffers, loops and scalars of a function.
 
     Args:
-        function: Its structure stays equal: names do not count.
-        new_name: Gives a variable's name for the one it has.
+        function: The function. Its structural hash stays the same, as names do not count.
+        new_name: Returns a variable's new name for its present name.
+
+    Returns:
+        The function with the new names.
     """
     import tvm_ffi
 
@@ -171,12 +178,16 @@ def rename_variables(
 
 
 def convert_parameter(function: tvm.tirx.PrimFunc, index: int, dtype: str) -> tvm.tirx.PrimFunc:
-    """A function that takes a parameter as another type and converts each value that it loads.
+    """Makes a function take a parameter in another type and convert each value that it loads.
 
     Args:
-        function: Scheduled or not; only reads the parameter.
-        index: The parameter's, a buffer.
-        dtype: What it is stored as; it computes as before.
+        function: A function, scheduled or not, that only reads the parameter.
+        index: The index of the parameter, which is a buffer.
+        dtype: The type that the parameter is stored in. The function computes in the same type as
+            before.
+
+    Returns:
+        The function with the changed parameter.
     """
     import tvm_ffi
 
@@ -195,28 +206,28 @@ def convert_parameter(function: tvm.tirx.PrimFunc, index: int, dtype: str) -> tv
             (tvm.ir.expr.TensorLoad, load),
         ],
     )
-    # Made anew: the function's own type names its parameters' types.
+    # A new function is needed because a function's type contains its parameters' types.
     return tvm.tirx.PrimFunc(
         list(changed.params), changed.body, changed.ret_type, attrs=changed.attrs
     )
 
 
 def estimate_flops(mod: tvm.IRModule) -> float:
-    """Floating point operations of one call, counted from the loops; a multiply-add is two."""
+    """Counts the floating point operations of one call from its loops; a multiply-add is two."""
     from tvm.s_tir.analysis import estimate_tir_flops
 
     return float(estimate_tir_flops(mod))
 
 
 def convolution_group_prefix(mod: tvm.IRModule) -> str:
-    """What a workload's convolution is called for its groups.
+    """The prefix for the name of a workload's convolution that says how it is grouped.
 
     Args:
         mod: A workload with one function "main".
 
     Returns:
-        "depthwise_" where every output channel reads one input channel, "grouped_" where it reads
-        some, "" where it reads all or nothing is convolved.
+        "depthwise_" if each output channel reads one input channel, "grouped_" if it reads some of
+        them, "" if it reads all of them or the workload has no convolution.
     """
     import tvm_ffi
 
@@ -225,6 +236,7 @@ def convolution_group_prefix(mod: tvm.IRModule) -> str:
     blocks = [block for block in blocks if block.name_hint.startswith("group_conv")]
     if not blocks:
         return ""
-    # topi's loops are batch, image, filters; then, reduced, window and channels of the group.
+    # In topi the loops are batch, image and filters, then the reductions: the window, and last the
+    # channels of the group.
     channels = blocks[0].iter_vars[-1]
     return "depthwise_" if int(channels.dom.extent) == 1 else "grouped_"

@@ -1,1 +1,1 @@
-"""From lowered and scheduled modules to shared libraries."""
+"""Turns lowered and scheduled modules into shared libraries."""

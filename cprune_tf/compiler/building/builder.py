@@ -1,8 +1,8 @@
-"""Builds measured programs in worker processes that stay.
+"""Builds the programs to measure, in worker processes that serve the whole run.
 
-MetaSchedule's LocalBuilder starts fresh processes for every batch, and each imports all of TVM's
-tensor intrinsics; a build itself is a tenth of a second. Ours import TVM once and serve the whole
-run; a build that crashes or hangs costs that build only.
+MetaSchedule's LocalBuilder starts new processes for every batch, and each of them imports all of
+TVM's tensor intrinsics, although a build itself takes a tenth of a second. These workers import TVM
+once. If a build crashes or hangs, only that build is lost.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building import gpu_toolchain, linker
 from cprune_tf.devices.agent.environment import available_cores
 
-# Workers that grew beyond this are replaced: LLVM never gives all its memory back.
+# Workers that have grown beyond this are replaced, because LLVM never frees all its memory.
 _MAX_WORKER_BYTES = 2**30
-# What a process's peak memory is counted in.
+# The unit in which the system reports a process's peak memory.
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildResult:
-    """One program's library, or why there is none.
+    """One program's library, or the reason why it could not be built.
 
     Attributes:
-        library: Path of the shared library; its function is "main".
-        error: The reason, where library is None.
+        library: The path of the shared library, whose function is "main"; None if the build failed.
+        error: The reason of the failure; None if the build succeeded.
     """
 
     library: pathlib.Path | None
@@ -46,11 +46,11 @@ class ProgramBuilder:
     """A pool of build processes.
 
     Args:
-        target: What is built for.
-        num_workers: Processes; 0: one per core that this process may run on.
-        timeout_sec: A build that takes longer is given up.
-        max_worker_bytes: Processes are replaced when one has grown beyond this.
-        linker: See devices.Device.linker.
+        target: The target that is built for.
+        num_workers: The number of processes; 0: one for each core that this process may run on.
+        timeout_sec: The time in seconds after which a build is stopped.
+        max_worker_bytes: The peak memory of a process above which all processes are replaced.
+        linker: The command line of the user's linker, or ""; see devices.Device.linker.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ProgramBuilder:
             mods: Modules with one function "main", after postprocessing.
 
         Returns:
-            One result to come for each module, in order; none raises.
+            One future result for each module, in order. No future raises: a failure is a result.
         """
         self._replace_large_workers()
         results = []
@@ -109,7 +109,7 @@ class ProgramBuilder:
         return [result.result() for result in self.submit(mods)]
 
     def discard(self, results: Sequence[BuildResult]) -> None:
-        """Deletes libraries that were measured."""
+        """Deletes libraries that are no longer needed."""
         for result in results:
             if result.library is not None:
                 result.library.unlink(missing_ok=True)
@@ -124,10 +124,10 @@ class ProgramBuilder:
     ) -> concurrent.futures.Future[BuildResult]:
         result: concurrent.futures.Future[BuildResult] = concurrent.futures.Future()
 
-        def finish(done: concurrent.futures.Future[int]) -> None:
-            error = done.exception()
+        def finish(finished: concurrent.futures.Future[int]) -> None:
+            error = finished.exception()
             if error is None:
-                self._largest_worker_bytes = max(self._largest_worker_bytes, done.result())
+                self._largest_worker_bytes = max(self._largest_worker_bytes, finished.result())
                 result.set_result(BuildResult(path, None))
             else:
                 result.set_result(BuildResult(None, f"{type(error).__name__}: {error}"))
@@ -136,7 +136,7 @@ class ProgramBuilder:
         return result
 
     def _replace_large_workers(self) -> None:
-        """Starts new processes in place of all, where one has grown too large."""
+        """Replaces all processes if one has grown too large."""
         if self._largest_worker_bytes > self._max_worker_bytes:
             self._pool.shutdown(wait=True)
             self._pool = self._make_pool()
@@ -150,7 +150,7 @@ class ProgramBuilder:
 
 
 def _build_job(mod: tvm.IRModule, target: tvm.target.Target, path: str, linker_command: str) -> int:
-    """Builds in a worker; returns the most memory that the worker ever had, in bytes."""
+    """Builds a program in a worker and returns the worker's peak memory in bytes."""
     build_program(mod, target, path, linker_command)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
 
@@ -161,10 +161,11 @@ def build_program(
     """Compiles and links one scheduled module.
 
     Args:
-        mod: Module with function "main"; rewritten weight layouts become its parameters' own.
-        target: What is built for.
+        mod: A module with the function "main". If it rewrites the layouts of weights, its
+            parameters are expected in the rewritten layouts.
+        target: The target that is built for.
         path: The shared library to write.
-        linker_command: See devices.Device.linker.
+        linker_command: The command line of the user's linker, or ""; see devices.Device.linker.
     """
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 

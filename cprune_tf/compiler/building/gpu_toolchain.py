@@ -1,10 +1,12 @@
-"""What this machine needs to compile for a GPU: found, handed to TVM, and tried before any tuning.
+"""Finds what this machine needs to compile for a GPU, and tries it before any tuning.
 
-TVM compiles CUDA with NVRTC (or with nvcc, where TVM_CUDA_COMPILE_MODE says so) and looks for
-CUDA's headers in an installed toolkit only. NVIDIA's wheels have all of it, in another place.
+TVM compiles CUDA code with NVRTC, or with nvcc if TVM_CUDA_COMPILE_MODE says so. It looks for
+CUDA's headers only in an installed toolkit. NVIDIA's wheels have the headers too, but in another
+folder, which is passed to TVM here.
 
-It does so in its runtime for CUDA. Where that is not loaded, TVM leaves the source in the library,
-to be compiled on the device; a board should not have to, and its times are not for that.
+TVM compiles in its runtime for CUDA. If that runtime is not loaded, TVM leaves the source in the
+library, to be compiled on the device. A board should not have to do that, and the measured times
+must not include it.
 """
 
 from __future__ import annotations
@@ -31,24 +33,24 @@ _EMPTY_KERNEL = 'extern "C" __global__ void empty(float* x) { x[threadIdx.x] = 0
 
 
 class ToolchainError(UserError, RuntimeError):
-    """This machine cannot compile for the target; says what is missing."""
+    """This machine cannot compile for the target; the message says what is missing."""
 
 
 def check_toolchain(target: tvm.target.Target) -> None:
-    """Makes sure that code can be compiled for a target; CUDA's by compiling an empty kernel.
+    """Checks that this machine can compile for a target; for CUDA, compiles an empty kernel.
 
     Args:
-        target: What will be compiled for; nothing is needed for a CPU.
+        target: The target to compile for; a CPU needs nothing.
 
     Raises:
-        ToolchainError: It cannot.
+        ToolchainError: If this machine cannot compile for the target.
     """
     if not tvm_internals.is_gpu(target):
         return
     kind = target.kind.name
     if tvm.get_global_func(f"target.build.{kind}", allow_missing=True) is None:
         raise ToolchainError(
-            f"TVM on this machine is built without {kind} and cannot compile for gpu={kind}; build "
+            f"TVM on this machine is built without {kind} and cannot compile for gpu={kind}. Build "
             f"TVM with USE_{kind.upper()}=ON and install it here in place of apache-tvm."
         )
     if kind == "cuda":
@@ -58,20 +60,22 @@ def check_toolchain(target: tvm.target.Target) -> None:
 
 @contextlib.contextmanager
 def toolchain(target: tvm.target.Target) -> Iterator[None]:
-    """While TVM compiles for a target, it finds what the wheels brought for that.
+    """Lets TVM find the files in NVIDIA's wheels while it compiles for a target.
+
+    Sets environment variables and restores them when the block ends.
 
     Args:
-        target: What is compiled for; nothing is changed for a CPU.
+        target: The target that is compiled for; nothing changes for a CPU.
 
     Raises:
-        ToolchainError: TVM's runtime for CUDA cannot be loaded.
+        ToolchainError: If TVM's runtime for CUDA cannot be loaded.
     """
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     if target.kind.name == "cuda":
         _load_cuda_runtime()
-        found = _wheels()
-    before = {name: os.environ.get(name) for name in found}
-    os.environ.update(found)
+        variables = _wheel_variables()
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -82,12 +86,12 @@ def toolchain(target: tvm.target.Target) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _wheels() -> dict[str, str]:
-    """The variables that lead TVM to the headers in NVIDIA's wheels; none beside a toolkit."""
+def _wheel_variables() -> dict[str, str]:
+    """The variables that lead TVM to the headers in NVIDIA's wheels; none if a toolkit is named."""
     spec = importlib.util.find_spec("nvidia") if _ROOT not in os.environ else None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for header in sorted(pathlib.Path(folder).glob("*/include/cuda_runtime.h")):
-            # Where TVM does not look, unlike in a toolkit.
+            # In a toolkit TVM finds this folder by itself, in the wheels it does not.
             libcudacxx = f"-I{header.parent / 'cccl'}"
             options = f"{os.environ.get(_OPTIONS, '')} {shlex.quote(libcudacxx)}".strip()
             return {_ROOT: str(header.parents[1]), _OPTIONS: options}
@@ -104,8 +108,8 @@ def _load_cuda_runtime() -> None:
         _load_without_driver()
     if not _has_cuda_runtime():
         raise ToolchainError(
-            "TVM on this machine is built without a runtime for CUDA, which it compiles with; "
-            "install the apache-tvm wheel for Linux, or build TVM with USE_CUDA=ON."
+            "TVM on this machine is built without a runtime for CUDA, which it compiles with. "
+            "Install the apache-tvm wheel for Linux, or build TVM with USE_CUDA=ON."
         )
 
 
@@ -114,31 +118,30 @@ def _has_cuda_runtime() -> bool:
 
 
 def _load_without_driver() -> None:
-    """Loads the runtime over an empty library in the driver's place.
+    """Loads TVM's runtime for CUDA with an empty library in place of NVIDIA's driver.
 
-    Compiling calls nothing of the driver, and functions that are not called need not be there.
+    Compiling calls no function of the driver, and functions that are not called need not exist.
     """
     path = pathlib.Path(tvm.__file__).parent / "lib" / "libtvm_runtime_cuda.so"
     loader = ctypes.CDLL(None)
     loader.dlopen.restype, loader.dlerror.restype = ctypes.c_void_p, ctypes.c_char_p
     with tempfile.TemporaryDirectory() as folder:
         ctypes.CDLL(_empty_driver(folder), ctypes.RTLD_GLOBAL)
-        # Python's own loading would look for all functions at once.
+        # ctypes would resolve all functions at once; RTLD_LAZY resolves them when they are called.
         if not loader.dlopen(os.fsencode(path), os.RTLD_LAZY | os.RTLD_LOCAL):
-            said = (loader.dlerror() or b"").decode(errors="replace")
+            message = (loader.dlerror() or b"").decode(errors="replace")
             raise ToolchainError(
-                f"TVM's runtime for CUDA, which it compiles with, cannot be loaded: {said}. Run "
+                f"TVM's runtime for CUDA, which it compiles with, cannot be loaded: {message}. Run "
                 "`pip install 'cprune_tf[cuda]'`, which brings libcudart."
             )
 
 
 def _empty_driver(folder: str) -> str:
-    """Writes a library without functions that has the name of NVIDIA's driver inside."""
+    """Writes a library without functions whose soname is that of NVIDIA's driver."""
     path = os.path.join(folder, "libcuda.so")
 
     def link(output: str, objects: Sequence[str], **_: object) -> None:
-        named = ["-soname", "libcuda.so.1", *objects]
-        linker.link_shared(output, named, platform.machine())
+        linker.link_shared(output, ["-soname", "libcuda.so.1", *objects], platform.machine())
 
     linker.export_empty(path, tvm.target.Target("llvm"), link)
     return path
@@ -154,9 +157,9 @@ def _compile_empty_kernel(arch: str) -> None:
         with target, toolchain(target):
             nvcc.compile_cuda(_EMPTY_KERNEL, binary, compiler=compiler)
     except Exception as error:  # NVIDIA's bindings raise whatever their loader says
-        said = " ".join(str(error).split())[-300:]
+        message = " ".join(str(error).split())[-300:]
         raise ToolchainError(
-            f"CUDA code for {arch} cannot be compiled on this machine with {compiler}: {said}. "
+            f"CUDA code for {arch} cannot be compiled on this machine with {compiler}: {message}. "
             "Run `pip install 'cprune_tf[cuda]'` (cuda-bindings, nvidia-cuda-nvrtc, "
             "nvidia-cuda-runtime, nvidia-cuda-cccl); or install NVIDIA's CUDA toolkit, name its "
             f"folder in {_ROOT}, and set {_COMPILER}=nvcc to use its nvcc, which needs a C++ "

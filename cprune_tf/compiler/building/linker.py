@@ -1,8 +1,8 @@
 """Links object files to a shared library without assuming a system compiler.
 
 `ld.lld` from the `ziglang` wheel links a kernel in about 10 ms and needs no target libc: what the
-objects call (libm, TVM's runtime) is resolved when the device loads the library. A system compiler
-is the fallback; a device may name a linker or compiler of the user's own.
+objects call (libm, TVM's runtime) is resolved when the device loads the library. If the wheel is
+missing, a system compiler links. A device may also name the user's own linker or compiler.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from cprune_tf.errors import UserError
 
 _EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
-# Android 15 and some ARM servers use 16 KiB pages; harmless elsewhere.
+# Android 15 and some ARM servers use 16 KiB pages; libraries aligned to them load elsewhere too.
 _PAGE_SIZE = {"x86_64": 4096, "aarch64": 16384}
 
 
 class LinkError(UserError, RuntimeError):
-    """Objects could not be linked; says with what and why."""
+    """Objects could not be linked; the message says with which command and why."""
 
 
 @functools.cache
 def linker_command(machine: str = "x86_64") -> tuple[str, ...]:
-    """The command that links objects for a machine, up to its output.
+    """Finds the command that links objects for a machine.
 
     Args:
-        machine: "x86_64" or "aarch64".
+        machine: The kind of processor, "x86_64" or "aarch64".
 
     Returns:
-        The command's words; `-o OUTPUT OBJECTS...` follows.
+        The command's words, to which `-o OUTPUT OBJECTS...` has to be appended.
 
     Raises:
-        LinkError: For an unknown machine, or where neither ziglang nor a compiler is found.
+        LinkError: If the machine is unknown, or neither ziglang nor a compiler is installed.
     """
     if machine not in _EMULATIONS:
         raise LinkError(f"Cannot link for {machine!r}; expected one of {sorted(_EMULATIONS)}.")
@@ -56,8 +56,8 @@ def linker_command(machine: str = "x86_64") -> tuple[str, ...]:
         if compiler is not None and machine == "x86_64":
             return (compiler, "-shared", "-fPIC")
     raise LinkError(
-        f"No linker for {machine} found: neither the ziglang package nor a system compiler (cc, "
-        "gcc, clang) is there. Run `pip install ziglang`."
+        f"No linker for {machine} was found: neither the ziglang package nor a system compiler "
+        "(cc, gcc, clang) is installed. Run `pip install ziglang`."
     )
 
 
@@ -67,31 +67,35 @@ def link_shared(
     """Links objects into a shared library.
 
     Args:
-        output: The library's path.
-        objects: Paths of object files.
-        machine: "x86_64" or "aarch64".
-        command: See devices.Device.linker.
+        output: The path of the library.
+        objects: The paths of the object files.
+        machine: The kind of processor, "x86_64" or "aarch64".
+        command: The command line of the user's linker, or ""; see devices.Device.linker.
 
     Raises:
-        LinkError: With the linker's own words where it fails.
+        LinkError: If the linker fails; the message contains what the linker printed.
     """
-    # Without libraries whoever links: a phone's process has another C library than the NDK's.
-    own = [*shlex.split(command), "-shared", "-nostdlib"] if command else linker_command(machine)
-    words = [*own, "-o", output, *objects]
+    # The user's linker gets -nostdlib too, since a phone's process may have another C library than
+    # the linker's NDK.
+    linker = [*shlex.split(command), "-shared", "-nostdlib"] if command else linker_command(machine)
+    words = [*linker, "-o", output, *objects]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        process = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError as error:
         raise LinkError(f"`{' '.join(words)}` cannot be run: {error}.") from error
-    if done.returncode != 0:
-        raise LinkError(f"`{' '.join(words)}` failed:\n{done.stderr.strip()}")
+    if process.returncode != 0:
+        raise LinkError(f"`{' '.join(words)}` failed:\n{process.stderr.strip()}")
 
 
 def linker_for(target: Any, command: str = "") -> Callable[..., None]:
-    """What TVM's `export_library(path, fcompile=...)` wants, for a target.
+    """Makes the function that TVM's `export_library(path, fcompile=...)` links with.
 
     Args:
-        target: A tvm.target.Target; its host counts, without a triple it is this machine's.
-        command: See devices.Device.linker.
+        target: A tvm.target.Target. Its host is linked for; without a triple that is this machine.
+        command: The command line of the user's linker, or ""; see devices.Device.linker.
+
+    Returns:
+        A function of the library's path and the object files' paths.
     """
     machine = _machine(target)
 
@@ -102,14 +106,14 @@ def linker_for(target: Any, command: str = "") -> Callable[..., None]:
 
 
 def check_linker(target: Any, command: str) -> None:
-    """Links an empty function with a user's own linker, before anything depends on it.
+    """Tries the user's linker on an empty function, before anything depends on it.
 
     Args:
-        target: A tvm.target.Target; its host counts.
-        command: See devices.Device.linker.
+        target: A tvm.target.Target, whose host is linked for.
+        command: The command line of the user's linker; see devices.Device.linker.
 
     Raises:
-        LinkError: It does not link what is compiled for the target.
+        LinkError: If the linker does not link what is compiled for the target.
     """
     target = _host(target)
     machine = _machine(target)
@@ -117,17 +121,18 @@ def check_linker(target: Any, command: str) -> None:
         path = pathlib.Path(directory, "empty.so")
         try:
             export_empty(str(path), target, linker_for(target, command))
-            found = _elf_machine(path)
+            elf_machine = _elf_machine(path)
         except LinkError as error:
             raise LinkError(
-                f"The linker {command!r} does not link libraries for {machine}; give one that "
-                f"does, or leave it out to use ld.lld. {error}"
+                f"The linker {command!r} does not link libraries for {machine}. Name one that "
+                f"does, or name none to use ld.lld. {error}"
             ) from error
     expected = _ELF_MACHINES.get(machine)
-    if found != expected:
+    if elf_machine != expected:
         raise LinkError(
-            f"The linker {command!r} wrote no library for {machine}: ELF machine {found}, expected "
-            f"{expected}."
+            f"The linker {command!r} wrote no library for {machine}: the file's ELF machine is "
+            f"{elf_machine}, expected {expected}. Name a linker for {machine}, or name none to use "
+            "ld.lld."
         )
 
 
@@ -135,9 +140,9 @@ def export_empty(path: str, target: Any, link: Callable[..., None]) -> None:
     """Writes a library with an empty function.
 
     Args:
-        path: The library.
+        path: The library to write.
         target: A tvm.target.Target of kind llvm.
-        link: What links it, as `export_library` calls it.
+        link: The function that links the library, as for `export_library(fcompile=...)`.
     """
     import tvm
     from tvm import tirx
@@ -148,7 +153,7 @@ def export_empty(path: str, target: Any, link: Callable[..., None]) -> None:
 
 
 def _host(target: Any) -> Any:
-    """The processor that a target's libraries are loaded by."""
+    """The target of the processor that loads a target's libraries."""
     return target if target.host is None else target.host
 
 
@@ -158,7 +163,7 @@ def _machine(target: Any) -> str:
 
 
 def _elf_machine(path: pathlib.Path) -> int | None:
-    """The number of the machine that an ELF file is for; None for anything else."""
+    """The machine number in an ELF file's header; None if the file is no ELF file."""
     header = path.read_bytes()[:20] if path.is_file() else b""
     if not header.startswith(b"\x7fELF"):
         return None

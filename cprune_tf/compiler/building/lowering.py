@@ -1,9 +1,14 @@
-"""From an imported model to fused functions: what is tuned, measured and compiled.
+"""Turns an imported model into fused functions, which are tuned, measured and compiled.
 
-The passes are the same wherever tasks are extracted or a model is built, so that a task's database
-key always matches. They come in three parts: a model's operators are legalised (directly), then
-grouped, then each group is fused to one function. Other lowerings take the place of operators in
-between, in the groups that the direct lowering's operators form (`replacing.replace_operators`).
+The same passes run when tasks are extracted and when a model is built, so a task's database key
+always matches. They have three parts:
+
+1. `legalize_operators` computes every operator in the direct lowering.
+2. `group_operators` decides which operators are fused.
+3. `fuse_groups` fuses each group into one function.
+
+Between the second and the third part, other lowerings can replace operators inside the groups
+(`replacing.replace_operators`).
 """
 
 from __future__ import annotations
@@ -18,24 +23,27 @@ from cprune_tf.compiler import tvm_internals
 
 
 def lower(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Computes every operator directly, fuses, and marks the weights whose layout may be chosen.
+    """Lowers a model with every operator in the direct lowering: runs all three parts.
 
     Args:
-        mod: Relax module with `main(inputs..., params...)` and attribute `num_input`.
-        target: What is compiled for.
+        mod: A Relax module with `main(inputs..., params...)` and the attribute `num_input`.
+        target: The target that is compiled for.
 
     Returns:
-        Module whose `main` is a sequence of call_tir of fused functions.
+        A module whose `main` is a sequence of call_tir of fused functions.
     """
     return fuse_groups(group_operators(legalize_operators(mod, target), target), target)
 
 
 def legalize_operators(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Makes every operator the call of a function of TIR, as TVM computes it.
+    """Replaces every operator by a call of the TIR function that TVM computes it with.
 
     Args:
         mod: An imported module.
-        target: What is compiled for.
+        target: The target that is compiled for.
+
+    Returns:
+        The module with calls of TIR functions.
     """
     with target:
         return relax.transform.LegalizeOps()(mod)
@@ -45,12 +53,12 @@ def group_operators(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModul
     """Decides which operators are fused.
 
     Args:
-        mod: From `legalize_operators`.
-        target: What is compiled for.
+        mod: A module from `legalize_operators`.
+        target: The target that is compiled for.
 
     Returns:
-        Module whose `main` calls groups, each a function of operators, and operators that no other
-        joins.
+        A module whose `main` calls groups and single operators. A group is a function that calls
+        the operators to be fused; an operator that is fused with no other stays in `main`.
     """
     passes = [
         relax.transform.CanonicalizeBindings(),
@@ -63,15 +71,15 @@ def group_operators(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModul
 
 
 def fuse_groups(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Fuses each group to one function and marks the weights whose layout the tuner may choose.
+    """Fuses each group into one function and marks the weights whose layout the tuner may choose.
 
     Args:
-        mod: From `group_operators`.
-        target: What is compiled for.
+        mod: A module from `group_operators`.
+        target: The target that is compiled for.
 
     Returns:
-        Module whose `main` is a sequence of call_tir of fused functions; calls have the names that
-        they have in `mod`.
+        A module whose `main` is a sequence of call_tir of fused functions. The variables that the
+        calls are bound to have the same names as in `mod`.
     """
     passes = [relax.transform.FuseTIR(), relax.transform.DeadCodeElimination()]
     if tvm_internals.is_gpu(target):
@@ -84,9 +92,10 @@ def fuse_groups(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
 
 @tvm.transform.module_pass(opt_level=0, name="NamesAreIdentifiers")
 def _names_are_identifiers(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-    """Renames buffers like "conv/kernel" in fused functions: GPUs' code is C++ before it compiles.
+    """Renames buffers like "conv/kernel" in fused functions to valid C++ identifiers.
 
-    Nothing else looks at these names; main's parameters keep theirs.
+    Code for GPUs is generated as C++ source. Nothing else reads these names; main's parameters keep
+    their names.
     """
     for name, function in mod.functions.items():
         if isinstance(function, tvm.tirx.PrimFunc):
@@ -99,13 +108,13 @@ def _identifier(name: str) -> str:
 
 
 def subgraph_calls(mod: tvm.IRModule) -> list[tuple[str, str]]:
-    """The calls of fused functions in `main`, in order.
+    """Lists the calls of fused functions in `main`, in order.
 
     Args:
         mod: A lowered module.
 
     Returns:
-        Pairs (name of the bound variable, name of the called function).
+        Pairs of the bound variable's name and the called function's name.
     """
     call_tir = tvm.ir.Op.get("relax.call_tir")
     return [

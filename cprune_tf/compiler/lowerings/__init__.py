@@ -1,4 +1,4 @@
-"""How operators are computed: each lowering in a module or package of its own."""
+"""How operators are computed. Each lowering has its own module or package in this folder."""
 
 from cprune_tf.compiler.lowerings.base import Lowering, OperatorCall, ScheduleFunction, Seed
 from cprune_tf.compiler.lowerings.registry import (

@@ -1,6 +1,6 @@
-"""What a lowering is: one way to compute an operator, with all that the compiler asks about it.
+"""The interface of a lowering: one way to compute an operator, and what the compiler asks about it.
 
-See docs/lowerings.md for how to add one.
+docs/lowerings.md describes how to add one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class OperatorCall:
     """One call of a Relax operator in an imported model.
 
     Attributes:
-        call: The call; its arguments are variables of the imported module's `main`.
-        parameters: The values of those arguments that are parameters of the model, by the names
-            that the parameters have in ImportedModel.params.
+        call: The call, whose arguments are variables of the imported module's `main`.
+        parameters: The values of the arguments that are parameters of the model, by the parameters'
+            names in ImportedModel.params.
     """
 
     call: relax.Call
@@ -39,23 +39,23 @@ class OperatorCall:
         return str(self.call.op.name)
 
     def value(self, index: int) -> npt.NDArray[np.generic] | None:
-        """The value of an argument, or None where it is no parameter of the model.
+        """The value of an argument, or None if it is not a parameter of the model.
 
         Args:
-            index: The argument's.
+            index: The argument's index in the call.
         """
         return self.parameters.get(self.call.args[index].name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Seed:
-    """Decisions for a sketch of a workload's design space.
+    """Decisions for one sketch of a workload's design space.
 
     Attributes:
         tiles: The factors of each sampled tiling in the sketch's order, outermost first.
-        sketch: Index of the sketch.
-        unroll: The choice wherever the sketch samples a category: how far to unroll.
-        location: The choice wherever the sketch samples a loop to compute a block at.
+        sketch: The index of the sketch.
+        unroll: The decision of each instruction that samples a category: how far to unroll.
+        location: The decision of each instruction that samples the loop to compute a block at.
     """
 
     tiles: tuple[tuple[int, ...], ...]
@@ -68,9 +68,10 @@ class Lowering(abc.ABC):
     """One way to compute operators.
 
     Attributes:
-        name: Unique among the lowerings; stands in reports.
-        anchor: The name of the block that does most of the work (its `te.compute`'s name). It is
-            how a workload's lowering is recognised, so no other lowering may have such a block.
+        name: The lowering's name in reports, unique among the lowerings.
+        anchor: The name of the block that does most of the work, which is the name of its
+            `te.compute`. A workload's lowering is recognised by this block, so no other lowering
+            may have a block of that name.
     """
 
     name: ClassVar[str]
@@ -78,34 +79,37 @@ class Lowering(abc.ABC):
 
     @abc.abstractmethod
     def matches(self, operator: OperatorCall, target: tvm.target.Target) -> bool:
-        """Whether this lowering can compute a call, and may be faster at it than others.
+        """Whether this lowering can compute a call and may be faster than others.
 
         Args:
-            operator: The call.
-            target: What is compiled for.
+            operator: The call of an operator.
+            target: The target that is compiled for.
         """
 
     @abc.abstractmethod
     def legalize(self, builder: relax.BlockBuilder, operator: OperatorCall) -> relax.Expr:
-        """Computes a call with tensor expressions or functions of TIR.
+        """Computes an operator with tensor expressions or TIR functions.
 
-        One call of such a function reads data, and its result is the operator's. What is emitted
-        besides may read parameters only: it transforms weights, and runs when a library is built.
-        Weights that are transformed here and now are passed on as `relax.const`.
+        Only one call of such a function may read data; its result is the operator's result. All
+        other calls may read parameters only: they transform weights, and run when a library is
+        built. Weights that this method transforms itself are passed as `relax.const`.
 
         Args:
-            builder: Where functions are added and the weights' transforms emitted.
-            operator: A call that `matches`.
+            builder: The builder to which functions and the calls that transform weights are added.
+            operator: A call of an operator that `matches` accepted.
 
         Returns:
             The call that reads data.
         """
 
     def schedule_function(self, target: tvm.target.Target) -> ScheduleFunction | None:
-        """What schedules this lowering's workloads, sampling; None: MetaSchedule's own rules.
+        """The function that schedules this lowering's workloads, with sampling instructions.
 
         Args:
-            target: What is compiled for.
+            target: The target that is compiled for.
+
+        Returns:
+            The function; None if MetaSchedule's rules schedule the workloads.
         """
         del target
         return None
@@ -118,27 +122,28 @@ class Lowering(abc.ABC):
         limit: int,
         seed: int,
     ) -> Iterator[Seed]:
-        """The decisions of programs that are worth measuring before any search.
+        """Suggests programs that are worth measuring before any search.
 
         Args:
             mod: A workload of this lowering.
-            target: What is compiled for, a CPU.
+            target: The target that is compiled for, a CPU.
             sketches: The workload's design space.
-            limit: How many programs are wanted; some decisions may fit no program.
-            seed: Of choices that are drawn.
+            limit: The number of programs needed. More decisions may be yielded, because some may
+                not fit the workload.
+            seed: The random seed for choices that are drawn.
 
         Yields:
-            Best guesses first; nothing where nothing is known.
+            The programs' decisions, best guesses first; nothing if no good program is known.
         """
         del mod, target, sketches, limit, seed
         yield from ()
 
     def filter_axis(self, output_rank: int) -> int:
-        """Which axis of what the anchor block writes counts the filters.
+        """The index of the filter axis in the buffer that the anchor block writes.
 
         Args:
-            output_rank: The number of axes of the workload's output; its last one is the filters.
+            output_rank: The number of axes of the workload's output; its last axis is the filters.
         """
-        # Counted from the front: where a reduction is split in two stages (rfactor), the first
-        # writes its partial sums along a new last axis.
+        # The index is counted from the front. If a reduction is split into two stages (rfactor),
+        # the first stage adds a last axis for its partial sums.
         return output_rank - 1

@@ -1,10 +1,10 @@
-"""The direct lowering: what TVM makes of an operator, and what is known of its programs.
+"""The direct lowering: computes an operator as TVM does, and suggests good first programs.
 
 MetaSchedule's rules span the right space, but a random tiling in it is ten times slower than a good
-one. What makes the difference is the innermost tile: whole vectors of output channels, as many
-positions as the registers hold, the whole reduction just outside. Those tilings are few. They are
-the seeds, with the remaining choices (loop order, where the padding and the epilogue go, how far to
-unroll) drawn at random.
+one. The innermost tile makes the difference. In a good tiling it has whole vectors of output
+channels and as many positions as the registers hold, and the whole reduction is just outside it.
+There are few such tilings. They are the seeds. The remaining choices (loop order, where the padding
+and the epilogue are computed, how far to unroll) are drawn at random.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from cprune_tf.compiler.lowerings.register_tiles import (
 from cprune_tf.compiler.lowerings.registry import DIRECT, register_lowering
 from cprune_tf.compiler.tvm_internals import tile_decisions
 
-# Of the promising register tiles, this many are tried; more would leave one variant each.
+# How many of the promising register tiles are tried; with more, each would get one variant only.
 _MAX_TILES = 4
 _ATTEMPTS_PER_PROGRAM = 6
-# Innermost first: outermost factor, two levels of blocking, register tile ("SSRSRS").
+# The levels of tiling of each axis in MetaSchedule's structure "SSRSRS". For a spatial axis these
+# are the outermost factor, two levels of blocking, and the register tile.
 _SPATIAL_LEVELS, _REDUCTION_LEVELS = 4, 2
 _NUM_UNROLL_CHOICES = 4
 
@@ -40,7 +41,7 @@ class Direct(Lowering):
     """Computes every operator as TVM does."""
 
     name = DIRECT
-    anchor = ""  # whatever no other lowering recognises
+    anchor = ""  # the direct lowering of a workload is recognised by the absence of other anchors
 
     def matches(self, operator: OperatorCall, target: tvm.target.Target) -> bool:
         """See Lowering."""
@@ -59,7 +60,7 @@ class Direct(Lowering):
         limit: int,
         seed: int,
     ) -> Iterator[Seed]:
-        """See Lowering; register tiles with everything else drawn."""
+        """See Lowering; combines register tiles with random choices of everything else."""
         del mod
         choices = _Choices(sketches, vector_unit(target), random.Random(seed))
         for number in range(limit * _ATTEMPTS_PER_PROGRAM if choices.tiles else 0):
@@ -67,39 +68,48 @@ class Direct(Lowering):
 
 
 class _Choices:
-    """Draws the decisions of multi-level tiled sketches."""
+    """Draws decisions for multi-level tiled sketches.
+
+    Args:
+        sketches: A workload's design space.
+        unit: The target's vector registers.
+        rng: The source of random choices.
+    """
 
     def __init__(self, sketches: Sequence[Trace], unit: VectorUnit, rng: random.Random) -> None:
         self._rng = rng
-        # Sketches without a cached output come first; with it, the epilogue joins each tile.
-        tiled = [i for i, sketch in enumerate(sketches) if _is_multi_level_tiled(sketch)]
-        self._sketches = tiled[1:] or tiled
+        tiled_sketches = [i for i, sketch in enumerate(sketches) if _is_multi_level_tiled(sketch)]
+        # The first sketch has no cached output. It is left out if there are others: with a cached
+        # output, the epilogue is computed tile by tile.
+        self._sketches = tiled_sketches[1:] or tiled_sketches
         self.tiles: tuple[RegisterTile, ...] = ()
-        if not tiled:
+        if not tiled_sketches:
             return
-        extents = [math.prod(factors) for factors in tile_decisions(sketches[tiled[0]])]
-        levels = [len(factors) for factors in tile_decisions(sketches[tiled[0]])]
-        self._spatial = [e for e, n in zip(extents, levels, strict=True) if n == _SPATIAL_LEVELS]
-        self._reduction = [
-            e for e, n in zip(extents, levels, strict=True) if n == _REDUCTION_LEVELS
-        ]
+        tilings = tile_decisions(sketches[tiled_sketches[0]])
+        self._spatial = _extents(tilings, _SPATIAL_LEVELS)
+        self._reduction = _extents(tilings, _REDUCTION_LEVELS)
         *positions, channels = self._spatial
         self.tiles = register_tiles(positions, channels, unit)[:_MAX_TILES]
 
     def draw(self, number: int) -> Seed:
-        """A register tile in turn, and all other decisions drawn."""
+        """Takes one register tile after the other and draws all other decisions.
+
+        Args:
+            number: How many seeds were drawn before this one.
+        """
         tile = self.tiles[number % len(self.tiles)]
         inner = (*tile.rows, tile.channels)
         channels_outside = self._rng.random() < 0.5
         tiles: list[tuple[int, ...]] = []
-        for axis, (extent, kept) in enumerate(zip(self._spatial, inner, strict=True)):
+        for axis, (extent, factor) in enumerate(zip(self._spatial, inner, strict=True)):
             is_channels = axis == len(inner) - 1
-            outer = (extent // kept, 1) if is_channels == channels_outside else (1, extent // kept)
-            tiles.append((*outer, 1, kept))
+            repeats = extent // factor
+            outer = (repeats, 1) if is_channels == channels_outside else (1, repeats)
+            tiles.append((*outer, 1, factor))
         whole_window = self._rng.random() < 0.5
         for axis, extent in enumerate(self._reduction):
-            keep = whole_window or axis == len(self._reduction) - 1
-            tiles.append((1, extent) if keep else (extent, 1))
+            is_inside = whole_window or axis == len(self._reduction) - 1
+            tiles.append((1, extent) if is_inside else (extent, 1))
         return Seed(
             sketch=self._rng.choice(self._sketches),
             tiles=tuple(tiles),
@@ -108,8 +118,13 @@ class _Choices:
         )
 
 
+def _extents(tilings: Sequence[tuple[int, ...]], num_levels: int) -> list[int]:
+    """The extents of the axes that are tiled in some number of levels."""
+    return [math.prod(factors) for factors in tilings if len(factors) == num_levels]
+
+
 def _is_multi_level_tiled(trace: Trace) -> bool:
-    """Whether a sketch tiles one block as SSRSRS and samples nothing else that has factors."""
+    """Whether a sketch tiles exactly one block, as SSRSRS, and samples no other tile sizes."""
     levels = [len(factors) for factors in tile_decisions(trace)]
     spatial = levels.count(_SPATIAL_LEVELS)
     reduction = levels.count(_REDUCTION_LEVELS)

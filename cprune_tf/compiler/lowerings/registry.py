@@ -1,4 +1,7 @@
-"""Which lowerings there are. Every module and package beside this one is imported once asked."""
+"""The registry of lowerings.
+
+Every module and package in this folder is imported when a lowering is first looked up.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,22 @@ from tvm.s_tir import Schedule
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.lowerings.base import Lowering
 
-# The lowering that every operator has.
+# The name of the lowering that every operator has.
 DIRECT = "direct"
 _LOWERINGS: dict[str, Lowering] = {}
 
 
 def register_lowering(kind: type[Lowering]) -> type[Lowering]:
-    """Makes a lowering known; decorates its class.
+    """Registers a lowering; decorates its class.
+
+    Args:
+        kind: The lowering's class.
+
+    Returns:
+        The same class.
 
     Raises:
-        ValueError: Another lowering has this name or this anchor block.
+        ValueError: If another lowering has the same name or anchor block.
     """
     for other in _LOWERINGS.values():
         if kind.name == other.name or kind.anchor == other.anchor:
@@ -34,42 +43,48 @@ def register_lowering(kind: type[Lowering]) -> type[Lowering]:
 
 
 def unregister_lowering(name: str) -> None:
-    """Forgets a lowering: it is an alternative no longer.
+    """Removes a lowering, so that it is no alternative any more.
+
+    Args:
+        name: The lowering's name.
 
     Raises:
-        KeyError: There is none of this name.
+        KeyError: If no lowering has this name.
     """
     del _LOWERINGS[name]
 
 
 def find_lowering(name: str) -> Lowering:
-    """The lowering of a name.
+    """Looks up a lowering.
+
+    Args:
+        name: The lowering's name.
 
     Raises:
-        ValueError: There is none; says which there are.
+        ValueError: If no lowering has this name; the message lists the names.
     """
     _discover()
     if name not in _LOWERINGS:
-        known = ", ".join(sorted(_LOWERINGS))
-        raise ValueError(f"There is no lowering {name!r}; expected one of {known}.")
+        names = ", ".join(sorted(_LOWERINGS))
+        raise ValueError(f"There is no lowering {name!r}; expected one of {names}.")
     return _LOWERINGS[name]
 
 
 def alternative_lowerings() -> tuple[Lowering, ...]:
-    """All lowerings but the direct one, by name."""
+    """All lowerings but the direct one, sorted by name."""
     _discover()
     return tuple(_LOWERINGS[name] for name in sorted(_LOWERINGS) if name != DIRECT)
 
 
 def lowering_of(mod: tvm.IRModule) -> Lowering:
-    """The lowering that a workload comes from.
+    """The lowering that a workload is computed in.
 
     Args:
         mod: A workload with one function "main".
     """
     blocks = tvm_internals.block_names(Schedule(mod))
-    others = (lowering for lowering in alternative_lowerings() if lowering.anchor in blocks)
-    return next(others, None) or find_lowering(DIRECT)
+    matches = (lowering for lowering in alternative_lowerings() if lowering.anchor in blocks)
+    return next(matches, None) or find_lowering(DIRECT)
 
 
 @functools.cache

@@ -1,1 +1,1 @@
-"""The search for fast programs, and what prices are made of."""
+"""The search for fast programs, and the pricing of tasks at other shapes."""

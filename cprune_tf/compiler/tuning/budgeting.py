@@ -1,4 +1,4 @@
-"""How many trials a task gets, and which task gets the next round."""
+"""Decides how many trials a task gets, and which task gets the next round."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.tasks import Task
 
 _LOGGER = logging.getLogger(__name__)
-# A task below this share of the total gets its first round only.
+# A task below this share of the total gets only its first round.
 _NEGLIGIBLE_SHARE = 0.02
 _MIN_FIRST_ROUND = 4
-# A round keeps every build process busy for a while; a longer one learns too late from its trials.
+# A round should keep every build process busy. In a longer round, the search would learn too late
+# from its trials.
 _TRIALS_PER_WORKER = 16
 _MAX_TRIALS_PER_ROUND = 128
 # A round that makes a task this much faster is worth another one.
 _WORTHWHILE_GAIN = 0.01
-# What a task's next round is expected to gain before one has shown it.
+# The expected gain of a task's next round, as long as no round has shown one.
 _EXPECTED_GAIN = 0.1
 
 
 @dataclasses.dataclass
 class Budget:
-    """What is left for one task in one call of `Tuner.tune`.
+    """The remaining budget of one task in one call of `Tuner.tune`.
 
     Attributes:
-        missing: Trials.
-        expected_gain: Of its next round: how much faster, as a fraction.
-        stalls: Rounds in a row that gained nothing worthwhile.
+        missing: The number of trials that the task still gets.
+        expected_gain: How much faster the next round is expected to make the task, as a fraction.
+        stalls: The number of rounds in a row that gained nothing worthwhile.
     """
 
     missing: int
@@ -37,11 +38,11 @@ class Budget:
     stalls: int = 0
 
     def spend(self, trials: int, gain: float) -> None:
-        """Notes a round.
+        """Records a round.
 
         Args:
-            trials: What it took.
-            gain: How much faster the task became, as a fraction.
+            trials: The number of trials of the round.
+            gain: How much faster the round made the task, as a fraction.
         """
         self.missing -= trials
         self.stalls = 0 if gain >= _WORTHWHILE_GAIN else self.stalls + 1
@@ -51,13 +52,14 @@ class Budget:
 def budgets_of(
     tasks: Sequence[Task], database: ProgramDatabase, trials_per_task: int, round_size: int
 ) -> dict[int, Budget]:
-    """What every task lacks; what was measured before counts.
+    """Computes how many trials each task still needs; programs measured before count.
 
     Args:
-        tasks: Tasks of one model.
-        database: Knows what was measured.
-        trials_per_task: Measured programs that each task should end with, of all its lowerings.
-        round_size: Trials in a round.
+        tasks: The tasks of one model.
+        database: The database of measured programs.
+        trials_per_task: The number of measured programs, over all lowerings, that each task should
+            end with.
+        round_size: The number of trials in a round.
 
     Returns:
         The budgets by Task.key.
@@ -66,7 +68,7 @@ def budgets_of(
     for task in tasks:
         measured = sum(len(database.programs(lowered.mod)) for lowered in task.lowerings)
         trials = trials_per_task - measured
-        # A few trials are not worth a search: duplicates leave rounds a little short.
+        # Duplicates leave rounds a few trials short. So few are not worth a search.
         budgets[task.key] = Budget(trials if trials > round_size // 2 else 0)
     return budgets
 
@@ -75,19 +77,21 @@ def trials_per_round(configured: int, num_build_workers: int) -> int:
     """How many programs one round measures.
 
     Args:
-        configured: TuningConfig.trials_per_round; 0: as many as suits the build processes.
-        num_build_workers: The build processes.
+        configured: TuningConfig.trials_per_round; 0: a number that suits the build processes.
+        num_build_workers: The number of build processes.
     """
     return configured or min(_TRIALS_PER_WORKER * num_build_workers, _MAX_TRIALS_PER_ROUND)
 
 
 def first_round_size(task: Task, tasks: Sequence[Task], round_size: int) -> int:
-    """Programs in the first round of a task's direct lowering: few where it hardly computes.
+    """The number of programs in the first round of a task's direct lowering.
+
+    A task with a negligible share of the FLOPs gets few.
 
     Args:
         task: One of `tasks`.
         tasks: All tasks that are tuned.
-        round_size: Trials in a round.
+        round_size: The number of trials in a round.
     """
     whole = sum(other.flops * other.weight for other in tasks)
     matters = task.flops * task.weight >= _NEGLIGIBLE_SHARE * whole
@@ -95,10 +99,10 @@ def first_round_size(task: Task, tasks: Sequence[Task], round_size: int) -> int:
 
 
 def alternative_round_size(direct_size: int) -> int:
-    """Programs in the first round of each of its other lowerings.
+    """The number of programs in the first round of each of a task's other lowerings.
 
     Args:
-        direct_size: From `first_round_size`.
+        direct_size: The size of the direct lowering's first round, from `first_round_size`.
     """
     return max(_MIN_FIRST_ROUND, direct_size // 2)
 
@@ -109,14 +113,17 @@ def next_task(
     database: ProgramDatabase,
     stop_within: float,
 ) -> Task | None:
-    """The unfinished task that most time can be expected to be gained from, if any matters.
+    """Chooses the unfinished task whose next round is expected to save the most time.
 
     Args:
         tasks: All tasks that are tuned.
-        budgets: From `budgets_of`, as far as they are spent.
-        database: Knows the tasks' latencies.
-        stop_within: Tuning ends where all next rounds together are expected to gain less than this
-            fraction of the model's latency.
+        budgets: The tasks' remaining budgets by Task.key, from `budgets_of`.
+        database: The database of measured programs.
+        stop_within: Tuning ends if the next rounds of all tasks together are expected to gain less
+            than this fraction of the model's latency.
+
+    Returns:
+        The task; None if tuning ends or no task that matters has trials left.
     """
     totals = {task.key: (task.best_latency_ms(database) or 0.0) * task.weight for task in tasks}
     whole = sum(totals.values())
@@ -125,10 +132,11 @@ def next_task(
         for task in tasks
         if budgets[task.key].missing > 0 and totals[task.key] >= _NEGLIGIBLE_SHARE * whole
     ]
-    gains = {t.key: totals[t.key] * budgets[t.key].expected_gain for t in unfinished}
+    gains = {task.key: totals[task.key] * budgets[task.key].expected_gain for task in unfinished}
     if sum(gains.values()) < stop_within * whole:
         _LOGGER.info(
-            "Tuning ends: further rounds are expected to gain less than %g %%.", 100 * stop_within
+            "Tuning ends: the next rounds are expected to gain less than %g %% of the latency.",
+            100 * stop_within,
         )
         return None
     return max(unfinished, key=lambda task: gains[task.key], default=None)

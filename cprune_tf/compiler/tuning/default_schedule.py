@@ -1,4 +1,4 @@
-"""What a workload would run as without a tuner: the candidate that nothing chosen may lose to."""
+"""The schedule that a workload has without a tuner; no chosen program may be slower than it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from cprune_tf.compiler import tvm_internals
 
 
 def default_schedule(mod: tvm.IRModule, target: tvm.target.Target) -> Schedule | None:
-    """A workload's schedule without any tuning.
+    """Makes a workload's schedule without any tuning.
 
     Args:
         mod: The workload, normalised.
-        target: What is compiled for.
+        target: The target that is compiled for.
 
     Returns:
-        On a CPU its loops as they are; on a GPU, where those would not run, what TVM's own rules
-        (dlight) make of them, or None where these know none.
+        On a CPU the workload's plain loops. They would not run on a GPU, so there it is the
+        schedule of TVM's rules (dlight), or None if no rule fits.
     """
     if tvm_internals.is_gpu(target):
         return _by_dlight(mod, target)
     plain = Schedule(mod)
-    plain.get_sblock("root")  # MetaSchedule takes a trace without instructions for a failure
+    plain.get_sblock("root")  # MetaSchedule would treat a trace without instructions as a failure
     return plain
 
 
 def _by_dlight(mod: tvm.IRModule, target: tvm.target.Target) -> Schedule | None:
     from tvm.s_tir import dlight
 
-    # As in TVM's own pipeline for GPUs: the first that fits.
+    # The order of TVM's pipeline for GPUs; the first rule that fits is used.
     rules = (
         dlight.gpu.Matmul(),
         dlight.gpu.GEMV(),
@@ -38,6 +38,6 @@ def _by_dlight(mod: tvm.IRModule, target: tvm.target.Target) -> Schedule | None:
         dlight.gpu.Fallback(),
     )
     with target:
-        schedules = (rule.apply(mod["main"], target, False) for rule in rules)
-        schedule = next((one for one in schedules if one is not None), None)
+        results = (rule.apply(mod["main"], target, False) for rule in rules)
+        schedule = next((result for result in results if result is not None), None)
     return schedule[0] if isinstance(schedule, list) else schedule

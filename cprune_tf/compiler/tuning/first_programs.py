@@ -1,7 +1,7 @@
-"""The first programs of a workload: seeds, transferred ones, random ones, its default schedule.
+"""The first programs of a workload: seeds, transferred and random programs, the default schedule.
 
-An evolution steered by an untrained cost model costs most of a round's time and finds nothing, so a
-workload's first round has none.
+A workload's first round has no evolution: with an untrained cost model, evolution takes most of a
+round's time and finds nothing.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from cprune_tf.compiler.tuning.search_space import random_strategy, search_conte
 from cprune_tf.compiler.tuning.seeding import seed_schedules
 from cprune_tf.compiler.tuning.warm_start import WarmStart
 
-# One similar task gives at most so many programs.
+# The largest number of programs that are transferred from one similar task.
 _PROGRAMS_PER_SOURCE = 4
 
 
 class FirstPrograms:
-    """Schedules of workloads that nothing was measured of.
+    """Makes schedules for workloads that have no measured program.
 
     Args:
-        measurer: Knows the target and the database.
+        measurer: The measurer, which has the target and the database.
         warm_start: Programs of earlier runs.
-        programs_per_task: So many of a task's programs that differ in inner tiling are transferred.
-        seed: Of what is drawn.
+        programs_per_task: How many of a task's programs are transferred; they differ in inner
+            tiling.
+        seed: The random seed.
     """
 
     def __init__(
@@ -44,41 +45,45 @@ class FirstPrograms:
         self._transfer = Transfer(measurer.target)
 
     def schedules(self, task: Task, others: Sequence[Task], round_size: int) -> list[Schedule]:
-        """Seeds for half of a first round, transferred programs for a quarter, the rest random.
+        """Makes the schedules of a first round.
+
+        Half of them are seeds, a quarter are transferred programs, and the rest are random. If a
+        workload has neither seeds nor a default schedule, half of them are transferred.
 
         Args:
-            task: A workload, of any lowering.
-            others: Workloads of the same lowering whose programs may fit.
-            round_size: How many schedules are wanted.
+            task: A workload, in any lowering.
+            others: Workloads in the same lowering whose programs may fit.
+            round_size: The number of schedules in the round.
 
         Returns:
-            At most that many.
+            At most `round_size` schedules.
         """
         schedules = self.known_good(task, (round_size + 1) // 2, self.task_seed(task))
         room = round_size // 4 if schedules else round_size // 2
-        moved: list[Schedule] = []
+        transferred: list[Schedule] = []
         for other in sorted(others, key=lambda other: other.kind != task.kind):
-            if other.key != task.key and len(moved) < room:
-                limit = min(room - len(moved), _PROGRAMS_PER_SOURCE)
-                moved += self.transferred(other, task, limit)
-        if len(moved) < room:
-            limit = room - len(moved)
+            if other.key != task.key and len(transferred) < room:
+                limit = min(room - len(transferred), _PROGRAMS_PER_SOURCE)
+                transferred += self.transferred(other, task, limit)
+        if len(transferred) < room:
+            limit = room - len(transferred)
             nearest = self._warm_start.nearest(task.mod, limit)
-            moved += [p.schedule for p in self._transfer.apply(nearest, task.mod, limit)]
-        schedules += moved
+            programs = self._transfer.apply(nearest, task.mod, limit)
+            transferred += [program.schedule for program in programs]
+        schedules += transferred
         schedules += self.sample(task, round_size - len(schedules))
         return schedules
 
     def known_good(self, task: Task, count: int, seed: int) -> list[Schedule]:
-        """Seeds; for a task of a kind that has none, and on GPUs, what it runs as untuned.
+        """Makes a workload's seeds, or its default schedule if it has no seeds (as on GPUs).
 
-        So nothing that is chosen here is slower than without tuning. Seeds are faster than that by
-        far: where there are some, it is not measured.
+        With the default schedule among the measured programs, the chosen program is never slower
+        than without tuning. Seeds are faster by far, so beside them it is not measured.
 
         Args:
             task: A workload.
-            count: At most so many.
-            seed: Of what is drawn.
+            count: The largest number of schedules.
+            seed: The random seed.
         """
         seeds = seed_schedules(task.mod, self._target, count, seed)
         if seeds:
@@ -87,29 +92,31 @@ class FirstPrograms:
         return [] if default is None else [default]
 
     def transferred(self, source: Task, task: Task, limit: int) -> list[Schedule]:
-        """A measured workload's programs on another workload.
+        """Transfers a measured workload's programs to another workload.
 
         Args:
-            source: Where the programs are from.
-            task: What they are transferred to.
-            limit: At most so many.
+            source: The workload that the programs come from.
+            task: The workload that they are transferred to.
+            limit: The largest number of schedules.
         """
-        measured = self._database.programs(source.mod)
-        programs = distinct_programs(measured, self._programs_per_task)
-        return [moved.schedule for moved in self._transfer.apply(programs, task.mod, limit)]
+        source_programs = distinct_programs(
+            self._database.programs(source.mod), self._programs_per_task
+        )
+        programs = self._transfer.apply(source_programs, task.mod, limit)
+        return [program.schedule for program in programs]
 
     def sample(self, task: Task, count: int) -> list[Schedule]:
-        """Random programs.
+        """Draws random programs.
 
         Args:
             task: A workload.
-            count: At most so many.
+            count: The largest number of schedules.
         """
         if count <= 0:
             return []
         seed = self.task_seed(task)
-        # One thread and a model of its own: which of several threads draws next is chance, and the
-        # untrained XGBModel answers from numpy's global state.
+        # One thread and a seeded cost model make the result reproducible. Several threads would
+        # draw in random order, and an untrained XGBModel predicts from numpy's global random state.
         context = search_context(
             task.mod,
             self._target,
@@ -123,7 +130,7 @@ class FirstPrograms:
         return [candidate.sch for candidate in context.generate_measure_candidates() or []]
 
     def task_seed(self, task: Task) -> int:
-        """A seed for one search: other for other tasks and for what was measured since.
+        """The random seed of one search, which depends on the task and the database's size.
 
         Args:
             task: A workload.

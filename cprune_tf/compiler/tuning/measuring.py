@@ -1,4 +1,4 @@
-"""Builds schedules, times them on the device and writes what was learned to the database."""
+"""Builds schedules, times them on the device and writes the latencies to the database."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceError, DeviceUnreachableError
 
-# A shared machine or a warm phone is slower for a second now and then, by up to a half. So the
-# programs of a round are timed in turn, three times over, for at least 10 ms each, and the shortest
-# time counts: what others take away only ever adds to it.
+# A shared machine or a warm phone is sometimes slower by up to a half for a second. So the programs
+# of a round are timed in turn, three times over, for at least 10 ms each. The shortest time counts,
+# because disturbances only ever add to it.
 _NUM_PASSES = 3
 _MIN_SAMPLE_MS = 10
 
@@ -26,31 +26,31 @@ _Timed = tuple[list[ms.arg_info.ArgInfo], list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What became of one schedule.
+class MeasureResult:
+    """The result of building and timing one schedule.
 
     Attributes:
-        latency_ms: Of one call; None where it failed.
-        error: Why it failed, else None.
+        latency_ms: The latency of one call, in ms; None if the schedule failed.
+        error: The reason of the failure; None if the schedule ran.
     """
 
     latency_ms: float | None
     error: str | None
 
 
-def any_succeeded(results: Sequence[Measured]) -> bool:
+def any_succeeded(results: Sequence[MeasureResult]) -> bool:
     """Whether at least one schedule ran."""
     return any(result.latency_ms is not None for result in results)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """One schedule on its way.
+    """One schedule that is being built and will be timed.
 
     Attributes:
-        mod: Its workload.
-        schedule: After postprocessing.
-        build: Its library, or why there is none, to come.
+        mod: The schedule's workload, normalised.
+        schedule: The schedule after postprocessing.
+        build: The future result of the build.
     """
 
     mod: tvm.IRModule
@@ -60,7 +60,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pending:
-    """Schedules of one workload that are being built."""
+    """Schedules of one workload that are being built.
+
+    Attributes:
+        jobs: One job for each schedule, in order.
+    """
 
     jobs: tuple[Job, ...]
 
@@ -69,12 +73,12 @@ class ProgramMeasurer:
     """Measures schedules of workloads on a device.
 
     Args:
-        device: Where programs run.
-        builder: What compiles them.
-        database: Where every valid measurement is written at once.
-        target: What is compiled for.
-        num_threads: Threads a program runs with.
-        timeout_sec: For one program's run.
+        device: The device that programs run on.
+        builder: The build processes that compile programs.
+        database: The database to which each valid measurement is written at once.
+        target: The target that is compiled for.
+        num_threads: The number of threads that a program runs with.
+        timeout_sec: The time limit of one program's run, in seconds.
     """
 
     def __init__(
@@ -104,47 +108,55 @@ class ProgramMeasurer:
 
         Args:
             mod: The workload, normalised.
-            schedules: Its schedules, after postprocessing.
+            schedules: The workload's schedules, after postprocessing.
 
         Returns:
-            What `finish` takes.
+            The pending builds, to be passed to `finish`.
         """
         builds = self._builder.submit([schedule.mod for schedule in schedules])
         jobs = [Job(mod, *pair) for pair in zip(schedules, builds, strict=True)]
         return Pending(tuple(jobs))
 
-    def finish(self, pending: Sequence[Pending]) -> list[list[Measured]]:
-        """Times what was begun, once it is built; elsewhere, both go on at the same time.
+    def finish(self, pending: Sequence[Pending]) -> list[list[MeasureResult]]:
+        """Times schedules that `begin` started to build.
+
+        On this machine's own cores, timing starts when everything is built. On another device,
+        building and timing overlap.
 
         Args:
-            pending: From `begin`; all of it is timed in turn.
+            pending: The pending builds from `begin`; all of them are timed in turn.
 
         Returns:
-            For each, one result for each schedule, in order.
+            A list for each element of `pending`, with one result for each schedule, in order.
+
+        Raises:
+            DeviceUnreachableError: If the device cannot be reached any more.
+            DatabaseError: If a measurement cannot be written.
         """
-        jobs = [job for one in pending for job in one.jobs]
+        jobs = [job for workload in pending for job in workload.jobs]
         builds = [job.build for job in jobs]
         if self._device.shares_host:
             # Building and timing at once would disturb the timing.
             concurrent.futures.wait(builds)
         outcomes: list[_Timed | str] = []
         try:
-            # Nothing of a program that fails once is timed again.
+            # A program that failed once is not timed again.
             for outcome in self._device.map(self._time, jobs):
                 outcomes.append(outcome)
             for _ in range(_NUM_PASSES - 1):
                 self._time_again(jobs, outcomes)
         finally:
             self._builder.discard([build.result() for build in builds])
-            measured = iter([self._keep(*pair) for pair in zip(jobs, outcomes, strict=False)])
-        return [list(itertools.islice(measured, len(one.jobs))) for one in pending]
+            # If the device was lost, `outcomes` is shorter, and what was timed is still stored.
+            results = iter([self._store(*pair) for pair in zip(jobs, outcomes, strict=False)])
+        return [list(itertools.islice(results, len(workload.jobs))) for workload in pending]
 
-    def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[Measured]:
+    def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[MeasureResult]:
         """Builds and times schedules of one workload.
 
         Args:
             mod: The workload, normalised.
-            schedules: Its schedules, after postprocessing.
+            schedules: The workload's schedules, after postprocessing.
 
         Returns:
             One result for each schedule, in order.
@@ -152,26 +164,26 @@ class ProgramMeasurer:
         return self.finish([self.begin(mod, schedules)])[0]
 
     def _time_again(self, jobs: Sequence[Job], outcomes: list[_Timed | str]) -> None:
-        """Adds a sample to what ran before."""
+        """Adds a sample to each program that has not failed."""
         running = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
-        again = self._device.map(lambda index: self._time(jobs[index]), running)
-        for index, outcome in zip(running, again, strict=True):
-            before = outcomes[index]
-            if isinstance(outcome, str) or isinstance(before, str):
+        new_outcomes = self._device.map(lambda index: self._time(jobs[index]), running)
+        for index, outcome in zip(running, new_outcomes, strict=True):
+            previous = outcomes[index]
+            if isinstance(outcome, str) or isinstance(previous, str):
                 outcomes[index] = outcome
             else:
-                before[1].extend(outcome[1])
+                previous[1].extend(outcome[1])
 
-    def _keep(self, job: Job, outcome: _Timed | str) -> Measured:
-        """Writes one program's samples to the database."""
+    def _store(self, job: Job, outcome: _Timed | str) -> MeasureResult:
+        """Writes one program's shortest sample to the database."""
         if isinstance(outcome, str):
-            return Measured(None, outcome)
+            return MeasureResult(None, outcome)
         arguments, samples_ms = outcome
         self.database.add(job.mod, job.schedule.trace, min(samples_ms), self.target, arguments)
-        return Measured(min(samples_ms), None)
+        return MeasureResult(min(samples_ms), None)
 
     def _time(self, job: Job) -> _Timed | str:
-        """One program's arguments and a sample in ms, or why there is none."""
+        """Times one program; returns its arguments and samples in ms, or why it failed."""
         build = job.build.result()
         if build.library is None:
             return f"build: {build.error}"
@@ -191,7 +203,7 @@ class ProgramMeasurer:
                 timeout_sec=self._timeout_sec,
             )
         except DeviceUnreachableError:
-            raise  # nothing more can be measured: not this program's fault
+            raise  # this is not the program's fault, and nothing more can be measured
         except DeviceError as error:
             # A program that crashes or hangs costs one trial; the device has recovered by now.
             return f"run: {error}"

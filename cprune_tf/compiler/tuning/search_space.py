@@ -1,4 +1,4 @@
-"""Which schedules a workload can have: MetaSchedule's own rules, or its lowering's."""
+"""The design space of a workload (by MetaSchedule's rules or its lowering's) and its search."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.lowerings import lowering_of
 from cprune_tf.compiler.tvm_internals import LightTuneContext
 
-# Of a GPU's tilings four fifths ask for more threads or shared memory than there are, and a round
-# of drawing may well find none that does not. TVM would give up after five such rounds.
+# Four fifths of a GPU's tilings need more threads or shared memory than the GPU has, so a round of
+# drawing may well find no valid program. TVM would stop after five such rounds.
 _GPU_ATTEMPTS = 100
-# TVM's own.
+# TVM's default.
 _CPU_ATTEMPTS = 5
 _MIN_POPULATION = 50
 
 
 def random_strategy(count: int, target: tvm.target.Target) -> ms.search_strategy.EvolutionarySearch:
-    """Draws valid programs: a population of just the size wanted and no evolution.
+    """Makes a strategy that draws valid programs, without evolution.
 
     Args:
-        count: Programs wanted.
-        target: What is compiled for.
+        count: The number of programs to draw.
+        target: The target that is compiled for.
     """
-    least = count if tvm_internals.is_gpu(target) else 1
-    return _search(count, 0, target, least)
+    min_population = count if tvm_internals.is_gpu(target) else 1
+    return _search(count, 0, target, min_population)
 
 
 def evolution(
     population_size: int, generations: int, target: tvm.target.Target
 ) -> ms.search_strategy.EvolutionarySearch:
-    """MetaSchedule's search.
+    """Makes MetaSchedule's evolutionary search.
 
     Args:
-        population_size: Programs in each generation.
-        generations: How many.
-        target: What is compiled for.
+        population_size: The number of programs in each generation.
+        generations: The number of generations.
+        target: The target that is compiled for.
     """
-    least = _MIN_POPULATION
+    min_population = _MIN_POPULATION
     if tvm_internals.is_gpu(target):
-        least = min(least, population_size)
-    return _search(population_size, generations, target, least)
+        min_population = min(min_population, population_size)
+    return _search(population_size, generations, target, min_population)
 
 
 def _search(
-    population_size: int, generations: int, target: tvm.target.Target, least: int
+    population_size: int, generations: int, target: tvm.target.Target, min_population: int
 ) -> ms.search_strategy.EvolutionarySearch:
-    """A search that begins with at least so many programs drawn."""
+    """Makes a search that draws at least `min_population` programs before it evolves them."""
     attempts = _GPU_ATTEMPTS if tvm_internals.is_gpu(target) else _CPU_ATTEMPTS
     return ms.search_strategy.EvolutionarySearch(
         population_size=population_size,
         genetic_num_iters=generations,
-        init_min_unmeasured=least,
+        init_min_unmeasured=min_population,
         max_fail_count=attempts,
     )
 
@@ -66,14 +66,14 @@ def tune_context(
     num_threads: int = 1,
     seed: int = 1,
 ) -> LightTuneContext:
-    """A context whose space generator suits the workload.
+    """Makes a context whose design space is that of the workload's lowering.
 
     Args:
         mod: The workload, normalised.
-        target: What is compiled for.
-        strategy: How candidates are searched; None where only the space is of interest.
-        num_threads: Of the search.
-        seed: Of the search.
+        target: The target that is compiled for.
+        strategy: How candidates are searched; None if only the design space is needed.
+        num_threads: The number of threads of the search.
+        seed: The random seed of the search.
     """
     schedule_fn = lowering_of(mod).schedule_function(target)
     return LightTuneContext(
@@ -92,17 +92,17 @@ def search_context(
     num_threads: int,
     seed: int,
 ) -> LightTuneContext:
-    """A context that is ready to generate candidates.
+    """Makes a context that is ready to generate candidates.
 
     Args:
         mod: The workload, normalised.
-        target: What is compiled for.
+        target: The target that is compiled for.
         strategy: How candidates are searched.
-        num_trials: How many are wanted.
-        database: Whose programs the search starts from.
-        cost_model: Says which candidates are promising.
-        num_threads: Of the search.
-        seed: Of the search.
+        num_trials: The number of candidates to generate.
+        database: The database whose programs the search starts from.
+        cost_model: The model that predicts which candidates are fast.
+        num_threads: The number of threads of the search.
+        seed: The random seed of the search.
     """
     context = tune_context(mod, target, strategy, num_threads=num_threads, seed=seed)
     space = context.generate_design_space()

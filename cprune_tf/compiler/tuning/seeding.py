@@ -1,7 +1,7 @@
-"""First programs of a task: those that its lowering knows to be worth measuring.
+"""Makes the seeds of a workload: the programs that its lowering suggests to measure first.
 
-Which they are, each lowering says (`Lowering.seeds`). They are measured before any search, and the
-search goes on from the best.
+Each lowering suggests its seeds (`Lowering.seeds`). They are measured before any search, and the
+search continues from the best of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from cprune_tf.compiler.tuning.search_space import tune_context
 def seed_schedules(
     mod: tvm.IRModule, target: tvm.target.Target, limit: int, seed: int
 ) -> list[Schedule]:
-    """Schedules of a workload that are worth measuring before any search.
+    """Makes schedules of a workload that are worth measuring before any search.
 
     Args:
         mod: The workload, normalised.
-        target: What is compiled for.
-        limit: At most this many.
-        seed: Of the choices that are drawn.
+        target: The target that is compiled for.
+        limit: The largest number of schedules.
+        seed: The random seed for choices that are drawn.
 
     Returns:
-        Distinct schedules after postprocessing, best guesses first; empty for workloads of a kind
-        that nothing is known about, and for GPUs.
+        Distinct schedules after postprocessing, best guesses first; empty for GPUs, and if the
+        lowering suggests none.
     """
     if tvm_internals.is_gpu(target):
         return []
@@ -48,7 +48,7 @@ def seed_schedules(
 
 
 def _decisions(seed: Seed) -> Decide:
-    """Answers a trace's samples: tiles in order, everything else with one choice."""
+    """Gives a seed's decisions: its tiles in order, and one choice for each other kind."""
     tiles = iter(seed.tiles)
 
     def decide(kind: str, _extent: int) -> Any:

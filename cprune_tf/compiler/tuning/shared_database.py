@@ -1,8 +1,8 @@
-"""A database that several runs share: what one of them measured, no other measures again.
+"""A database that several runs share, so that no run measures what another has measured.
 
-A latency holds for one device and what is compiled for it. So below the shared folder there is one
-folder for each of these, with `device.json` saying which; a run works in its own alone, and no two
-runs work in one at the same time.
+A latency holds for one device and one target. So the shared folder contains one folder for each
+device and target, described in its `device.json`. A run works in only one of them and locks it, so
+that no two runs work in the same folder at the same time.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _HASH_LENGTH = 10
 def shared_folder(
     root: pathlib.Path | str, device: Device, target: tvm.target.Target
 ) -> Iterator[pathlib.Path]:
-    """Opens the folder of one device and target below a shared one.
+    """Opens the folder of one device and target in a shared folder.
 
     Args:
-        root: The shared folder, made where missing; `~` is the user's home.
-        device: Where programs are measured.
-        target: What they are built for.
+        root: The shared folder, created if it does not exist; `~` is the user's home.
+        device: The device that programs are measured on.
+        target: The target that programs are built for.
 
     Yields:
         The folder, locked for this process until the block ends.
 
     Raises:
-        LockedError: Another process measures there.
-        DatabaseError: The folder cannot be made.
+        LockedError: If another process measures in the folder.
+        DatabaseError: If the folder cannot be created.
     """
-    about = _measured_on(device, target)
+    about = _measuring_conditions(device, target)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     readable = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")[:_NAME_LENGTH]
     folder = pathlib.Path(root).expanduser() / f"{readable}-{digest[:_HASH_LENGTH]}"
@@ -54,7 +54,7 @@ def shared_folder(
         lock = FileLock(folder / _LOCK, "choose another tuning.database")
     except StorageError as error:
         raise DatabaseError(
-            f"config.tuning.database is {str(root)!r}, where no folder can be made: {error}"
+            f"config.tuning.database is {str(root)!r}, but no folder can be created there: {error}"
         ) from error
     try:
         if not (folder / ABOUT).exists():
@@ -64,8 +64,8 @@ def shared_folder(
         lock.release()
 
 
-def _measured_on(device: Device, target: tvm.target.Target) -> dict[str, Any]:
-    """All that a latency depends on but the program."""
+def _measuring_conditions(device: Device, target: tvm.target.Target) -> dict[str, Any]:
+    """Everything that a latency depends on, except the program."""
     info = device.info()
     return {
         "cpu": info.cpu_name,

@@ -1,9 +1,10 @@
-"""The tuner: MetaSchedule's search, without what makes the stock tuner slow.
+"""The tuner: MetaSchedule's search, without the parts that make TVM's own tuner slow.
 
-A task's first round measures programs that are known or likely to be good (`first_programs`).
-Later rounds are MetaSchedule's evolutionary search, with one cost model for all tasks. Every
-lowering of every task gets its first round before any gets a second; then rounds go where most is
-expected to be gained (`budgeting`), to the task's fastest lowering.
+- A task's first round measures programs that are known or likely to be good (`first_programs`).
+- Later rounds are MetaSchedule's evolutionary search, with one cost model for all tasks.
+- Every lowering of every task gets its first round before any task gets a second round.
+- After that, each round goes to the task with the largest expected gain (`budgeting`), in the
+  task's fastest lowering.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from cprune_tf.compiler.tuning.budgeting import (
     trials_per_round,
 )
 from cprune_tf.compiler.tuning.first_programs import FirstPrograms
-from cprune_tf.compiler.tuning.measuring import Measured, ProgramMeasurer, any_succeeded
+from cprune_tf.compiler.tuning.measuring import MeasureResult, ProgramMeasurer, any_succeeded
 from cprune_tf.compiler.tuning.pricing import TaskPricer
 from cprune_tf.compiler.tuning.search_space import evolution, search_context
 from cprune_tf.compiler.tuning.warm_start import WarmStart
@@ -38,23 +39,23 @@ from cprune_tf.errors import UserError
 _LOGGER = logging.getLogger(__name__)
 _SEARCH_THREADS = 2
 _GENERATIONS = 3
-# Of an earlier run's programs of a task, so many of the fastest teach the cost model.
+# How many of a task's fastest programs in the database train the cost model at first.
 _MAX_LEARNED = 128
 
 Progress = Callable[[int, int, str], None]
 
 
 class TuningError(UserError, RuntimeError):
-    """Every program of a task failed; carries the first build or run message."""
+    """Every program of a task failed; the message says why the first one did."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TuningSummary:
-    """What one call of the tuner did.
+    """The work that one call of the tuner did.
 
     Attributes:
-        num_trials: Programs newly measured or failed.
-        num_failed: Of these, how many failed.
+        num_trials: The number of programs that were built and timed, or failed.
+        num_failed: The number of these programs that failed.
     """
 
     num_trials: int
@@ -62,13 +63,13 @@ class TuningSummary:
 
 
 class Tuner:
-    """Searches for fast programs and keeps all of them.
+    """Searches for fast programs and stores all measured programs.
 
     Args:
-        measurer: Builds and times programs; owns the database.
-        config: Budgets.
-        seed: Of the search.
-        warm_start: Programs of earlier runs.
+        measurer: The measurer, which builds and times programs and has the database.
+        config: The tuning configuration.
+        seed: The random seed of the search.
+        warm_start: Programs of earlier runs; None: no such programs.
     """
 
     def __init__(
@@ -93,20 +94,22 @@ class Tuner:
             fall_back=lambda task, size: self._first_round(task, (), size),
         )
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=_SEARCH_THREADS)
-        self._learned: set[int] = set()
+        self._learned_tasks: set[int] = set()
         self._num_trials = 0
         self._num_failed = 0
 
     def tune(
         self, tasks: Sequence[Task], trials_per_task: int, progress: Progress | None = None
     ) -> TuningSummary:
-        """Brings tasks to a number of measured programs; what was measured before counts.
+        """Measures programs until every task has `trials_per_task` of them.
+
+        Programs that were measured before count. A task ends with fewer programs if it is
+        negligible, if it stops gaining, or if the configured time is over.
 
         Args:
-            tasks: What to tune.
-            trials_per_task: Measured programs that each task ends with, unless it is negligible,
-                stops gaining, or the configured time is over.
-            progress: Called with (trials done, trials planned, what is running).
+            tasks: The tasks to tune.
+            trials_per_task: The number of measured programs that each task ends with.
+            progress: Called with (trials done, trials planned, description of the last task).
 
         Returns:
             How much was measured.
@@ -130,55 +133,62 @@ class Tuner:
 
         for task in ordered:
             size = first_round_size(task, ordered, round_size)
-            if spent := self._first_rounds(task, ordered, size):
-                budgets[task.key].missing -= spent
+            if num_trials := self._first_rounds(task, ordered, size):
+                budgets[task.key].missing -= num_trials
                 report(task)
         stop_within = self._config.stop_within
-        while chosen := next_task(ordered, budgets, self._database, stop_within):
+        while task_to_tune := next_task(ordered, budgets, self._database, stop_within):
             if time.monotonic() > deadline:
                 _LOGGER.info("The time for tuning is over; the best programs so far are kept.")
                 break
-            self._next_round(chosen, budgets[chosen.key], round_size)
-            report(chosen)
+            self._next_round(task_to_tune, budgets[task_to_tune.key], round_size)
+            report(task_to_tune)
         _report(progress, planned, planned, "done")
         return TuningSummary(self._num_trials - before[0], self._num_failed - before[1])
 
     def price_all(self, requests: Iterable[tuple[Task, Iterable[Task]]]) -> None:
-        """Measures programs transferred to several tasks; see TaskPricer.price_all.
+        """Transfers programs to several tasks and measures them; see TaskPricer.price_all.
 
         Args:
-            requests: Tasks and the tasks whose programs may fit.
+            requests: Pairs of a task and the tasks whose programs may fit, most similar first.
 
         Raises:
-            TuningError: If nothing transferred to a task and the fallback's trials all failed.
+            TuningError: If no program could be transferred to a task and all programs of the
+                fallback failed too.
         """
         self._pricer.price_all(requests)
 
     def is_priced(self, task: Task, sources: Sequence[Task]) -> bool:
-        """Whether `price_all` would measure nothing of a task.
+        """Whether `price_all` would measure nothing for a task.
 
         Args:
             task: A task, most often of a pruned shape.
-            sources: The tasks whose programs may fit.
+            sources: The tasks whose programs may fit, most similar first.
         """
         return not self._pricer.missing(task, sources)
 
     def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
-        """The first round of each lowering that has no program yet; the trials it took."""
-        spent = 0
+        """Runs the first round of each lowering without programs; returns the number of trials."""
+        num_trials = 0
         for lowered in task.lowerings:
             if not self._database.programs(lowered.mod, 1):
-                alike = [one for o in others if (one := o.in_lowering(lowered.lowering))]
-                share = size if lowered is task else alternative_round_size(size)
-                spent += self._first_round(lowered, alike, share)
-        return spent
+                similar_tasks = [
+                    lowered_other
+                    for other in others
+                    if (lowered_other := other.in_lowering(lowered.lowering))
+                ]
+                round_size = size if lowered is task else alternative_round_size(size)
+                num_trials += self._first_round(lowered, similar_tasks, round_size)
+        return num_trials
 
     def _first_round(self, task: Task, others: Sequence[Task], round_size: int) -> int:
-        """A workload's first programs measured; how many they were."""
+        """Measures a workload's first programs and returns how many they were."""
         schedules = self._first_programs.schedules(task, others, round_size)
         results = self._measure(task, schedules)
         if not any_succeeded(results):
-            errors = [result.error for result in results if result.error] or ["no schedule found"]
+            errors = [result.error for result in results if result.error] or [
+                "no schedule was found"
+            ]
             raise TuningError(
                 f"All {len(results)} programs of task {task.name} ({', '.join(task.layers)}) "
                 f"failed. The first says: {errors[0]}"
@@ -186,23 +196,23 @@ class Tuner:
         return len(schedules)
 
     def _next_round(self, task: Task, budget: Budget, round_size: int) -> None:
-        """One round of evolution for a task's fastest lowering."""
+        """Runs one round of evolution for a task's fastest lowering."""
         fastest = task.fastest(self._database)
-        assert fastest is not None  # every task had its first round
+        assert fastest is not None  # because every task had its first round
         lowered, program = fastest
         trials = min(round_size, budget.missing)
         num_measured = self._evolve(lowered, trials)
         best = task.best_latency_ms(self._database) or program.latency_ms
         budget.spend(trials, 1 - best / program.latency_ms)
-        # A search that finds nothing new has seen the whole space; a few trials that are left
-        # are not worth another one.
-        done = not num_measured or budget.missing <= round_size // 2
-        if done or budget.stalls >= self._config.max_rounds_without_gain > 0:
+        # A search that finds nothing new has seen the whole space, and a few remaining trials are
+        # not worth another search.
+        is_done = not num_measured or budget.missing <= round_size // 2
+        if is_done or budget.stalls >= self._config.max_rounds_without_gain > 0:
             budget.missing = 0
 
     def _evolve(self, task: Task, num_trials: int) -> int:
-        """Measures what a search finds that was not measured before; how many these were."""
-        self._learn_known(task)
+        """Searches for programs and measures the new ones; returns how many were new."""
+        self._learn_from_database(task)
         target = self._measurer.target
         context = search_context(
             task.mod,
@@ -215,12 +225,16 @@ class Tuner:
             seed=self._first_programs.task_seed(task),
         )
         candidates = context.generate_measure_candidates() or []
-        known = {_identity(program.trace) for program in self._database.programs(task.mod)}
-        fresh = [item.sch for item in candidates if _identity(item.sch.trace) not in known]
-        self._measure(task, fresh)
-        return len(fresh)
+        measured = {_identity(program.trace) for program in self._database.programs(task.mod)}
+        new_schedules = [
+            candidate.sch
+            for candidate in candidates
+            if _identity(candidate.sch.trace) not in measured
+        ]
+        self._measure(task, new_schedules)
+        return len(new_schedules)
 
-    def _measure(self, task: Task, schedules: Sequence[Schedule]) -> list[Measured]:
+    def _measure(self, task: Task, schedules: Sequence[Schedule]) -> list[MeasureResult]:
         if not schedules:
             return []
         results = self._measurer.measure(task.mod, schedules)
@@ -230,9 +244,9 @@ class Tuner:
         return results
 
     def _learn(
-        self, task: Task, schedules: Sequence[Schedule], results: Sequence[Measured]
+        self, task: Task, schedules: Sequence[Schedule], results: Sequence[MeasureResult]
     ) -> None:
-        """Teaches the cost model, failures included."""
+        """Trains the cost model with results, including failures."""
         context = tvm_internals.LightTuneContext(
             task.mod, self._measurer.target, None, num_threads=_SEARCH_THREADS, seed=1
         )
@@ -249,18 +263,19 @@ class Tuner:
             for result in results
         ]
         self._cost_model.update(context, candidates, outcomes)
-        self._learned.add(task.key)
+        self._learned_tasks.add(task.key)
 
-    def _learn_known(self, task: Task) -> None:
-        """Teaches the cost model what it never heard of: measured in an earlier run or as a price.
+    def _learn_from_database(self, task: Task) -> None:
+        """Trains the cost model with a task's programs in the database, unless it knows the task.
 
-        An untrained one would steer the search nowhere.
+        They come from an earlier run or from pricing. A model without training cannot steer the
+        search.
         """
-        if task.key in self._learned:
+        if task.key in self._learned_tasks:
             return
-        known = self._database.programs(task.mod, _MAX_LEARNED)
-        results = [Measured(program.latency_ms, None) for program in known]
-        self._learn(task, [program.schedule(task.mod) for program in known], results)
+        programs = self._database.programs(task.mod, _MAX_LEARNED)
+        results = [MeasureResult(program.latency_ms, None) for program in programs]
+        self._learn(task, [program.schedule(task.mod) for program in programs], results)
 
     def _describe(self, task: Task) -> str:
         fastest = task.fastest(self._database)
@@ -270,7 +285,7 @@ class Tuner:
 
 
 def _identity(trace: tvm.s_tir.schedule.Trace) -> str:
-    """Equal for traces that make the same decisions over the same instructions."""
+    """A text that is equal for traces with the same decisions over the same instructions."""
     decisions = [str(trace.decisions[inst]) for inst in trace.insts if inst in trace.decisions]
     return f"{len(trace.insts)}:{decisions}"
 

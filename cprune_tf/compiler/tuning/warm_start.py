@@ -1,9 +1,11 @@
-"""Programs measured in earlier runs or shipped with the package, as starting points for new tasks.
+"""Programs of earlier runs, or shipped with the package, as starting points for new tasks.
 
-They are transferred to a task's shape and measured like any other program; nothing of what they
-took elsewhere counts. A folder of them is what MetaSchedule's JSON database writes, as it lies in a
-run's `tuning` folder; the shipped ones are compressed and say in `about.json` where they are from:
-a processor that they were measured on, or the model of one that chose them.
+They are transferred to a task's shape and measured like any other program. Their latencies in the
+earlier run do not count.
+
+A folder of such programs contains the files of MetaSchedule's JSON database, like a run's `tuning`
+folder. The files of shipped programs are compressed. Their `about.json` says where they come from:
+the processor that they were measured on, or the processor model that chose them.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ _LOGGER = logging.getLogger(__name__)
 SHIPPED = "shipped"
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "programs"
 _ABOUT = "about.json"
-# Of what is written here; a reader that finds another number takes nothing.
+# The version of the shipped files' format. Programs in another format are not used.
 _FORMAT = 1
-# Of each workload, this many of its fastest programs are looked at.
+# How many of each workload's fastest programs are read.
 _FASTEST = 8
+# How many of the nearest workloads give programs.
+_MAX_SOURCES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +47,17 @@ class _Source:
     """A workload of an earlier run.
 
     Attributes:
-        workload: MetaSchedule's object.
-        written: The same as it stands in the file: TVM writes some things that it cannot convert.
-        block: The name of the block that computes most.
-        extents: Of that block's loops.
-        records: Its fastest records, as JSON types.
-        num_measured: All records it had.
+        workload: MetaSchedule's workload object.
+        serialized: The workload as JSON types, as in the file. It is kept because TVM cannot
+            convert every workload object back to JSON.
+        block: The name of the anchor, the reduction block with the most iterations.
+        extents: The extents of that block's loops.
+        records: The workload's fastest records, as JSON types.
+        num_measured: The number of all records of the workload.
     """
 
     workload: ms.database.Workload
-    written: Any
+    serialized: Any
     block: str
     extents: tuple[int, ...]
     records: tuple[Any, ...]
@@ -60,46 +65,48 @@ class _Source:
 
     @functools.cached_property
     def programs(self) -> tuple[Program, ...]:
-        """Those of its records, in order."""
-        found = []
+        """The programs of `records`, in order."""
+        programs = []
         for values in self.records:
             record = ms.database.TuningRecord.from_json(values, self.workload)
-            found.append(Program(record.trace, float(record.run_secs[0]) * 1e3, record))
-        return tuple(found)
+            programs.append(Program(record.trace, float(record.run_secs[0]) * 1e3, record))
+        return tuple(programs)
 
 
 class WarmStart:
-    """The programs of one folder, by how near their shapes are.
+    """Finds the programs in one folder whose shapes are nearest to a workload's.
 
     Args:
-        folder: With a database's two files, compressed or not; None: no programs.
+        folder: A folder with a database's two files, compressed or not; None: no programs.
 
     Raises:
-        ConfigError: The folder holds no database.
+        ConfigError: If the folder contains no database.
     """
 
     def __init__(self, folder: pathlib.Path | None) -> None:
         self._folder = folder
-        if folder is not None and not all(_find(folder, name) for name in (WORKLOADS, RECORDS)):
+        if folder is not None and not all(
+            _find_file(folder, name) for name in (WORKLOADS, RECORDS)
+        ):
             raise ConfigError(
-                f"tuning.warm_start is {str(folder)!r}: there is no {WORKLOADS} and {RECORDS} in "
-                "it. Expected the folder `tuning` of an earlier run, 'shipped', or ''."
+                f"tuning.warm_start is {str(folder)!r}, which does not contain both {WORKLOADS} "
+                f"and {RECORDS}. Expected the folder `tuning` of an earlier run, 'shipped', or ''."
             )
 
     @functools.cached_property
     def _sources(self) -> list[_Source]:
-        """Read when first asked for: it takes a moment."""
+        """The workloads of the folder, read on first use because reading takes a moment."""
         return [] if self._folder is None else list(_read(self._folder))
 
     def nearest(self, mod: tvm.IRModule, limit: int) -> tuple[Program, ...]:
-        """Programs of workloads that compute alike, the most similar shapes first.
+        """Finds programs of workloads with the same anchor, the most similar shapes first.
 
         Args:
-            mod: The workload to start.
-            limit: Programs at most.
+            mod: The workload that needs first programs.
+            limit: The largest number of programs.
 
         Returns:
-            Programs that differ in inner tiling, of at most three workloads.
+            Programs of at most three workloads; those of one workload differ in inner tiling.
         """
         anchor = anchor_extents(mod)
         if anchor is None:
@@ -110,28 +117,32 @@ class WarmStart:
             pairs = zip(source.extents, extents, strict=True)
             return sum(abs(math.log(a / b)) for a, b in pairs)
 
-        alike = [s for s in self._sources if s.block == block and len(s.extents) == len(extents)]
-        found: list[Program] = []
-        for source in heapq.nsmallest(3, alike, key=distance):
-            found += distinct_programs(source.programs, limit - len(found))
-            if len(found) >= limit:
+        similar = [
+            source
+            for source in self._sources
+            if source.block == block and len(source.extents) == len(extents)
+        ]
+        programs: list[Program] = []
+        for source in heapq.nsmallest(_MAX_SOURCES, similar, key=distance):
+            programs += distinct_programs(source.programs, limit - len(programs))
+            if len(programs) >= limit:
                 break
-        return tuple(found)
+        return tuple(programs)
 
 
 def open_warm_start(setting: str, target: tvm.target.Target) -> WarmStart:
-    """The starting points that a configuration names.
+    """Opens the starting points that a configuration names.
 
     Args:
-        setting: "shipped": those that come with the package for the target's kind of processor;
-            "": none; else a folder.
-        target: What is compiled for.
+        setting: "shipped" for the programs that come with the package for the target's kind of
+            processor, "" for none, else the path of a folder.
+        target: The target that is compiled for.
 
     Returns:
-        The programs; empty where none are shipped for such a target or this TVM.
+        The programs; none if no programs are shipped for the target or for this version of TVM.
 
     Raises:
-        ConfigError: The folder holds no database.
+        ConfigError: If the folder contains no database.
     """
     if setting != SHIPPED:
         return WarmStart(pathlib.Path(setting) if setting else None)
@@ -141,7 +152,14 @@ def open_warm_start(setting: str, target: tvm.target.Target) -> WarmStart:
         return WarmStart(None)
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     if (about["format"], about["tvm"]) != (_FORMAT, tvm.__version__):
-        _LOGGER.info("The shipped programs are TVM %s's; they are not used.", about["tvm"])
+        _LOGGER.info(
+            "The shipped programs are not used: they are for TVM %s in format %s; expected TVM %s "
+            "and format %s.",
+            about["tvm"],
+            about["format"],
+            tvm.__version__,
+            _FORMAT,
+        )
         return WarmStart(None)
     return WarmStart(folder)
 
@@ -157,39 +175,39 @@ def export_programs(
     """Writes the fastest programs of several runs as one compressed folder.
 
     Args:
-        folders: Databases.
-        output: The folder to write; made if missing.
-        about: What to say of their origin, as JSON types.
-        programs: Of each workload, so many that differ in inner tiling.
-        min_measured: Workloads of which fewer programs were measured are left out: those were
-            priced, not tuned.
+        folders: The folders of the runs' databases.
+        output: The folder to write, created if it does not exist.
+        about: The programs' origin, as JSON types, for `about.json`.
+        programs: The number of programs of each workload; they differ in inner tiling.
+        min_measured: Workloads with fewer measured programs are left out, because they were priced
+            and not tuned.
 
     Returns:
-        How many workloads were written.
+        The number of workloads that were written.
 
     Raises:
-        ConfigError: A folder holds no database.
+        ConfigError: If a folder contains no database.
     """
     best: dict[int, tuple[_Source, tuple[Program, ...]]] = {}
     for folder in folders:
         for source in WarmStart(folder)._sources:
             if source.num_measured < min_measured:
                 continue
-            chosen = distinct_programs(source.programs, programs)
-            key = int(source.written[0])
-            if key not in best or chosen[0].latency_ms < best[key][1][0].latency_ms:
-                best[key] = (source, chosen)
+            source_programs = distinct_programs(source.programs, programs)
+            key = int(source.serialized[0])
+            if key not in best or source_programs[0].latency_ms < best[key][1][0].latency_ms:
+                best[key] = (source, source_programs)
     output.mkdir(parents=True, exist_ok=True)
     workloads, records = [], []
-    for number, (source, chosen) in enumerate(best.values()):
-        workloads.append(json.dumps(source.written))
+    for number, (source, source_programs) in enumerate(best.values()):
+        workloads.append(json.dumps(source.serialized))
         records += [
             json.dumps([number, values])
             for program, values in zip(source.programs, source.records, strict=True)
-            if any(program is one for one in chosen)
+            if any(program is exported for exported in source_programs)
         ]
     for name, lines in ((WORKLOADS, workloads), (RECORDS, records)):
-        # No time in the header: the same programs make the same file.
+        # The header contains no time, so that the same programs give the same file.
         text = "".join(f"{line}\n" for line in lines).encode()
         (output / f"{name}.gz").write_bytes(gzip.compress(text, mtime=0))
     content = {"format": _FORMAT, "tvm": tvm.__version__, **about}
@@ -198,46 +216,50 @@ def export_programs(
 
 
 def _level(target: tvm.target.Target) -> str | None:
-    """The kind of processor that programs are shipped for."""
+    """The kind of processor in a target, by the name of its folder of shipped programs.
+
+    None if it is none of the kinds that programs can be shipped for.
+    """
     if tvm_internals.is_gpu(target):
         return None
-    has = tvm.get_global_func("target.target_has_feature")
-    if has("avx512f", target):
+    has_feature = tvm.get_global_func("target.target_has_feature")
+    if has_feature("avx512f", target):
         return "x86-64-v4"
-    if has("avx2", target):
+    if has_feature("avx2", target):
         return "x86-64-v3"
-    # A core that LLVM has no name for is described by its extensions: these came with ARMv8.2.
-    is_v8_2 = any(has(feature, target) for feature in ("v8.2a", "fullfp16", "dotprod"))
-    return "armv8.2" if is_v8_2 and has("neon", target) else None
+    # A core without a name in LLVM is described by its extensions. These came with ARMv8.2.
+    is_v8_2 = any(has_feature(feature, target) for feature in ("v8.2a", "fullfp16", "dotprod"))
+    return "armv8.2" if is_v8_2 and has_feature("neon", target) else None
 
 
-def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+def _find_file(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     paths = (folder / name, folder / f"{name}.gz")
     return next((path for path in paths if path.is_file()), None)
 
 
 def _lines(folder: pathlib.Path, name: str) -> Iterator[Any]:
-    """The whole lines of a file; a run that still writes may have left the last unfinished."""
-    path = _find(folder, name)
+    """Reads the lines of a file; the last one may be unfinished if a run is still writing."""
+    path = _find_file(folder, name)
     assert path is not None
     data = path.read_bytes()
     for line in (gzip.decompress(data) if path.suffix == ".gz" else data).splitlines():
         try:
             yield json.loads(line)
         except ValueError:
-            _LOGGER.warning("A line of %s cannot be read; it is left out.", path)
+            _LOGGER.warning("A line of %s cannot be read as JSON; it is left out.", path)
 
 
 def _read(folder: pathlib.Path) -> Iterator[_Source]:
+    """Reads the workloads of a folder that have a reduction and at least one record."""
     records: dict[int, list[Any]] = {}
     for number, record in _lines(folder, RECORDS):
         records.setdefault(int(number), []).append(record)
     for number, values in enumerate(_lines(folder, WORKLOADS)):
-        own = records.get(number, [])
-        fastest = heapq.nsmallest(_FASTEST, own, key=lambda record: record[1][0])
+        workload_records = records.get(number, [])
+        fastest = heapq.nsmallest(_FASTEST, workload_records, key=lambda record: record[1][0])
         if not fastest:
             continue
         workload = ms.database.Workload.from_json(values)
         anchor = anchor_extents(workload.mod)
         if anchor is not None:
-            yield _Source(workload, values, *anchor, tuple(fastest), len(own))
+            yield _Source(workload, values, *anchor, tuple(fastest), len(workload_records))

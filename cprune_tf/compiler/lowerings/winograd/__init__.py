@@ -1,4 +1,4 @@
-"""Winograd's algorithm for 3x3 convolutions."""
+"""The lowering that computes 3x3 convolutions with Winograd's algorithm."""
 
 from cprune_tf.compiler.lowerings.winograd.lowering import Winograd
 

@@ -1,9 +1,9 @@
-"""Winograd's minimal filtering as another lowering of 3x3 convolutions.
+"""Winograd's minimal filtering of 3x3 convolutions, as tensor expressions.
 
-F(m x m, 3 x 3) computes an m x m tile of outputs from an (m+2) x (m+2) tile of inputs with (m+2)^2
+F(m x m, 3 x 3) computes an m x m tile of outputs from an (m+2) x (m+2) tile of inputs, with (m+2)^2
 instead of 9 m^2 multiplications per pair of channels (Lavin and Gray, 2016, "Fast Algorithms for
-Convolutional Neural Networks"; the matrices are those of its section 4). The kernel's transform
-is a function of its own that reads weights only, so it runs when a library is built.
+Convolutional Neural Networks"; the matrices are those of its section 4). A separate function
+transforms the kernel. It reads weights only, so it runs when a library is built.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ PACK = "winograd_pack"
 UNPACK_ROWS = "winograd_unpack_rows"
 PAD = "winograd_pad"
 _TILE_ATTRIBUTE = "winograd_tile"
-# Below this the transforms cost more than the multiplications that they save.
+# With fewer channels the transforms cost more than the multiplications that they save.
 _MIN_CHANNELS = 8
-# Of the direct convolution's multiplications: what the transforms must not eat up.
+# The largest fraction of the direct convolution's multiplications that Winograd may need. With
+# more, the transforms would cost what the algorithm saves.
 _MAX_COST = 0.6
 
 Matrix = npt.NDArray[np.float64]
@@ -85,14 +86,14 @@ TRANSFORMS: Mapping[int, Transforms] = {
 
 
 def output_tile(call: relax.Call) -> int | None:
-    """The m with which a `relax.nn.conv2d` can be computed as F(m x m, 3 x 3).
+    """Chooses the m with which a `relax.nn.conv2d` can be computed as F(m x m, 3 x 3).
 
     Args:
-        call: The convolution.
+        call: The call of the convolution.
 
     Returns:
-        4 or 2, whichever needs fewer multiplications for the output's size; None where Winograd
-        does not apply.
+        4 or 2, whichever needs fewer multiplications for the output's size; None if Winograd's
+        algorithm does not apply or saves too little.
     """
     attrs, (data, kernel) = call.attrs, call.args
     if attrs.data_layout != "NHWC" or attrs.kernel_layout != "HWIO" or attrs.groups != 1:
@@ -111,10 +112,10 @@ def output_tile(call: relax.Call) -> int | None:
 
 
 def tile_of(mod: tvm.IRModule) -> int:
-    """The m of a workload of this lowering.
+    """The m of a Winograd workload.
 
     Args:
-        mod: A workload with one function "main".
+        mod: A workload of this lowering, with one function "main".
     """
     schedule = Schedule(mod)
     products = schedule.get(schedule.get_sblock(GEMM))
@@ -122,7 +123,15 @@ def tile_of(mod: tvm.IRModule) -> int:
 
 
 def transform_kernel(kernel: te.Tensor, tile: int) -> te.Tensor:
-    """G g G^T for every pair of channels: [m + 2, m + 2, in, out]."""
+    """Computes G g G^T for every pair of channels.
+
+    Args:
+        kernel: The kernel, HWIO: [3, 3, in, out].
+        tile: The m of F(m x m, 3 x 3).
+
+    Returns:
+        The transformed kernel, [m + 2, m + 2, in, out].
+    """
     matrix = TRANSFORMS[tile].kernel
     side = tile + 2
     _, _, inputs, filters = kernel.shape
@@ -141,10 +150,20 @@ def transform_kernel(kernel: te.Tensor, tile: int) -> te.Tensor:
 def convolve(
     data: te.Tensor, weight: te.Tensor, tile: int, padding: Sequence[tuple[int, int]]
 ) -> te.Tensor:
-    """The convolution of NHWC data with a transformed kernel.
+    """Computes the convolution of data with a transformed kernel.
 
-    Intermediate tensors keep a tile's values together ([..., e, v, channel]): its (m + 2)^2 planes
-    would otherwise lie a power of two apart and evict each other from the first-level cache.
+    Intermediate tensors keep a tile's values together ([..., e, v, channel]). Otherwise the
+    (m + 2)^2 planes would often lie a power of two apart in memory and evict each other from the
+    first-level cache.
+
+    Args:
+        data: The data, NHWC.
+        weight: The kernel from `transform_kernel`.
+        tile: The m of F(m x m, 3 x 3).
+        padding: The padding (before, after) of height and width.
+
+    Returns:
+        The output, NHWC.
     """
     matrices, side = TRANSFORMS[tile], tile + 2
     batch, height, width, inputs = (int(size) for size in data.shape)
@@ -152,7 +171,8 @@ def convolve(
     (top, bottom), (left, right) = padding
     height, width = height + top + bottom - 2, width + left + right - 2
     tiles = (batch, -(-height // tile), -(-width // tile))
-    # What tiles compute beyond the output's edge is from zeros, and dropped.
+    # The last tiles may reach beyond the output's edge. They read zeros there, and the values that
+    # they compute there are dropped.
     bottom, right = bottom + tiles[1] * tile - height, right + tiles[2] * tile - width
     if top or bottom or left or right:
         data = topi.nn.pad(data, (0, top, left, 0), (0, bottom, right, 0), name=PAD)
@@ -198,18 +218,26 @@ def convolve(
 
 
 def _row(matrix: Matrix, index: Any, values: Sequence[Any]) -> Any:
-    """sum_r matrix[r, index] * values[r]; once `index` is unrolled, the terms that count alone.
+    """Computes sum_r matrix[r, index] * values[r].
 
-    Written with a choice of whole sums, since a product with zero stays a product with zero.
+    It is written as a choice among whole sums. Once the loop over `index` is unrolled, only the
+    chosen sum remains, without the terms whose coefficient is zero. A product with zero would not
+    be removed.
+
+    Args:
+        matrix: The coefficients.
+        index: The index of a column of the matrix, an expression.
+        values: One expression for each row of the matrix.
     """
-    columns = [_combination(matrix[:, i], values) for i in range(matrix.shape[1])]
-    chosen = columns[-1]
-    for i in reversed(range(len(columns) - 1)):
-        chosen = tvm.tirx.Select(index == i, columns[i], chosen)
-    return chosen
+    sums = [_combination(matrix[:, i], values) for i in range(matrix.shape[1])]
+    selection = sums[-1]
+    for i in reversed(range(len(sums) - 1)):
+        selection = tvm.tirx.Select(index == i, sums[i], selection)
+    return selection
 
 
 def _combination(coefficients: Matrix, values: Sequence[Any]) -> Any:
+    """Computes sum_r coefficients[r] * values[r] without multiplications by 0 and 1."""
     total: Any = None
     for coefficient, value in zip(coefficients, values, strict=True):
         if coefficient == 0:

@@ -18,35 +18,35 @@ from cprune_tf.compiler.lowerings.registry import register_lowering
 from cprune_tf.compiler.lowerings.winograd import convolution
 from cprune_tf.compiler.lowerings.winograd.schedule import schedule_winograd, seed_decisions
 
-# What Relax counts shapes and indices in.
+# The type of shapes and indices in Relax.
 _INDEX = "int64"
 
 
 @register_lowering
 class Winograd(Lowering):
-    """F(4x4, 3x3) or F(2x2, 3x3), whichever multiplies less at a convolution's size."""
+    """Computes convolutions as F(4x4, 3x3) or F(2x2, 3x3), whichever multiplies less."""
 
     name = "winograd"
     anchor = convolution.GEMM
 
     def matches(self, operator: OperatorCall, target: tvm.target.Target) -> bool:
-        """See Lowering; the schedules are for vector registers and caches."""
+        """See Lowering; matches on CPUs only: the schedules are for vector registers and caches."""
         if tvm_internals.is_gpu(target) or operator.operator != "relax.nn.conv2d":
             return False
         return operator.value(1) is not None and convolution.output_tile(operator.call) is not None
 
     def legalize(self, builder: relax.BlockBuilder, operator: OperatorCall) -> relax.Expr:
-        """See Lowering; the kernel's transform runs when a library is built."""
+        """See Lowering; the kernel is transformed when a library is built."""
         data, kernel = operator.call.args
         padding = tuple(int(size) for size in operator.call.attrs.padding)
         tile = convolution.output_tile(operator.call)
-        assert tile is not None  # it matches
+        assert tile is not None  # `matches` accepted the call
         transform, convolve, transformed = _functions(_shape(data), _shape(kernel), padding, tile)
         weight = builder.emit(
             relax.call_tir(builder.add_func(transform, "winograd_weight"), [kernel], transformed)
         )
-        own = builder.add_func(convolve, "winograd")
-        return relax.call_tir(own, [data, weight], operator.call.ty)
+        function = builder.add_func(convolve, "winograd")
+        return relax.call_tir(function, [data, weight], operator.call.ty)
 
     def schedule_function(self, target: tvm.target.Target) -> ScheduleFunction:
         """See Lowering."""
@@ -79,7 +79,7 @@ class Winograd(Lowering):
         yield from map(Seed, decisions)
 
     def filter_axis(self, output_rank: int) -> int:
-        """See Lowering; the products have more axes than the output, the filters last as well."""
+        """See Lowering; the products have more axes than the output, but filters are last too."""
         del output_rank
         return -1
 
@@ -92,15 +92,19 @@ def _shape(value: relax.Expr) -> tuple[int, ...]:
 def _functions(
     data_shape: tuple[int, ...], kernel_shape: tuple[int, ...], padding: tuple[int, ...], tile: int
 ) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc, relax.TensorType]:
-    """What transforms the kernel, what convolves, and the type of a transformed kernel.
+    """Makes the functions of one convolution.
 
-    Remembered, since models repeat their convolutions and a search lowers many models.
+    The results are cached, since models repeat their convolutions and a search lowers many models.
 
     Args:
-        data_shape: NHWC.
-        kernel_shape: HWIO.
-        padding: Top, left, bottom, right.
+        data_shape: The shape of the data, NHWC.
+        kernel_shape: The shape of the kernel, HWIO.
+        padding: The padding: top, left, bottom, right.
         tile: The m of F(m x m, 3 x 3).
+
+    Returns:
+        The function that transforms the kernel, the function that convolves, and the type of a
+        transformed kernel.
     """
     top, left, bottom, right = padding
     data, kernel = (

@@ -1,9 +1,15 @@
-"""How Winograd convolutions are scheduled, and the programs that their search starts with.
+"""Schedules Winograd convolutions and suggests the programs that their search starts with.
 
-One nest over blocks of output tiles; inside it, one after the other while the block is in cache:
-padding, the data's transform, the products, and the output's transform with the whole epilogue.
-Every choice is a `sample_perfect_tile` decision, so MetaSchedule can mutate it and transfer can
-refit it like any other program's.
+A schedule has one loop nest over blocks of output tiles. Inside it, these steps follow each other
+while the block is in cache:
+
+1. padding,
+2. the transform of the data,
+3. the products,
+4. the transform of the output, with the whole epilogue.
+
+Every choice is a `sample_perfect_tile` decision. So MetaSchedule can mutate it, and transfer can
+refit it, as in any other program.
 """
 
 from __future__ import annotations
@@ -18,18 +24,18 @@ from cprune_tf.compiler.lowerings.register_tiles import VectorUnit, divisors, re
 from cprune_tf.compiler.lowerings.winograd import convolution as winograd
 
 _MAX_INNER = 64
-# A block's packed data and products should leave room in a second-level cache.
+# In bytes: a block's packed data and products should leave room in a second-level cache.
 _BLOCK_BYTES = 256 * 1024
 
 Decisions = tuple[tuple[int, ...], ...]
 
 
 def schedule_winograd(sch: Schedule, num_threads: int) -> Schedule:
-    """Schedules a Winograd workload, sampling its tile sizes.
+    """Schedules a Winograd workload; samples its tile sizes.
 
     Args:
-        sch: A schedule of the workload, changed in place.
-        num_threads: More than one: blocks of tiles run in parallel.
+        sch: A schedule of the workload, which is changed in place.
+        num_threads: The number of threads; with more than one, blocks of tiles run in parallel.
 
     Returns:
         The same schedule.
@@ -53,7 +59,8 @@ def schedule_winograd(sch: Schedule, num_threads: int) -> Schedule:
     gemm, channel = _tile_gemm(sch)
     if num_threads > 1:
         sch.parallel(sch.fuse(*outer))
-    # Last: a reduction without its start is nothing that a loop may be proven parallel around.
+    # This comes last: once a reduction is separated from its initialisation, TVM cannot prove any
+    # more that a loop around it may run in parallel.
     sch.decompose_reduction(gemm, channel)
     return sch
 
@@ -66,15 +73,15 @@ def seed_decisions(
     unit: VectorUnit,
     num_threads: int,
 ) -> list[Decisions]:
-    """Decisions of `schedule_winograd` that are worth measuring first.
+    """Suggests decisions of `schedule_winograd` that are worth measuring first.
 
     Args:
-        shape: Of the output, NHWC.
-        inputs: Input channels.
+        shape: The shape of the output, NHWC.
+        inputs: The number of input channels.
         tile: The m of F(m x m, 3 x 3).
         padded: Whether the workload has a padding block.
         unit: The target's vector registers.
-        num_threads: Rows of blocks should be enough for all.
+        num_threads: The number of threads; there should be at least one row of blocks for each.
 
     Returns:
         Decisions in the order of the samples, best guesses first.
@@ -101,7 +108,7 @@ def seed_decisions(
                 _split_in_two(filters, fit.channels),
             ]
             guesses.append((fit.efficiency, tuple(decisions)))
-    # Equally good guesses in random order, so that a few of them differ in everything.
+    # Equally good guesses are put in random order, so that the first few differ in every decision.
     random.Random(0).shuffle(guesses)
     guesses.sort(key=lambda pair: -round(pair[0], 1))
     return [decisions for _, decisions in guesses]
@@ -111,7 +118,7 @@ def _tile_output(sch: Schedule, output: Any, tile: int) -> tuple[list[Any], Any]
     """Splits the output into blocks of tiles.
 
     Returns:
-        The loops over blocks, and the loop inside which one vector of one tile is computed.
+        The loops over blocks, and the loop in whose body one vector of one tile is computed.
     """
     batch, height, width, filters = sch.get_loops(output)
     tiles_down, down = sch.split(height, [None, tile])
@@ -128,7 +135,7 @@ def _tile_output(sch: Schedule, output: Any, tile: int) -> tuple[list[Any], Any]
 
 
 def _tile_transform(sch: Schedule) -> None:
-    """Transforms one vector of channels of one tile at a time, its rows in registers."""
+    """Transforms one vector of channels of one tile at a time, with its rows in registers."""
     pack = sch.get_sblock(winograd.PACK)
     *_, down, across, channels = sch.get_loops(pack)
     vectors, lanes = _split(sch, channels)
@@ -142,7 +149,7 @@ def _tile_transform(sch: Schedule) -> None:
 
 
 def _tile_gemm(sch: Schedule) -> tuple[Any, Any]:
-    """A register tile of sums for every (e, v) plane; the kernel's panel stays in cache.
+    """Computes the products of each (e, v) plane in register tiles; the kernel stays in cache.
 
     Returns:
         The block of the products, and its reduction loop.
@@ -167,7 +174,7 @@ def _tile_gemm(sch: Schedule) -> tuple[Any, Any]:
 
 
 def _in_registers(sch: Schedule, block: Any) -> None:
-    """Unrolls a small block and keeps what it writes out of memory."""
+    """Unrolls a small block and keeps its result in registers, not in memory."""
     sch.set_scope(block, 0, "local")
     *_, down, across, lanes = sch.get_loops(block)
     sch.vectorize(lanes)
