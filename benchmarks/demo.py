@@ -1,4 +1,4 @@
-r"""Measures the demo: time by stage, peak memory of all its processes, and what it gained.
+r"""Measures the demo: time by stage, peak memory of all its processes, and its result.
 
     python benchmarks/demo.py --workdir=runs/demo_benchmark
 
@@ -31,22 +31,22 @@ from cprune_tf.storage import codec
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG = flags.DEFINE_string("config", "configs/fashion_resnet8.py", "The experiment.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "A new run directory.", required=True)
-_SAMPLE_SEC = 1.0  # reading proportional memory is not free
+_SAMPLE_SEC = 1.0  # reading proportional memory takes time
 
 
 def memory_bytes(process: psutil.Process) -> int:
-    """Proportional memory of a process and all its children: shared pages count once."""
+    """Returns the proportional memory of a process and its children; shared pages count once."""
     total = 0
-    for each in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         try:
-            total += each.memory_full_info().pss
-        except psutil.Error:  # it ended meanwhile
+            total += member.memory_full_info().pss
+        except psutil.Error:  # the process has ended
             continue
     return total
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the demo and writes what was measured."""
+    """Runs the demo and writes the measurements."""
     del argv
     command = ["tools/prune.py", f"--config={_CONFIG.value}", f"--workdir={_WORKDIR.value}"]
     start = time.monotonic()
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     path = record.write(
         "demo",
         {
-            # Wherever the run directory was: a result names no machine's folders.
+            # A fixed run directory, because results name no folders of this machine.
             "command": f"python tools/prune.py --config={_CONFIG.value} --workdir=runs/demo",
             "elapsed_sec": elapsed_sec,
             "peak_memory_bytes": peak,

@@ -1,12 +1,13 @@
 r"""Measures analysis and rebuilding on every architecture of keras.applications.
 
-    python benchmarks/graph.py --checks     # prune, compare with masked, save, load, convert: slow
-    python benchmarks/graph.py              # time and memory; nothing else should run meanwhile
+    python benchmarks/graph.py --checks     # prune, compare with masked, save, load, convert (slow)
+    python benchmarks/graph.py              # time and memory; nothing else should run beside it
     python benchmarks/graph.py --models=ResNet50,MobileNetV2
     python benchmarks/graph.py --tables_only    # plot and docs table from the committed results
 
-The smallest input that works, random weights; 30 % of every prunable group is removed at random.
-Each architecture is measured in a process of its own; memory is read from Linux's /proc.
+Every architecture gets the smallest input that works and random weights; 30 % of each prunable
+group is removed at random. Each architecture is measured in a separate process; memory is read from
+Linux's /proc.
 """
 
 from __future__ import annotations
@@ -33,23 +34,25 @@ TABLE = ROOT / "docs" / "applications.md"
 
 _TIMEOUT_SEC = 3600.0
 
-_MODELS = flags.DEFINE_list("models", [], "Names in keras.applications; all where empty.")
+_MODELS = flags.DEFINE_list("models", [], "Names in keras.applications; empty for all.")
 _CHECKS = flags.DEFINE_bool("checks", False, "Check the results instead of measuring.")
-_ONE = flags.DEFINE_string("one", None, "Measure this one here and print JSON (used internally).")
-_BESIDE = flags.DEFINE_string("beside", None, "What else ran meanwhile; the docs say so.")
+_ONE = flags.DEFINE_string(
+    "one", None, "Measure this architecture in this process and print JSON (internal)."
+)
+_BESIDE = flags.DEFINE_string("beside", None, "What else ran on the machine, for the docs.")
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Only write the plot and the docs table.")
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Times analysis and rebuild of one architecture, in a process that did nothing before.
+    """Times analysis and rebuild of one architecture; the process must not have done others before.
 
     Args:
-        name: In keras.applications.
+        name: The architecture's name in keras.applications.
 
     Returns:
-        Wall-clock and processor times in seconds, sizes in bytes, all from one pass. "build" is
-        Keras making the original; the memory figures are peaks of resident memory above what the
-        process held before that.
+        Wall-clock and processor times in seconds and sizes in bytes, all from one pass. "build" is
+        the time in which Keras makes the original. Memory figures are peaks of resident memory
+        above what the process held before that.
     """
     import zoo
 
@@ -86,7 +89,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def _warm_up() -> None:
-    """Loads what Keras and TensorFlow load late, so that it counts for neither side."""
+    """Makes Keras and TensorFlow load their late parts, so that these count for neither side."""
     import keras
 
     from cprune_tf import graph as graphs
@@ -99,7 +102,7 @@ def _warm_up() -> None:
 
 
 def _resident_bytes(key: str) -> int:
-    """This process's resident memory: "VmRSS" now, "VmHWM" at its peak."""
+    """Returns this process's resident memory in bytes: "VmRSS" now, "VmHWM" at its peak."""
     for line in pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -107,12 +110,12 @@ def _resident_bytes(key: str) -> int:
 
 
 def _forget_peak() -> None:
-    """Makes the peak start again at what is resident now."""
+    """Resets the peak of resident memory to the current value."""
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """A result and the seconds it took, by the clock and of processor time."""
+    """Returns a function's result, and its wall-clock and processor time in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
     times = {"wall_sec": time.perf_counter() - wall, "cpu_sec": time.process_time() - cpu}
@@ -120,24 +123,24 @@ def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def run_all(chosen: Sequence[str]) -> None:
-    """Does what the flags ask for with each and keeps the results file up to date."""
-    act = _checked if _CHECKS.value else _measured
+    """Checks or measures each architecture and updates the results file after each."""
+    examine = _checked if _CHECKS.value else _measured
     failed: list[str] = []
     for name in chosen:
-        found = act(name)
-        if found is None:
+        result = examine(name)
+        if result is None:
             failed.append(name)
             continue
-        held = {r["name"]: r for r in _results()}
-        held[name] = {**held.get(name, {"name": name}), **found}
-        _write([held[key] for key in sorted(held)])
-        print(f"{name}: {_summary(found)}", flush=True)
+        results = {r["name"]: r for r in _results()}
+        results[name] = {**results.get(name, {"name": name}), **result}
+        _write([results[key] for key in sorted(results)])
+        print(f"{name}: {_summary(result)}", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _checked(name: str) -> dict[str, Any] | None:
-    """The checks of one architecture, here; None where they failed, which is printed."""
+    """Checks one architecture in this process; prints a failure and returns None."""
     import keras
     import zoo
 
@@ -152,8 +155,8 @@ def _checked(name: str) -> dict[str, Any] | None:
 
 
 def _measured(name: str) -> dict[str, Any] | None:
-    """The cost of one architecture in a fresh process; None where it failed, which is printed."""
-    done = subprocess.run(
+    """Measures one architecture in a new process; prints a failure and returns None."""
+    process = subprocess.run(
         [sys.executable, __file__, f"--one={name}"],
         capture_output=True,
         text=True,
@@ -161,18 +164,18 @@ def _measured(name: str) -> dict[str, Any] | None:
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
-    if done.returncode:
-        print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr, flush=True)
+    if process.returncode:
+        print(f"{name} failed:\n{process.stderr[-3000:]}", file=sys.stderr, flush=True)
         return None
-    return {"cost": json.loads(done.stdout.strip().splitlines()[-1])}
+    return {"cost": json.loads(process.stdout.strip().splitlines()[-1])}
 
 
-def _summary(found: dict[str, Any]) -> str:
-    if checks := found.get("checks"):
+def _summary(result: dict[str, Any]) -> str:
+    if checks := result.get("checks"):
         return ", ".join(
             f"{key} error {checks[f'{key}_error']:.1e}" for key in ("masked", "loaded", "tflite")
         )
-    cost = found["cost"]
+    cost = result["cost"]
     times = ", ".join(f"{k} {cost[k]['wall_sec']:.2f} s" for k in ("build", "analysis", "rebuild"))
     return f"{times}, memory {_memory(cost):.2f}x"
 
@@ -187,7 +190,7 @@ def _write(architectures: list[dict[str, Any]]) -> None:
 
 
 def _content() -> dict[str, Any]:
-    """The results file; empty where there is none."""
+    """Reads the results file; empty if there is none."""
     if not RESULTS.exists():
         return {}
     return dict(json.loads(RESULTS.read_text(encoding="utf-8")))
@@ -200,24 +203,25 @@ def _results() -> list[dict[str, Any]]:
 _INTRODUCTION = """\
 # keras.applications, pruned
 
-Written by `python benchmarks/graph.py`; do not edit. Every architecture with random weights, at the
-smallest input that works, 30 % of each prunable group removed at random.
+This page is written by `python benchmarks/graph.py`; do not edit it. Every architecture has random
+weights and the smallest input that works; 30 % of each prunable group is removed at random.
 
-*Calls* counts calls of layers and operations. Errors are the largest difference of two models'
-outputs relative to the largest output: *masked*, the rebuilt model against the original with the
-removed channels masked; *TFLite*, the rebuilt model converted and run by LiteRT against itself in
-Keras. Every rebuilt model was also saved and loaded; the largest error of that was {loaded:.1e}.
+*Calls* counts calls of layers and operations. Errors are the largest difference between the outputs
+of two models, relative to the largest output. *Masked* compares the rebuilt model with the original
+whose removed channels are masked. *TFLite* compares the rebuilt model run by LiteRT with the same
+model in Keras. Every rebuilt model was also saved and loaded; the largest error of that was
+{loaded:.1e}.
 
-Seconds are by the clock ({machine}; running beside it: {beside}); *build* is what Keras takes to
-make the original. *Memory* is the peak of resident memory with everything in it (the
+Times are wall-clock seconds ({machine}; running beside it: {beside}). *Build* is the time Keras
+takes to make the original. *Memory* is the peak of resident memory with everything in it (the
 original, the analysis, the rebuilt model), relative to the peak while Keras built the original
 alone; both are counted above what the process held before the original was built, with Keras
-loaded and used once. *Weights* is the same peak's growth over the finished original, relative to
-the bytes of the original's weights.
+loaded and used once. *Weights* is the growth of the same peak over the finished original, relative
+to the bytes of the original's weights.
 
-The bar is analysis and rebuild of ResNet50 in under 2 s ({resnet:.2f} s), of the largest in under
-10 s ({slowest}: {seconds:.2f} s), and at most twice the original's own memory for the two
-({hungriest}: {growth:.2f}x of what Keras took; with the original itself counted: {over}).
+The requirements are: analysis and rebuild of ResNet50 in under 2 s ({resnet:.2f} s), of the largest
+architecture in under 10 s ({slowest}: {seconds:.2f} s), and at most twice the original's own memory
+for both ({hungriest}: {growth:.2f}x of what Keras took; with the original itself counted: {over}).
 """
 
 
@@ -254,7 +258,7 @@ def write_table() -> None:
     ]
     for r in results:
         reasons = r["checks"]["protected"].items()
-        lines += [f"| {r['name']} | {group} | {why} |" for group, why in reasons]
+        lines += [f"| {r['name']} | {group} | {reason} |" for group, reason in reasons]
     lines += ["", "![time against calls](images/graph_cost.svg)", ""]
     TABLE.write_text("\n".join(lines), encoding="utf-8")
 
@@ -310,7 +314,7 @@ def write_plot() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures and writes what the flags ask for."""
+    """Measures the architectures, and writes the plot and the table."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if _ONE.value:

@@ -1,11 +1,11 @@
 """Measures import and task extraction on a few architectures, with both frontends.
 
-    python benchmarks/importing.py                      # all of them, writes the result
-    python benchmarks/importing.py --models=ResNet50    # prints only
+    python benchmarks/importing.py                      # measures all models and writes the result
+    python benchmarks/importing.py --models=ResNet50    # only prints the result
 
 The models have their usual input size and random weights; building them is not measured. TVM and
-Keras are warmed up with a small model first. Figures are medians of three runs (one over TFLite);
-processor time is given beside the time on the clock, which other work on the machine lengthens.
+Keras are warmed up with a small model first. Figures are medians of three runs (TFLite: one run).
+Processor time is given beside wall-clock time, which grows with other work on the machine.
 Candidates of the pruning loop are imported the same way.
 """
 
@@ -26,7 +26,7 @@ from absl import app, flags
 _MODELS = flags.DEFINE_list(
     "models",
     [],
-    "Names in keras.applications or embedded; all of the benchmark's where empty, and written.",
+    "Names in keras.applications or of embedded models; empty for all, and to write the result.",
 )
 
 # Limits in seconds, with the Keras frontend: what a pruning run may wait for an import.

@@ -1,13 +1,15 @@
-"""What a program costs by a model of a processor, for processors that are not at hand.
+"""Estimates the cycles of a program with a model of a processor that is not at hand.
 
 An emulator runs a kernel once and logs every straight piece of code that it executes. Stretches of
-what it executed, from all over the run, go through LLVM's model of the processor (llvm-mca), which
-says how many cycles each takes, out of order. So the counts are exact and the cycles a sample.
+the executed code, from all parts of the run, go through LLVM's model of the processor (llvm-mca),
+which says how many cycles each takes with out-of-order execution. So the numbers of executed
+instructions are exact, and the cycles come from a sample.
 
-The model is of a core whose branches are foretold and whose data is in the first cache. It knows no
-addresses, so that it either lets no load wait for an earlier store or all of them: sums that were
-spilled to the stack look free by the first, sums that were written look costly by the second. What
-is given is the geometric mean of both. Nothing is timed: a program costs the same on any machine.
+The model assumes that all branches are predicted and all data is in the first-level cache. It does
+not know addresses, so either no load waits for an earlier store or all loads do. Under the first
+assumption, sums spilled to the stack look free; under the second, sums that were written look
+expensive. The result is the geometric mean of both. Nothing is timed: a program costs the same on
+any machine.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from cprune_tf.compiler.building import linker
 from cprune_tf.devices.bundle import debian
 
 _DRIVER = pathlib.Path(__file__).resolve().parent / "kernel_driver.c"
-# Its qemu disassembles what it translates, and its LLVM has models of recent cores.
+# The Debian release whose qemu disassembles translated code and whose LLVM models recent cores.
 _SUITE = "trixie"
 _LLVM = "llvm-19"
-# Stretches of a run that are modelled, in instructions: so many of them, each after a lead-in that
-# fills the pipeline and is not counted.
+# The number of modelled stretches of a run, and their length in instructions. A lead-in before each
+# stretch fills the pipeline and is not counted.
 _NUM_STRETCHES = 5
 _STRETCH = 800
 _LEAD_IN = 200
-# A program that executes more pieces is hopeless: good ones take tens of instructions in each.
+# A program that executes more pieces is slow: good programs run tens of instructions in each piece.
 _MAX_PIECES = 4_000_000
 _TIMEOUT_SEC = 120.0
 
@@ -49,17 +51,17 @@ TensorSpec = tuple[str, Sequence[int]]
 
 
 class ModelError(RuntimeError):
-    """A program cannot be run or modelled, or a tool is missing; says why."""
+    """A program cannot be run or modelled, or a tool is missing; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """What is modelled.
+    """A processor to model.
 
     Attributes:
-        name: LLVM's, of a core that it has a model of.
-        machine: As in a target's triple.
-        target: What programs are compiled for.
+        name: LLVM's name of a core of which it has a model.
+        machine: The machine type as in a target triple, e.g. "aarch64".
+        target: The target that programs are compiled for, for `tvm.target.Target`.
     """
 
     name: str
@@ -72,41 +74,41 @@ class Tools:
     """Debian's qemu and LLVM, unpacked.
 
     Attributes:
-        root: Where.
+        root: The folder with the unpacked packages.
     """
 
     root: pathlib.Path
 
     def llvm(self, name: str) -> list[str]:
-        """The command that runs one of LLVM's tools with the C library that it was built for."""
+        """Returns the command that runs a tool of LLVM with the C library it was built for."""
         libraries = self.root / "usr" / "lib" / "x86_64-linux-gnu"
         loader = self.root / "usr" / "lib64" / "ld-linux-x86-64.so.2"
         tool = self.root / "usr" / "lib" / _LLVM / "bin" / name
         return [str(loader), "--library-path", str(libraries), str(tool)]
 
     def emulator(self, machine: str) -> str:
-        """Qemu for programs of a machine."""
+        """Returns the path of the qemu that runs programs of a machine type."""
         return str(self.root / "usr" / "bin" / f"qemu-{machine}")
 
     @functools.cached_property
     def llvm_version(self) -> str:
-        """E.g. "19.1.7"."""
-        found = re.search(r"LLVM version (\S+)", _output([*self.llvm("llvm-mca"), "--version"]))
-        return found.group(1) if found else "unknown"
+        """The version of LLVM, e.g. "19.1.7"."""
+        match = re.search(r"LLVM version (\S+)", _output([*self.llvm("llvm-mca"), "--version"]))
+        return match.group(1) if match else "unknown"
 
 
 def fetch_tools(directory: pathlib.Path) -> Tools:
-    """Debian's packages, fetched once.
+    """Fetches Debian's packages of the tools, unless the folder has them.
 
     Args:
-        directory: Where they are kept.
+        directory: The folder of the tools.
 
     Returns:
         The tools.
 
     Raises:
-        ModelError: They do not run on this machine.
-        FetchError: They cannot be fetched.
+        ModelError: The tools do not run on this machine.
+        FetchError: The tools cannot be fetched.
     """
     if platform.machine() != "x86_64":
         raise ModelError(f"The model's tools run on x86_64, not on {platform.machine()}.")
@@ -121,11 +123,11 @@ def fetch_tools(directory: pathlib.Path) -> Tools:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What one run executed.
+    """The code that one run executed.
 
     Attributes:
-        pieces: First and last address of each straight piece of code.
-        order: Numbers of the pieces, in the order they were executed.
+        pieces: The first and last address of each straight piece of code.
+        order: The numbers of the pieces in the order of execution, int32 [executed pieces].
     """
 
     pieces: list[tuple[int, int]]
@@ -136,9 +138,9 @@ class MachineModel:
     """Models programs on one processor.
 
     Args:
-        processor: Which.
-        tools: What to do it with.
-        directory: For what has to be compiled; made if missing.
+        processor: The processor to model.
+        tools: The emulator and LLVM.
+        directory: The folder for compiled files; made if missing.
 
     Raises:
         ModelError: There is no compiler.
@@ -156,7 +158,7 @@ class MachineModel:
 
     @property
     def linker(self) -> str:
-        """What links a kernel and the driver to a program; as devices.Device.linker."""
+        """The command that links a kernel and the driver to a program, as for Device.linker."""
         words = [
             word for word in linker.linker_command(self.processor.machine) if word != "-shared"
         ]
@@ -165,17 +167,17 @@ class MachineModel:
         return shlex.join(["sh", "-c", f'shift; exec {link} "$@"'])
 
     def cycles(self, program: pathlib.Path, arguments: Iterable[TensorSpec]) -> float:
-        """The cycles of one call of a kernel.
+        """Models the cycles of one call of a kernel.
 
         Args:
-            program: What `linker` linked.
-            arguments: (dtype, shape) of each of its tensors.
+            program: The program that `linker` linked.
+            arguments: (dtype, shape) of each of the kernel's tensors.
 
         Returns:
-            Modelled cycles.
+            The modelled cycles.
 
         Raises:
-            ModelError: The program fails, is too slow to look at, or cannot be modelled.
+            ModelError: The program fails, executes too much code, or cannot be modelled.
         """
         run = self._run(program, arguments)
         code = self._code(program)
@@ -197,8 +199,8 @@ class MachineModel:
         bounds = []
         for independent in (True, False):
             cycles = self._modelled([*lead_ins, *wholes], independent)
-            taken = sum(cycles[len(lead_ins) :]) - sum(cycles[: len(lead_ins)])
-            bounds.append(executed * taken / counted)
+            stretch_cycles = sum(cycles[len(lead_ins) :]) - sum(cycles[: len(lead_ins)])
+            bounds.append(executed * stretch_cycles / counted)
         return math.sqrt(bounds[0] * bounds[1])
 
     def _run(self, program: pathlib.Path, arguments: Iterable[TensorSpec]) -> _Run:
@@ -223,21 +225,24 @@ class MachineModel:
         return run
 
     def _code(self, program: pathlib.Path) -> dict[int, str]:
-        """The instruction at each address, as llvm-mca reads it."""
+        """Returns the instruction at each address, in the form that llvm-mca reads."""
         command = [*self._tools.llvm("llvm-objdump"), "-d", "--no-show-raw-insn", str(program)]
         code = {}
         for address, line in re.findall(r"^\s*([0-9a-f]+):\s+(.*)$", _output(command), re.M):
             text = re.split(r"\s(?:#|//)\s", line)[0]
-            # Where branches lead does not matter, and an absolute address may be out of reach.
+            # The targets of branches do not matter, and an absolute address may be out of reach.
             code[int(address, 16)] = re.sub(r"(?:0x)?[0-9a-f]+ <[^>]*>", ".L0", text)
         return code
 
     def _modelled(self, texts: Sequence[Sequence[str]], independent: bool) -> list[int]:
-        """The cycles of some sequences of instructions, each by itself.
+        """Models sequences of instructions, each on its own.
 
         Args:
-            texts: The instructions.
-            independent: No load waits for an earlier store; else all do.
+            texts: The instructions of each sequence.
+            independent: Whether no load waits for an earlier store; otherwise all loads do.
+
+        Returns:
+            The cycles of each sequence.
         """
         lines: list[str] = []
         for number, text in enumerate(texts):
@@ -253,13 +258,17 @@ class MachineModel:
 
 
 def _read_log(lines: Iterable[bytes]) -> _Run:
-    """The pieces of code that a log of qemu says were executed, without the driver's.
+    """Reads the executed pieces of code from a log of qemu, without those of the driver.
 
     Args:
-        lines: The log: a piece's instructions when it is translated, and a line for each execution.
+        lines: The log, which has the instructions of each translated piece, and a line for each
+            execution of a piece.
+
+    Returns:
+        The pieces and the order of their execution.
 
     Raises:
-        ModelError: There is no kernel in it, or it is too long.
+        ModelError: The log contains no kernel, or is too long.
     """
     numbers: dict[bytes, int] = {}
     pieces: list[tuple[int, int]] = []
@@ -277,7 +286,7 @@ def _read_log(lines: Iterable[bytes]) -> _Run:
             order.append(number)
             if len(order) > _MAX_PIECES:
                 raise ModelError(f"The kernel executes more than {_MAX_PIECES} pieces of code.")
-        # A long instruction's bytes go on in a line without text.
+        # The bytes of a long instruction continue in a line without text.
         elif line.startswith(b"0x") and len(line.split(b"  ", 2)) == 3:
             last = line.split(b":", 1)[0]
     if not order:
@@ -286,43 +295,52 @@ def _read_log(lines: Iterable[bytes]) -> _Run:
 
 
 def _stretches(lengths: np.ndarray) -> list[tuple[int, int, int]]:
-    """Where to look: begin of the lead-in, begin and end of each stretch, in executed pieces.
+    """Chooses the stretches to model.
 
     Args:
-        lengths: Instructions of each executed piece.
+        lengths: Number of instructions of each executed piece, [executed pieces].
+
+    Returns:
+        For each stretch, the positions in the order of execution at which its lead-in begins, the
+        stretch begins, and the stretch ends.
     """
     ends = np.cumsum(lengths)
     total = int(ends[-1])
     if total <= _NUM_STRETCHES * (_LEAD_IN + _STRETCH):
         return [(0, 0, len(lengths))]
     rng = random.Random(0)
-    found = []
+    stretches = []
     for number in range(_NUM_STRETCHES):
-        # At a random place of each part: a fixed one would meet the same part of every loop.
+        # At a random place in each part, since fixed places could hit the same part of every loop.
         position = int((total - _LEAD_IN - _STRETCH) * (number + rng.random()) / _NUM_STRETCHES)
         places = (position, position + _LEAD_IN, position + _LEAD_IN + _STRETCH)
         begin, middle, end = (int(np.searchsorted(ends, place, "right")) for place in places)
         middle = max(middle, begin + 1)
-        found.append((begin, middle, max(end, middle + 1)))
-    return [(begin, middle, min(end, len(lengths))) for begin, middle, end in found]
+        stretches.append((begin, middle, max(end, middle + 1)))
+    return [(begin, middle, min(end, len(lengths))) for begin, middle, end in stretches]
 
 
 def _zig() -> str:
     spec = importlib.util.find_spec("ziglang")
     if spec is None or spec.origin is None:
-        raise ModelError("The ziglang package is not there; run `pip install ziglang`.")
+        raise ModelError("The ziglang package is not installed; run `pip install ziglang`.")
     return str(pathlib.Path(spec.origin).parent / "zig")
 
 
 def _output(command: Sequence[str], text: str = "") -> str:
-    """What a tool writes; its last words where it fails."""
+    """Runs a tool and returns its output.
+
+    Raises:
+        ModelError: The tool fails; the message quotes its error.
+    """
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_SEC, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ModelError(f"`{command[0]} ...` cannot be run: {error}.") from error
-    if done.returncode != 0:
-        reason = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+    if result.returncode != 0:
+        reason = [line for line in result.stderr.splitlines() if "error" in line]
+        reason = reason or [result.stderr]
         raise ModelError(f"`{' '.join(command[-6:])}` failed: {reason[0].strip()}")
-    return done.stdout
+    return result.stdout

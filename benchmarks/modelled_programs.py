@@ -1,14 +1,15 @@
-r"""Makes the starting points that come with the package for ARM, by a model of a processor.
+r"""Makes the programs for ARM that come with the package, with a model of a processor.
 
     python benchmarks/modelled_programs.py --workdir=runs/modelled \
         --measured=runs/programs/x86-64-v3/networks
 
-No ARM board is at hand. So the tuner runs with a model in the clock's place (machine_model.py), and
-what it finds fastest goes to cprune_tf/compiler/programs/armv8.2. They are starting points: a run
-measures them again. What such a model is worth is seen where there are clocks: with --measured, it
-also models programs that shipped_programs.py measured on an x86 processor, and says how much slower
-than the fastest the ones are that it would have chosen. Writes results/modelled_programs.json.
-Nothing is timed. Needs an x86 Debian or Ubuntu: its qemu and LLVM are fetched, not installed.
+No ARM board is at hand, so the tuner uses a model (machine_model.py) instead of a clock. The
+fastest programs by the model go to cprune_tf/compiler/programs/armv8.2. They are only starting
+points, which a run measures again. How good the model is can be checked on a processor that is at
+hand: with --measured, the benchmark also models programs that shipped_programs.py measured on an
+x86 processor, and reports how much slower the model's choices are than the fastest program. Writes
+results/modelled_programs.json. Nothing is timed. Needs Debian or Ubuntu on x86; qemu and LLVM are
+fetched, not installed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from cprune_tf.devices.bundle import FetchError
 from cprune_tf.devices.targets import COMMON
 
 LEVEL = "armv8.2"
-# Without ResNet-8, whose shapes are ResNet-20's.
+# ResNet-8 is left out, because ResNet-20 has the same shapes.
 SOURCES = NETWORKS[1:]
 # The Neoverse N1 is the Cortex-A76 with another cache; LLVM has a model of the former only.
 ARM = Processor(
@@ -64,28 +65,28 @@ X86 = Processor(
     "x86_64",
     {**COMMON, "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3", "num-cores": 1},
 )
-# Fewer were modelled of tasks that hardly matter.
+# Tasks that hardly matter have fewer modelled programs and are left out.
 _MIN_MODELLED = 8
 _MIN_MEASURED = 12
 _CHOSEN = 3
 _CYCLES_PER_MS = 1e6  # at 1 GHz: only the order counts
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where tools and databases lie.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of tools and databases.", required=True)
 _MEASURED = flags.DEFINE_string("measured", "", "Folder with databases of shipped_programs.py.")
-_MAKE = flags.DEFINE_bool("make", True, "Make programs, not only look what the model is worth.")
+_MAKE = flags.DEFINE_bool("make", True, "Make programs; otherwise only validate the model.")
 _TRIALS = flags.DEFINE_integer("trials", 16, "Programs modelled for each task of the networks.")
-_EVERY = flags.DEFINE_integer("every", 1, "Of the measured workloads, each n-th is modelled.")
-_SAMPLE = flags.DEFINE_integer("sample", 12, "Measured programs that are modelled, a workload.")
+_EVERY = flags.DEFINE_integer("every", 1, "Model only every n-th measured workload.")
+_SAMPLE = flags.DEFINE_integer("sample", 12, "Modelled programs of each measured workload.")
 
 
 class ModelledMeasurer:
-    """Stands in for compiler.measuring.ProgramMeasurer: models where that one times.
+    """Replaces the tuner's ProgramMeasurer, and models programs instead of timing them.
 
     Args:
-        model: Of the processor.
-        builder: What compiles programs, with the model's linker.
-        database: Where every modelled program is written.
-        target: What is compiled for.
+        model: The model of the processor.
+        builder: The builder that compiles programs, with the model's linker.
+        database: The database that receives every modelled program.
+        target: The target to compile for.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class ModelledMeasurer:
         self._builder = builder
 
     def measure(self, mod: tvm.IRModule, schedules: Sequence[Schedule]) -> list[MeasureResult]:
-        """Builds and models schedules of one workload; see ProgramMeasurer."""
+        """Builds and models schedules of one workload, like ProgramMeasurer.measure."""
         results = modelled(self._model, self._builder, [schedule.mod for schedule in schedules])
         for schedule, result in zip(schedules, results, strict=True):
             if result.latency_ms is not None:
@@ -116,12 +117,12 @@ def modelled(
     """Builds and models programs.
 
     Args:
-        model: Of the processor.
-        builder: With the model's linker.
+        model: The model of the processor.
+        builder: The builder that compiles programs, with the model's linker.
         mods: The programs, after postprocessing.
 
     Returns:
-        For each, milliseconds at 1 GHz, or why there are none.
+        For each program, its latency in ms at 1 GHz, or why there is none.
     """
     results = []
     for mod, build in zip(mods, builder.submit(mods), strict=True):
@@ -144,11 +145,11 @@ def validate(folders: Sequence[pathlib.Path], tools: Tools) -> list[dict[str, An
     """Models measured programs.
 
     Args:
-        folders: Databases.
-        tools: For the model.
+        folders: The folders of the databases with measured programs.
+        tools: The emulator and LLVM.
 
     Returns:
-        For each workload of which enough were measured, how good the model's choice is.
+        For each workload with enough measured programs, how well the model orders them.
     """
     model = MachineModel(X86, tools, pathlib.Path(_WORKDIR.value))
     target = tvm.target.Target(X86.target)
@@ -156,9 +157,9 @@ def validate(folders: Sequence[pathlib.Path], tools: Tools) -> list[dict[str, An
     with ProgramBuilder(target, linker=model.linker, timeout_sec=120.0) as builder:
         for mod, programs in itertools.islice(_measured(folders), 0, None, _EVERY.value):
             sampled = random.Random(0).sample(programs, min(_SAMPLE.value, len(programs)))
-            results = modelled(model, builder, [one.schedule(mod).mod for one in sampled])
-            known = [p.latency_ms for p in sampled]
-            # What the model cannot look at is what it would choose last.
+            results = modelled(model, builder, [program.schedule(mod).mod for program in sampled])
+            measured_ms = [program.latency_ms for program in sampled]
+            # Programs that cannot be modelled would be chosen last.
             by_model = [math.inf if r.latency_ms is None else r.latency_ms for r in results]
             block, extents = anchor_extents(mod) or ("", ())
             rows.append(
@@ -166,7 +167,7 @@ def validate(folders: Sequence[pathlib.Path], tools: Tools) -> list[dict[str, An
                     "block": block,
                     "extents": list(extents),
                     "failed": sum(r.latency_ms is None for r in results),
-                    **judge(known, by_model),
+                    **judge(measured_ms, by_model),
                 }
             )
             print(rows[-1], flush=True)
@@ -174,23 +175,23 @@ def validate(folders: Sequence[pathlib.Path], tools: Tools) -> list[dict[str, An
 
 
 def judge(measured_ms: Sequence[float], by_model: Sequence[float]) -> dict[str, Any]:
-    """How well a model orders programs.
+    """Judges how well a model orders programs.
 
     Args:
-        measured_ms: Their latencies.
-        by_model: What the model says, in any unit.
+        measured_ms: The measured latencies in ms, one per program.
+        by_model: The modelled latencies, in any unit.
 
     Returns:
-        The rank correlation; and measured latencies as multiples of the best one: of the program
-        that the model puts first, of the best of those it puts first, and what the best of as many
-        random ones would have (geometric mean).
+        The rank correlation, and measured latencies as multiples of the best one: that of the
+        model's first choice, that of the best of its first choices, and for comparison that of the
+        best of equally many random programs (geometric mean).
     """
     best, count = min(measured_ms), len(measured_ms)
     chosen = sorted(range(count), key=lambda i: by_model[i])
     ascending = sorted(measured_ms)
 
-    def by_chance(drawn: int) -> float:
-        ways = [math.comb(count - 1 - i, drawn - 1) for i in range(count)]
+    def by_chance(num_drawn: int) -> float:
+        ways = [math.comb(count - 1 - i, num_drawn - 1) for i in range(count)]
         logs = [w * math.log(ms / best) for w, ms in zip(ways, ascending, strict=True)]
         return math.exp(sum(logs) / sum(ways))
 
@@ -206,17 +207,17 @@ def judge(measured_ms: Sequence[float], by_model: Sequence[float]) -> dict[str, 
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of all workloads: the median rank correlation, geometric means of the multiples."""
+    """Summarises all workloads: the median rank correlation and geometric means of multiples."""
     names = [name for name in rows[0] if name.startswith(("first", "best_of"))]
     means = {name: statistics.geometric_mean(row[name] for row in rows) for name in names}
-    found = [row[f"best_of_{_CHOSEN}"] for row in rows]
+    multiples = [row[f"best_of_{_CHOSEN}"] for row in rows]
     return {
         "workloads": len(rows),
         "programs": sum(row["programs"] for row in rows),
         "median_rank_correlation": statistics.median(row["rank_correlation"] for row in rows),
         **means,
-        f"best_of_{_CHOSEN}_within_15_percent": sum(one <= 1.15 for one in found) / len(found),
-        f"best_of_{_CHOSEN}_worst": max(found),
+        f"best_of_{_CHOSEN}_within_15_percent": sum(m <= 1.15 for m in multiples) / len(multiples),
+        f"best_of_{_CHOSEN}_worst": max(multiples),
     }
 
 
@@ -224,10 +225,10 @@ def make(tools: Tools) -> dict[str, Any]:
     """Tunes the networks with the model and writes the package's programs.
 
     Args:
-        tools: For the model.
+        tools: The emulator and LLVM.
 
     Returns:
-        What was made, as JSON types.
+        Figures about the programs, as JSON types.
     """
     root = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(warm_start.__file__).parent / "programs" / LEVEL
@@ -243,16 +244,16 @@ def make(tools: Tools) -> dict[str, Any]:
             tune(measurer, models.load_model(str(PRETRAINED / name)), _TRIALS.value)
             programs[folders[-1].name] = len(measurer.database)
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    how = f"LLVM {tools.llvm_version}'s model of {ARM.name}: modelled, not measured"
+    source = f"LLVM {tools.llvm_version}'s model of {ARM.name}: modelled, not measured"
     about = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "cpu": how,
+        "cpu": source,
         "networks": [folder.name for folder in folders],
     }
     count = warm_start.export_programs(folders, output, about, min_measured=_MIN_MODELLED)
     return {
         "level": LEVEL,
-        "model": how,
+        "model": source,
         "workloads": count,
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
         "modelled_programs": programs,
@@ -263,29 +264,30 @@ def make(tools: Tools) -> dict[str, Any]:
 def compare(
     model: MachineModel, target: tvm.target.Target, programs: warm_start.WarmStart
 ) -> dict[str, Any]:
-    """What starting from the programs gains, by the same model.
+    """Models what a search gains by starting from the programs.
 
     Args:
-        model: Of the processor.
-        target: What is compiled for.
-        programs: To start from.
+        model: The model of the processor.
+        target: The target to compile for.
+        programs: The programs to start from.
 
     Returns:
-        For a model of other shapes, by trials of each task: modelled time with them / without.
+        For a network with other shapes, by trials of each task: the modelled time with these
+        programs divided by the time without them.
     """
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     with (
         ProgramBuilder(target, linker=model.linker, timeout_sec=120.0) as builder,
         tempfile.TemporaryDirectory() as directory,
     ):
         for trials in (4, 8):
-            taken = []
+            modelled_ms: list[float] = []
             for start in (programs, None):
-                folder = pathlib.Path(directory, f"{trials}_{len(taken)}")
+                folder = pathlib.Path(directory, f"{trials}_{len(modelled_ms)}")
                 measurer = ModelledMeasurer(model, builder, ProgramDatabase(folder), target)
-                taken.append(tune(measurer, ds_cnn(), trials, start=start))
-            found[str(trials)] = taken[0] / taken[1]
-    return {"DS-CNN": found}
+                modelled_ms.append(tune(measurer, ds_cnn(), trials, start=start))
+            ratios[str(trials)] = modelled_ms[0] / modelled_ms[1]
+    return {"DS-CNN": ratios}
 
 
 def tune(
@@ -298,36 +300,36 @@ def tune(
     """Tunes a Keras model.
 
     Args:
-        measurer: Where programs are modelled.
-        model: The model.
-        trials: Of each task, in one round.
-        start: Programs to start from.
+        measurer: The measurer that models programs.
+        model: The Keras model.
+        trials: Number of trials of each task, in one round.
+        start: The programs to start from; None for a search from scratch.
 
     Returns:
-        The modelled time of all its tasks.
+        The modelled time of all tasks in ms.
     """
     config = TuningConfig(trials_per_round=trials)
     tuner = Tuner(measurer, config, seed=0, warm_start=start)  # type: ignore[arg-type]
     lowered = lower_model(import_model(model), measurer.target)
-    tuner.tune(lowered.tasks, trials, lambda *said: print(*said, flush=True))
+    tuner.tune(lowered.tasks, trials, lambda *status: print(*status, flush=True))
     return lowered.latency_ms(measurer.database)
 
 
 def _measured(folders: Sequence[pathlib.Path]) -> Iterator[tuple[tvm.IRModule, list[Program]]]:
-    """Workloads of which enough was measured, with their programs; each once."""
-    seen = set()
+    """Yields each workload with enough measured programs once, with its programs."""
+    yielded = set()
     for folder in folders:
         paths = [str(folder / name) for name in (WORKLOADS, RECORDS)]
         native = ms.database.JSONDatabase(*paths, allow_missing=False)
-        found: dict[int, list[Program]] = collections.defaultdict(list)
+        programs_of: dict[int, list[Program]] = collections.defaultdict(list)
         mods = {}
-        for one in native.get_all_tuning_records():
-            key = tvm_internals.structural_hash(one.workload.mod)
-            mods[key] = one.workload.mod
-            found[key].append(Program(one.trace, float(one.run_secs[0]) * 1e3, one))
-        for key, programs in found.items():
-            if key not in seen and len(programs) >= _MIN_MEASURED:
-                seen.add(key)
+        for entry in native.get_all_tuning_records():
+            key = tvm_internals.structural_hash(entry.workload.mod)
+            mods[key] = entry.workload.mod
+            programs_of[key].append(Program(entry.trace, float(entry.run_secs[0]) * 1e3, entry))
+        for key, programs in programs_of.items():
+            if key not in yielded and len(programs) >= _MIN_MEASURED:
+                yielded.add(key)
                 yield mods[key], programs
 
 
@@ -336,7 +338,7 @@ def _arguments(mod: tvm.IRModule) -> list[Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Validates, makes, writes; or says in a line what is missing."""
+    """Runs the benchmark; a missing tool ends it with one line of explanation."""
     del argv
     try:
         run()
@@ -345,21 +347,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-    """Validates, makes, writes."""
+    """Validates the model, makes programs, and writes the results."""
     tools = fetch_tools(pathlib.Path(_WORKDIR.value).resolve() / "tools")
-    found: dict[str, Any] = {}
+    new_values: dict[str, Any] = {}
     if _MEASURED.value:
         folders = sorted(path.parent for path in pathlib.Path(_MEASURED.value).glob(f"*/{RECORDS}"))
         if not folders:
             raise app.UsageError(f"--measured={_MEASURED.value} has no folder with a {RECORDS}.")
         rows = validate(folders, tools)
-        found["validation"] = {"model": X86.name, **summary(rows), "rows": rows}
+        new_values["validation"] = {"model": X86.name, **summary(rows), "rows": rows}
     if _MAKE.value:
-        found["made"] = make(tools)
-    before = record.RESULTS / "modelled_programs.json"
-    values = json.loads(before.read_text()) if before.exists() else {}
-    kept = {name: values[name] for name in ("validation", "made") if name in values}
-    print(record.write("modelled_programs", {**kept, **found}))
+        new_values["made"] = make(tools)
+    path = record.RESULTS / "modelled_programs.json"
+    values = json.loads(path.read_text()) if path.exists() else {}
+    old_values = {name: values[name] for name in ("validation", "made") if name in values}
+    print(record.write("modelled_programs", {**old_values, **new_values}))
 
 
 if __name__ == "__main__":

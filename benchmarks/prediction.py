@@ -1,14 +1,14 @@
-r"""Predicted against measured whole-model latency for random channel assignments.
+r"""Compares predicted and measured whole-model latencies for random channel assignments.
 
     python benchmarks/prediction.py --model=resnet20.h5 --name=ResNet-20 --workdir=runs/resnet20
 
-The model is tuned; its tasks are measured at spread channel assignments; a few whole models give
-the overhead. Then random assignments, drawn with another seed, are predicted first, and only then
-priced by transfer, built, and timed whole, interleaved with the unpruned model. No measurement made
-for the test is looked at by the predictor.
+The model is tuned, its tasks are measured at spread channel assignments, and a few whole models
+give the overhead. Then random assignments, drawn with another seed, are predicted. Only after that
+are they priced by transfer, built, and timed as whole models, interleaved with the unpruned model.
+The predictor sees none of the measurements of the test.
 
-A run that was stopped (or that --budget_sec ended) goes on where it was. Writes the model's entry
-in results/prediction.json, and docs/images/prediction.png for all entries.
+The same command continues a run that was stopped or that --budget_sec ended. Writes the model's
+entry in results/prediction.json, and docs/images/prediction.png for all entries.
 """
 
 from __future__ import annotations
@@ -35,16 +35,20 @@ from cprune_tf.report import latency_figures
 from cprune_tf.runs import Journal, Schema
 
 _MODEL = flags.DEFINE_string("model", None, "A model's name or path.", required=True)
-_NAME = flags.DEFINE_string("name", None, "What it is called in the result.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything measured lies.", required=True)
+_NAME = flags.DEFINE_string("name", None, "The model's name in the result.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of all measurements.", required=True)
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials of each task of the unpruned model.")
 _PROGRAMS = flags.DEFINE_integer("programs", 8, "Programs transferred to each pruned task.")
 _SPREAD = flags.DEFINE_integer("spread", 16, "Assignments measured for the predictor.")
-_WHOLES = flags.DEFINE_integer("wholes", 4, "Of these, whole models for the overhead.")
+_WHOLES = flags.DEFINE_integer(
+    "wholes", 4, "Of them, assignments measured as whole models for the overhead."
+)
 _TESTS = flags.DEFINE_integer("tests", 30, "Random assignments predicted and measured.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the search and the spread assignments.")
-_TEST_SEED = flags.DEFINE_integer("test_seed", 1000, "Of the tested assignments.")
-_BUDGET_SEC = flags.DEFINE_float("budget_sec", math.inf, "Stop after so long; call again to go on.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search and the spread assignments.")
+_TEST_SEED = flags.DEFINE_integer("test_seed", 1000, "Seed of the tested assignments.")
+_BUDGET_SEC = flags.DEFINE_float(
+    "budget_sec", math.inf, "Stop after this time; run again to continue."
+)
 _MEASURE = MeasureConfig(max_time_sec=1.0)
 _IMAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "images" / "prediction.png"
 
@@ -54,11 +58,11 @@ class Measured:
     """One tested assignment.
 
     Attributes:
-        number: Of the assignment.
-        keep: Units by group.
-        measured_ms: Median latency of the pruned model.
-        unpruned_ms: Of the unpruned model, timed beside it.
-        build_sec: What building the pruned model took.
+        number: The assignment's number.
+        keep: The number of units that each group keeps, by group name.
+        measured_ms: Median latency of the pruned model in ms.
+        unpruned_ms: Median latency in ms of the unpruned model, timed interleaved with it.
+        build_sec: Time to build the pruned model, in seconds.
     """
 
     kind: ClassVar[str] = "test"
@@ -75,7 +79,7 @@ TEST_EVENTS = Schema(2, (Measured,))
 def random_assignments(
     channels: graph.ChannelGraph, count: int, seed: int
 ) -> tuple[dict[str, int], ...]:
-    """Assignments that a pruning tool might choose: multiples of 4, a quarter to all of a group."""
+    """Draws assignments as a pruning tool might choose: multiples of 4, a quarter to all units."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -83,8 +87,9 @@ def random_assignments(
     for _ in range(count):
         keep = {}
         for group in channels.prunable:
-            most = group.num_channels // 4
-            keep[group.name] = 4 * int(rng.integers(max(1, math.ceil(most / 4)), most + 1))
+            num_fours = group.num_channels // 4
+            least = max(1, math.ceil(num_fours / 4))
+            keep[group.name] = 4 * int(rng.integers(least, num_fours + 1))
         assignments.append(keep)
     return tuple(assignments)
 
@@ -96,15 +101,15 @@ class Budget:
         self._end_sec = time.monotonic() + seconds
 
     def check(self, what: str) -> None:
-        """Says what is done and exits with code 3 where nothing more fits."""
+        """Prints the finished step, and exits with code 3 if the time is over."""
         print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
         if time.monotonic() > self._end_sec:
-            print("The budget is spent; the same command goes on from here.", flush=True)
+            print("The time budget is used up; the same command continues from here.", flush=True)
             sys.exit(3)
 
 
 def learn(opened: OpenedModel, lab: LatencyLab, budget: Budget) -> LatencyPredictor:
-    """Measures what the predictor is made of."""
+    """Makes the measurements of the predictor and returns it."""
     spread = spread_assignments(opened.channels, _SPREAD.value, seed=_SEED.value)
     for number, keep in enumerate(({}, *spread)):
         budget.check(f"spread {number}/{len(spread)}: {lab.measure(keep)} tasks measured")
@@ -119,7 +124,7 @@ def learn(opened: OpenedModel, lab: LatencyLab, budget: Budget) -> LatencyPredic
 def test(
     opened: OpenedModel, lab: LatencyLab, predictor: LatencyPredictor, budget: Budget
 ) -> list[dict[str, Any]]:
-    """Predicts, then measures, each random assignment that was not measured before."""
+    """Predicts all random assignments, then measures those without a measurement."""
     runtime = opened.runtime
     base = opened.workdir / f"base{runtime.suffix}"
     runtime.build(opened.prepared, base)
@@ -128,26 +133,26 @@ def test(
     unpruned_ms = predictor.predict_ms({}).latency_ms
     rows = []
     with Journal(opened.workdir / "tests.jsonl", TEST_EVENTS) as journal:
-        done = {measured.number: measured for measured in journal.events(Measured)}
+        measurements = {test.number: test for test in journal.events(Measured)}
         for number, (keep, predicted) in enumerate(zip(assignments, predictions, strict=True)):
-            if number not in done:
+            if number not in measurements:
                 library = opened.workdir / f"test_{number}{runtime.suffix}"
                 start = time.monotonic()
                 lab.build(keep, library)
                 build_sec = time.monotonic() - start
                 whole, unpruned = runtime.time([library, base], opened.model, _MEASURE)
                 library.unlink()
-                done[number] = journal.append(
+                measurements[number] = journal.append(
                     Measured(number, keep, whole.median_ms, unpruned.median_ms, build_sec)
                 )
-            row = dataclasses.asdict(done[number])
+            row = dataclasses.asdict(measurements[number])
             del row["number"]
             row |= {
                 "predicted_ms": predicted.latency_ms,
                 "uncertainty_ms": predicted.uncertainty_ms,
                 "error": predicted.latency_ms / row["measured_ms"] - 1,
-                # Of the latency relative to the unpruned model's, which was timed interleaved: what
-                # others did on the machine at that moment cancels out.
+                # The error of the latency relative to the unpruned model, which was timed
+                # interleaved: other load on the machine at that moment cancels out.
                 "relative_error": predicted.latency_ms
                 / unpruned_ms
                 / (row["measured_ms"] / row["unpruned_ms"])
@@ -164,7 +169,7 @@ def test(
 
 
 def summary(lab: LatencyLab, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the result file says about one model."""
+    """Returns the entry of the result file for one model."""
     errors = [abs(row["error"]) for row in rows]
     inside = [
         abs(row["predicted_ms"] - row["measured_ms"]) <= row["uncertainty_ms"] for row in rows
@@ -189,7 +194,7 @@ def summary(lab: LatencyLab, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Learns, tests, writes."""
+    """Makes and tests the predictor, and writes the result and the figure."""
     del argv
     model, workdir = models.load_model(_MODEL.value), pathlib.Path(_WORKDIR.value)
     config = TuningConfig(
@@ -204,8 +209,8 @@ def main(argv: Sequence[str]) -> None:
         with opened.lab() as lab:
             predictor = learn(opened, lab, budget)
             result = summary(lab, test(opened, lab, predictor, budget))
-    before = record.RESULTS / "prediction.json"
-    entries = json.loads(before.read_text())["models"] if before.exists() else {}
+    old_path = record.RESULTS / "prediction.json"
+    entries = json.loads(old_path.read_text())["models"] if old_path.exists() else {}
     entries[_NAME.value] = result
     path = record.write("prediction", {"num_threads": 1, "models": entries})
     latency_figures.write_prediction_figure(
@@ -213,9 +218,12 @@ def main(argv: Sequence[str]) -> None:
         [
             (
                 name,
-                [(t["measured_ms"], t["predicted_ms"], t["uncertainty_ms"]) for t in one["tests"]],
+                [
+                    (test["measured_ms"], test["predicted_ms"], test["uncertainty_ms"])
+                    for test in entry["tests"]
+                ],
             )
-            for name, one in entries.items()
+            for name, entry in entries.items()
         ],
     )
     print(f"median error {100 * result['median_error']:.1f} %: {path}")

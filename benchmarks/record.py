@@ -1,4 +1,4 @@
-"""Where benchmarks write what they measured, with the machine, threads and date beside it."""
+"""Writes the results of benchmarks, with the date and the environment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def write(name: str, values: dict[str, Any]) -> pathlib.Path:
     """Writes one benchmark's result.
 
     Args:
-        name: Of the benchmark.
-        values: JSON types.
+        name: The benchmark's name, which becomes the name of the file.
+        values: The result, as JSON types.
 
     Returns:
-        The file.
+        The path of the written file.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

@@ -2,10 +2,10 @@ r"""Makes the programs that come with the package, and measures what starting fr
 
     python benchmarks/shipped_programs.py --level=x86-64-v3 --workdir=runs/programs
 
-Networks are tuned from nothing for a generic processor level, on this machine; the fastest programs
-go to cprune_tf/compiler/programs/LEVEL. Then models that are not among them are tuned with few
-trials a task, with these programs as starting points and without, and both are timed interleaved.
-A tuning that was stopped goes on where it was. Writes the level's entry in
+Networks are tuned from scratch for a generic processor level, on this machine; the fastest programs
+go to cprune_tf/compiler/programs/LEVEL. Then other models are tuned with few trials per task, with
+and without these programs as starting points, and both results are timed interleaved. The same
+command continues a tuning that was stopped. Writes the level's entry in
 results/shipped_programs.json.
 """
 
@@ -30,22 +30,24 @@ from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import Device, ModelFile, open_device
 from cprune_tf.models.small import vgg_small
 
-# Networks' tasks that hardly matter are left out: of them only a few programs were measured.
+# Tasks that hardly matter have fewer measured programs and are left out.
 _MIN_MEASURED = 12
-_LEVEL = flags.DEFINE_enum("level", None, ("x86-64-v3", "x86-64-v4"), "What is compiled for.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
+_LEVEL = flags.DEFINE_enum(
+    "level", None, ("x86-64-v3", "x86-64-v4"), "The processor level to compile for."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the databases.", required=True)
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials of each task of the networks.")
 _TEST_TRIALS = flags.DEFINE_list("test_trials", ["8", "16"], "Trials of each task of the tests.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of interleaved comparisons.")
 
 
 def held_out() -> dict[str, Any]:
-    """Models whose shapes are not among those of the networks."""
+    """Returns models whose shapes do not occur in the networks."""
     return {"DS-CNN": ds_cnn(), "VGG-like (32)": vgg_small((32, 32, 3))}
 
 
 def tune_networks(device: Device, root: pathlib.Path) -> list[pathlib.Path]:
-    """Tunes every network in a database of its own."""
+    """Tunes every network in a separate database; returns the databases' folders."""
     folders = []
     for name in NETWORKS:
         folder = root / "networks" / pathlib.Path(name).stem
@@ -63,7 +65,7 @@ def tune_networks(device: Device, root: pathlib.Path) -> list[pathlib.Path]:
 def compare(
     device: Device, model: Any, programs: pathlib.Path, folder: pathlib.Path, trials: int
 ) -> dict[str, Any]:
-    """Tunes one model with the programs and without, and times both."""
+    """Tunes one model with and without the programs, and times both results."""
     inputs = (("float32", (1, *model.input_shape[1:])),)
     files, measured = [], {}
     for name, start_from in (("with", str(programs)), ("without", "")):
@@ -88,7 +90,7 @@ def compare(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Tunes, exports, compares, writes."""
+    """Tunes the networks, exports the programs, compares, and writes the results."""
     del argv
     root = pathlib.Path(_WORKDIR.value) / _LEVEL.value
     output = pathlib.Path(warm_start.__file__).parent / "programs" / _LEVEL.value
@@ -105,11 +107,11 @@ def main(argv: Sequence[str]) -> None:
         for name, model in held_out().items():
             for trials in map(int, _TEST_TRIALS.value):
                 folder = root / "tests" / f"{model.name}_{trials}_{time.monotonic_ns()}"
-                one = compare(device, model, output, folder, trials)
-                tests.setdefault(name, []).append(one)
-                print(name, one, flush=True)
-    before = record.RESULTS / "shipped_programs.json"
-    levels = json.loads(before.read_text())["levels"] if before.exists() else {}
+                comparison = compare(device, model, output, folder, trials)
+                tests.setdefault(name, []).append(comparison)
+                print(name, comparison, flush=True)
+    old_path = record.RESULTS / "shipped_programs.json"
+    levels = json.loads(old_path.read_text())["levels"] if old_path.exists() else {}
     levels[_LEVEL.value] = {
         "workloads": count,
         "bytes": sum(path.stat().st_size for path in output.iterdir()),

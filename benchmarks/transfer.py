@@ -1,13 +1,13 @@
-r"""The price of a pruned shape by transfer, against tuning that shape from scratch.
+r"""Compares pricing a pruned shape by transfer with tuning that shape from scratch.
 
     python benchmarks/transfer.py --workdir=runs/transfer
 
 Convolutions of common networks are tuned once; their programs are transferred to pruned shapes (no
-search). Beside it each pruned shape is tuned from nothing: as CPrune's authors do, by TVM's
-evolutionary search over the direct lowering (`plain`, as long as `--plain_trials`), and by this
-package's tuner with seeds and all lowerings (`tuned`, as long as `--tuned_trials`). The fastest
-programs of all are then timed interleaved. Shapes that were measured in this folder are not
-measured again; `--budget_sec` stops early and a later run goes on. Writes results/transfer.json.
+search). For comparison, each pruned shape is also tuned from scratch: as CPrune's authors do, by
+TVM's evolutionary search over the direct lowering (`plain`, with `--plain_trials`), and by this
+package's tuner with seeds and all lowerings (`tuned`, with `--tuned_trials`). The fastest programs
+of all three are then timed interleaved. Shapes that were measured in this folder are not measured
+again; `--budget_sec` stops early, and a later run continues. Writes results/transfer.json.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from cprune_tf.devices.base import Device
 _BASE_TRIALS = flags.DEFINE_integer("base_trials", 64, "Trials of each unpruned shape.")
 _PLAIN_TRIALS = flags.DEFINE_integer("plain_trials", 64, "Trials of the plain search.")
 _TUNED_TRIALS = flags.DEFINE_integer("tuned_trials", 256, "Trials of the tuner.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
-_BUDGET_SEC = flags.DEFINE_float("budget_sec", float("inf"), "Starts no further shape after it.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the databases.", required=True)
+_BUDGET_SEC = flags.DEFINE_float("budget_sec", float("inf"), "Start no shape after this time.")
 
-# Kernel, stride, input size, filters and input channels, and (inputs, filters) it is pruned to.
+# (kernel, stride, input size, filters, input channels), and the (inputs, filters) to prune to.
 _BASES: dict[str, tuple[tuple[int, int, int, int, int], list[tuple[int, int]]]] = {
     "ResNet-20 stage 2": (
         (3, 1, 16, 32, 32),
@@ -67,7 +67,7 @@ _BASES: dict[str, tuple[tuple[int, int, int, int, int], list[tuple[int, int]]]] 
 
 
 class Bench:
-    """Three ways to a pruned shape's latency, each with a database of its own."""
+    """Three ways to get a pruned shape's latency, each with a separate database."""
 
     def __init__(self, device: Device, root: pathlib.Path) -> None:
         config = TuningConfig(max_rounds_without_gain=0, warm_start="")
@@ -79,14 +79,22 @@ class Bench:
         )
 
     def compare(self, base: LoweredModel, model: Any) -> dict[str, Any]:
-        """Prices one pruned shape, tunes it twice, times the results against each other."""
+        """Prices a pruned shape, tunes it in both ways, and times the results interleaved.
+
+        Args:
+            base: The tuned, unpruned shape.
+            model: A Keras model of the pruned shape.
+
+        Returns:
+            Times in seconds and latencies in us by way, as JSON types.
+        """
         pruned = self.prices.lower(model)
         start = time.monotonic()
         price_ms = self.prices.price(pruned, base)
         seconds = {"transferred": time.monotonic() - start}
         files = [self._build("transferred", self.prices, pruned)]
         start = time.monotonic()
-        # What a tuner without knowledge of cores does: random first programs, then evolution.
+        # A tuner that knows nothing of cores starts from random programs and evolves them.
         with unittest.mock.patch.object(first_programs, "seed_schedules", lambda *_: []):
             self._plain.tune(direct_only(pruned), _PLAIN_TRIALS.value)
         seconds["plain"] = time.monotonic() - start
@@ -95,7 +103,7 @@ class Bench:
         self._tuned.tune(pruned, _TUNED_TRIALS.value)
         seconds["tuned"] = time.monotonic() - start
         files.append(self._build("tuned", self._tuned, pruned))
-        timed = self._device.time_models(files, 1, MeasureConfig(max_time_sec=2.0))
+        latencies = self._device.time_models(files, 1, MeasureConfig(max_time_sec=2.0))
         return {
             "price_us": price_ms * 1e3,
             "programs": sum(
@@ -106,12 +114,12 @@ class Bench:
             "seconds": seconds,
             "latency_us": {
                 file.name: latency.median_ms * 1e3
-                for file, latency in zip(files, timed, strict=True)
+                for file, latency in zip(files, latencies, strict=True)
             },
         }
 
     def _build(self, name: str, session: CompilerSession, lowered: LoweredModel) -> ModelFile:
-        # TVM keeps libraries by path: each needs one of its own.
+        # TVM keeps loaded libraries by path, so every library needs a new path.
         path = self._root / f"{name}_{time.monotonic_ns()}.so"
         session.build(lowered, path)
         return ModelFile(name, "tvm", str(path))
@@ -123,7 +131,7 @@ class Bench:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures that the README quotes."""
+    """Computes the figures that the README quotes."""
     latency = {
         name: np.array([row["latency_us"][name] for row in rows])
         for name in ("transferred", "plain", "tuned")
@@ -157,7 +165,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Tunes the bases, compares every pruned shape, writes."""
+    """Tunes the unpruned shapes, compares every pruned shape, and writes the results."""
     del argv
     deadline = time.monotonic() + _BUDGET_SEC.value
     root = pathlib.Path(_WORKDIR.value)
@@ -168,11 +176,13 @@ def main(argv: Sequence[str]) -> None:
     with open_device("local") as device:
         bench = Bench(device, root)
         for name, ((kernel, stride, size, filters, inputs), shapes) in _BASES.items():
-            done = {(row["inputs"], row["filters"]) for row in rows if row["base"] == name}
+            finished_shapes = {
+                (row["inputs"], row["filters"]) for row in rows if row["base"] == name
+            }
             base = bench.prices.lower(convolution(kernel, stride, size, inputs, filters))
             bench.prices.tune(base, _BASE_TRIALS.value)
             for shape in shapes:
-                if shape in done or time.monotonic() > deadline:
+                if shape in finished_shapes or time.monotonic() > deadline:
                     continue
                 result = bench.compare(base, convolution(kernel, stride, size, *shape))
                 rows.append({"base": name, "inputs": shape[0], "filters": shape[1], **result})
@@ -181,7 +191,7 @@ def main(argv: Sequence[str]) -> None:
                     stream.write(json.dumps(rows[-1]) + "\n")
         bench.close()
     if len(rows) < sum(len(shapes) for _, shapes in _BASES.values()):
-        print(f"{len(rows)} shapes are done; run the command again to go on.")
+        print(f"{len(rows)} shapes are finished; run the command again to continue.")
         return
     path = record.write(
         "transfer",

@@ -3,11 +3,11 @@ r"""Tunes dense models and times them against LiteRT: same device, threads and r
     python benchmarks/tuned_vs_litert.py --trials=48 --workdir=runs/tuned_vs_litert
     python benchmarks/tuned_vs_litert.py --models=resnet20 --workdir=runs/tuned_vs_litert
 
-Pretrained models come from --pretrained; DS-CNN is rebuilt with random weights (its latency does
-not depend on them). The peak is what multiply-adds in registers reach on the core; a share of it
-counts a direct convolution's operations, though Winograd needs fewer. What the runtime adds is the
-latency of the same library with every kernel emptied. A run that was stopped goes on where it was;
-results/tuned_vs_litert.json is brought up to date model by model.
+Pretrained models come from --pretrained; DS-CNN is rebuilt with random weights, on which its
+latency does not depend. The peak is the speed of multiply-adds in registers on the core. Shares of
+the peak count the operations of a direct convolution, although Winograd needs fewer. The overhead
+of the runtime is the latency of the same library with empty kernels. The same command continues a
+run that was stopped; results/tuned_vs_litert.json is updated after each model.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _FILES = {
 }
 _ALL = ["resnet8", "ds_cnn", "mobilenet_vww", "resnet20", "mobilenet_v1"]
 
-_MODELS = flags.DEFINE_list("models", _ALL, "Which of them to measure.")
+_MODELS = flags.DEFINE_list("models", _ALL, "Names of the models to measure.")
 _PRETRAINED = flags.DEFINE_string("pretrained", str(PRETRAINED), "Folder of pretrained models.")
 _TRIALS = flags.DEFINE_integer("trials", 48, "Trials for each task that matters.")
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads of both.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
+_THREADS = flags.DEFINE_integer("threads", 1, "Number of threads of both runtimes.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of interleaved comparisons.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the databases.", required=True)
 
 
 def load(name: str) -> Any:
-    """A model by its name here."""
+    """Loads or builds a model by its name in this benchmark."""
     from cprune_tf import models
 
     if name == "ds_cnn":
@@ -58,11 +58,11 @@ def load(name: str) -> Any:
 
 
 def compare(device: Device, files: Sequence[ModelFile]) -> dict[str, Any]:
-    """Times files against each other several times; ratios to the one named "litert"."""
-    wanted = MeasureConfig(num_threads=_THREADS.value)
+    """Times files interleaved, several times; returns latencies and ratios to "litert"."""
+    config = MeasureConfig(num_threads=_THREADS.value)
     litert = [file.name for file in files].index("litert")
     runs = [
-        [one.median_ms for one in device.time_models(list(files), _THREADS.value, wanted)]
+        [latency.median_ms for latency in device.time_models(files, _THREADS.value, config)]
         for _ in range(_ROUNDS.value)
     ]
     return {
@@ -75,7 +75,7 @@ def compare(device: Device, files: Sequence[ModelFile]) -> dict[str, Any]:
 
 
 def emptied(mod: tvm.IRModule) -> tvm.IRModule:
-    """A scheduled model whose kernels do nothing: what is left is the runtime."""
+    """Empties the kernels of a scheduled model, so that only the runtime's work remains."""
     functions = {
         name: function.with_body(tvm.tirx.Evaluate(0))
         if isinstance(function, tvm.tirx.PrimFunc)
@@ -90,7 +90,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def measure(name: str, device: Device, folder: pathlib.Path) -> dict[str, Any]:
-    """Tunes, builds and compares one model."""
+    """Tunes one model, builds it and compares it with LiteRT."""
     from cprune_tf import litert
 
     model = load(name)
@@ -154,25 +154,25 @@ def _say(name: str) -> Callable[[int, int, str], None]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures what the flags ask for."""
+    """Measures the models that the flags name, and writes the results."""
     del argv
     path = record.RESULTS / "tuned_vs_litert.json"
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    rows = {row["model"]: row for row in held.get("models", [])}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = {row["model"]: row for row in content.get("models", [])}
     with open_device("local") as device:
         for name in _MODELS.value:
             folder = pathlib.Path(_WORKDIR.value) / name
             folder.mkdir(parents=True, exist_ok=True)
             rows[name] = measure(name, device, folder)
-            done = [rows[known] for known in _ALL if known in rows]
-            ratios = [row["compared"]["tvm"]["ratio"]["median"] for row in done]
+            measured_rows = [rows[model] for model in _ALL if model in rows]
+            ratios = [row["compared"]["tvm"]["ratio"]["median"] for row in measured_rows]
             record.write(
                 "tuned_vs_litert",
                 {
                     "num_threads": _THREADS.value,
                     "trials_per_task": _TRIALS.value,
                     "geometric_mean_ratio": math.exp(statistics.fmean(map(math.log, ratios))),
-                    "models": done,
+                    "models": measured_rows,
                 },
             )
             print(f"{name}: {rows[name]['compared']}", flush=True)

@@ -1,12 +1,12 @@
-r"""Trials per second and final latency of our tuner against TVM's stock `tune_relax`.
+r"""Compares our tuner with TVM's stock `tune_relax`: trials per second and final latency.
 
     python benchmarks/tuning_throughput.py --trials=32 --workdir=runs/tuning_throughput
 
-Both tune the tasks of MLPerf Tiny's ResNet-8 for one thread from nothing, with as many trials a
-task in rounds of the same size; ours first. Then the libraries are timed interleaved. The stock
-tuner runs with LocalBuilder and LocalRunner, as `tune_relax` does by default. Ours is measured
-twice: with the direct lowering alone (the stock tuner's search space), and with all lowerings. All
-libraries are built alike: only the programs differ.
+Both tune the tasks of MLPerf Tiny's ResNet-8 for one thread from scratch, with equally many trials
+per task in rounds of the same size; our tuner runs first. Then the libraries are timed interleaved.
+The stock tuner runs with LocalBuilder and LocalRunner, the defaults of `tune_relax`. Our tuner is
+measured twice: with the direct lowering alone (the stock tuner's search space), and with all
+lowerings. All libraries are built in the same way; only the programs differ.
 Writes results/tuning_throughput.json.
 """
 
@@ -37,23 +37,23 @@ _MODEL = flags.DEFINE_string(
 )
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials for each task.")
 _ROUND = flags.DEFINE_integer("round", 16, "Trials in a round.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
-_STOCK = flags.DEFINE_bool("stock", False, "Run the stock tuner here (used internally).")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of interleaved comparisons.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the databases.", required=True)
+_STOCK = flags.DEFINE_bool("stock", False, "Run the stock tuner in this process (internal).")
 
 
 def tune_ours(
     device: Any, model: Any, folder: pathlib.Path, *, all_lowerings: bool
 ) -> dict[str, Any]:
-    """Tunes with ours and builds a library."""
-    # No early stop; tasks that hardly matter still get their first round only.
+    """Tunes with our tuner and builds a library."""
+    # Without early stopping; tasks that hardly matter still get only their first round.
     config = TuningConfig(trials_per_round=_ROUND.value, max_rounds_without_gain=0, warm_start="")
     start = time.monotonic()
     with CompilerSession(device, folder / "tuning", config, num_threads=1, seed=0) as session:
         lowered = session.lower(model)
         if not all_lowerings:
             lowered = direct_only(lowered)
-        summary = session.tune(lowered, _TRIALS.value, lambda *now: print(*now, flush=True))
+        summary = session.tune(lowered, _TRIALS.value, lambda *status: print(*status, flush=True))
         seconds = time.monotonic() - start
         session.build(lowered, folder / "model.so")
     return {
@@ -65,7 +65,7 @@ def tune_ours(
 
 
 def tune_stock(folder: pathlib.Path) -> dict[str, Any]:
-    """Tunes with `tune_relax`, in a process of its own: it imports and starts what it wants."""
+    """Tunes with `tune_relax` in a separate process, which starts its own worker processes."""
     start = time.monotonic()
     subprocess.run(
         [
@@ -87,7 +87,7 @@ def tune_stock(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def run_stock(folder: pathlib.Path) -> None:
-    """The stock tuner on the same fused tasks."""
+    """Runs the stock tuner on the same fused tasks and builds a library."""
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
@@ -116,7 +116,7 @@ def run_stock(folder: pathlib.Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Tunes with all, compares, writes."""
+    """Runs all tuners, compares their libraries, and writes the results."""
     del argv
     root = pathlib.Path(_WORKDIR.value)
     if _STOCK.value:
@@ -129,15 +129,16 @@ def main(argv: Sequence[str]) -> None:
     with open_device("local") as device:
         for name in ("direct", "all_lowerings", "stock"):
             # A tuner that has finished in this folder is not run again.
-            done = root / name / "tuned.json"
-            if done.exists():
-                results[name] = json.loads(done.read_text())
+            result_path = root / name / "tuned.json"
+            if result_path.exists():
+                results[name] = json.loads(result_path.read_text())
             elif name == "stock":
                 results[name] = tune_stock(root / name)
             else:
-                every = name == "all_lowerings"
-                results[name] = tune_ours(device, model, root / name, all_lowerings=every)
-            done.write_text(json.dumps(results[name]))
+                results[name] = tune_ours(
+                    device, model, root / name, all_lowerings=name == "all_lowerings"
+                )
+            result_path.write_text(json.dumps(results[name]))
             print(name, results[name], flush=True)
         inputs = (("float32", (1, *model.input_shape[1:])),)
         files = [ModelFile(name, "tvm", str(root / name / "model.so"), inputs) for name in results]

@@ -1,11 +1,11 @@
-r"""The experiment of Radu et al. (IISWC 2019) here: pruning without and with the compiler.
+r"""Repeats the experiment of Radu et al. (IISWC 2019): pruning without and with the compiler.
 
     python benchmarks/uninstructed.py --workdir=runs/uninstructed
 
-For convolutions of ResNet-50, 1 to 50 % of the filters are removed: just so many (uninstructed),
-and down to the next count that keeps the inner tiles of the layer's fastest program (instructed).
-Programs for every count come by transfer, without a search; then all counts of a layer are timed
-interleaved. Layers measured in this folder are not measured again. Writes
+In convolutions of ResNet-50, 1 to 50 % of the filters are removed: exactly this share
+(uninstructed), or down to the next count that keeps the inner tiles of the layer's fastest program
+(instructed). Programs for every count come from transfer, without a search; then all counts of a
+layer are timed interleaved. Layers that were measured in this folder are not measured again. Writes
 results/uninstructed.json and a plot.
 """
 
@@ -31,7 +31,7 @@ from cprune_tf.devices.base import Device
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLOT = ROOT / "docs" / "images" / "uninstructed.svg"
-# Kernel, stride, input size, input and output channels: one of each kind, first to last stage.
+# (kernel, stride, input size, input channels, filters) of layers from the first to the last stage.
 _LAYERS = {
     "conv2_1x1a": (1, 1, 56, 256, 64),
     "conv2_3x3": (3, 1, 56, 64, 64),
@@ -46,19 +46,29 @@ _LAYERS = {
 _PERCENT = (1, 3, 6, 9, 12, 15, 18, 22, 26, 30, 34, 38, 42, 46, 50)
 
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials of each unpruned layer.")
-_ONLY = flags.DEFINE_list("layers", list(_LAYERS), "Which layers.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the database lies.", required=True)
+_ONLY = flags.DEFINE_list("layers", list(_LAYERS), "Names of the layers to measure.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the database.", required=True)
 _PLOT_ONLY = flags.DEFINE_bool("plot_only", False, "Only draw the committed results.")
 
 
 def measure(name: str, session: CompilerSession, device: Device, folder: str) -> dict[str, Any]:
-    """One layer: its latency, and that of every count."""
+    """Measures the latency of one layer at every number of filters.
+
+    Args:
+        name: The layer's name in this benchmark.
+        session: The session that tunes and prices programs.
+        device: The device to time on.
+        folder: The folder for the libraries.
+
+    Returns:
+        The layer's row in the results, as JSON types.
+    """
     layer = _LAYERS[name]
     filters = layer[4]
     base = session.lower(convolution(*layer))
     session.tune(base, _TRIALS.value)
     (row,) = session.task_table(base)
-    keeping = counts_keeping_structure([row.structure], filters)
+    structured_counts = counts_keeping_structure([row.structure], filters)
     files = {filters: _build(session, base, folder, name, filters)}
 
     def add(count: int) -> None:
@@ -70,21 +80,23 @@ def measure(name: str, session: CompilerSession, device: Device, folder: str) ->
     pairs = []
     for percent in _PERCENT:
         count = filters - max(1, round(filters * percent / 100))
-        kept = max((n for n in keeping if n <= count), default=keeping[0])
-        pairs.append((percent, count, kept))
+        instructed_count = max(
+            (n for n in structured_counts if n <= count), default=structured_counts[0]
+        )
+        pairs.append((percent, count, instructed_count))
         add(count)
-        add(kept)
-    timed = device.time_models(list(files.values()), 1, MeasureConfig(max_time_sec=1.0))
-    latency_us = {n: one.median_ms * 1e3 for n, one in zip(files, timed, strict=True)}
+        add(instructed_count)
+    latencies = device.time_models(list(files.values()), 1, MeasureConfig(max_time_sec=1.0))
+    latency_us = {n: t.median_ms * 1e3 for n, t in zip(files, latencies, strict=True)}
     points = [
         {
             "percent": percent,
             "filters": count,
             "latency_us": latency_us[count],
-            "instructed_filters": kept,
-            "instructed_us": latency_us[kept],
+            "instructed_filters": instructed_count,
+            "instructed_us": latency_us[instructed_count],
         }
-        for percent, count, kept in pairs
+        for percent, count, instructed_count in pairs
     ]
     whole_us = latency_us[filters]
     print(f"{name}: {whole_us:.1f} us, inner tile {row.structure.inner}", flush=True)
@@ -109,14 +121,14 @@ def _build(
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the table in the docs quotes."""
+    """Computes the figures that the docs quote."""
     at_12 = [p for row in rows for p in row["points"] if p["percent"] == 12]
-    worst = [max(p["latency_us"] for p in row["points"]) / row["latency_us"] for row in rows]
+    slowdowns = [max(p["latency_us"] for p in row["points"]) / row["latency_us"] for row in rows]
     gains = [p["latency_us"] / p["instructed_us"] for row in rows for p in row["points"]]
     return {
         "slower_points": sum(len(row["slower_than_unpruned"]) for row in rows),
         "points": sum(len(row["points"]) for row in rows),
-        "largest_slowdown": max(worst),
+        "largest_slowdown": max(slowdowns),
         "gain_of_instructed_at_12_percent": statistics.geometric_mean(
             p["latency_us"] / p["instructed_us"] for p in at_12
         ),
@@ -126,7 +138,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Latency relative to the unpruned layer, against the filters removed."""
+    """Draws the latency relative to the unpruned layer against the share of removed filters."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -151,29 +163,29 @@ def plot(rows: list[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures and draws."""
+    """Measures the layers, and writes and draws the results."""
     del argv
     path = record.RESULTS / "uninstructed.json"
     if not _PLOT_ONLY.value:
         config = TuningConfig(trials_per_round=16, programs_per_task=8)
         journal = pathlib.Path(_WORKDIR.value) / "layers.json"
-        known = json.loads(journal.read_text()) if journal.exists() else {}
+        layers = json.loads(journal.read_text()) if journal.exists() else {}
         rows = []
         with (
             open_device("local") as device,
             CompilerSession(device, _WORKDIR.value, config, num_threads=1, seed=0) as session,
         ):
             for name in _ONLY.value:
-                if name not in known:
+                if name not in layers:
                     with tempfile.TemporaryDirectory() as folder:
-                        known[name] = measure(name, session, device, folder)
-                    journal.write_text(json.dumps(known))
-                rows.append(known[name])
+                        layers[name] = measure(name, session, device, folder)
+                    journal.write_text(json.dumps(layers))
+                rows.append(layers[name])
                 values = {"trials": _TRIALS.value, "summary": summary(rows), "layers": rows}
                 path = record.write("uninstructed", {"num_threads": 1, **values})
-    held = json.loads(path.read_text(encoding="utf-8"))
-    plot(held["layers"])
-    print(json.dumps(held["summary"], indent=1))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    plot(content["layers"])
+    print(json.dumps(content["summary"], indent=1))
     print(path)
 
 

@@ -1,9 +1,10 @@
-r"""What weights stored in half the bits cost and save.
+r"""Measures what 16-bit storage of weights costs and saves.
 
     python benchmarks/weight_storage.py --workdir=runs/weights
 
-Each network is tuned once for one thread and built three times; the libraries are timed interleaved
-and compared with the one in float32 on random images. Writes results/weight_storage.json.
+Each network is tuned once for one thread and built with each type of weights. The libraries are
+timed interleaved, and their outputs on random images are compared with those of the float32
+library. Writes results/weight_storage.json.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from cprune_tf.devices import Device, ModelFile, open_device
 _MODELS = flags.DEFINE_list(
     "models",
     ["resnet20_cifar10.h5", "mobilenet_v1_224_imagenet1001.keras"],
-    "Files in the folder of pretrained models.",
+    "Names of files in the folder of pretrained models.",
 )
 _PRETRAINED = flags.DEFINE_string("pretrained", str(PRETRAINED), "Folder of pretrained models.")
 _TRIALS = flags.DEFINE_integer("trials", 32, "Trials for each task.")
-_IMAGES = flags.DEFINE_integer("images", 8, "Random images.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved comparisons.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the databases lie.", required=True)
+_IMAGES = flags.DEFINE_integer("images", 8, "Number of random images.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of interleaved comparisons.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the databases.", required=True)
 
 
 def compare(device: Device, model: Any, folder: pathlib.Path) -> dict[str, Any]:
-    """Builds one model with every type and holds the libraries against the first."""
+    """Builds one model with every type of weights and compares the libraries with the first."""
     inputs = (("float32", (1, *model.input_shape[1:])),)
     files = []
     for weights in WEIGHT_TYPES:
@@ -67,7 +68,7 @@ def compare(device: Device, model: Any, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compares all, writes."""
+    """Compares the libraries of all models and writes the results."""
     del argv
     results = {}
     with open_device("local") as device:

@@ -1,4 +1,4 @@
-"""What several benchmarks tune."""
+"""The models that several benchmarks tune."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from cprune_tf.compiler.tasks import LoweredModel
 
-# The pretrained models that lie beside a checkout.
+# The folder of pretrained models beside a checkout.
 PRETRAINED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "models"
-# Those whose programs come with the package.
+# The networks whose programs come with the package.
 NETWORKS = (
     "resnet8_cifar10_mlperf_tiny.h5",
     "resnet20_cifar10.h5",
@@ -20,7 +20,18 @@ NETWORKS = (
 
 
 def convolution(kernel: int, stride: int, size: int, inputs: int, filters: int) -> Any:
-    """A model of one convolution with bias and ReLU."""
+    """Builds a model of one convolution with bias and ReLU.
+
+    Args:
+        kernel: The kernel's height and width.
+        stride: The stride in both directions.
+        size: The input's height and width.
+        inputs: Number of input channels.
+        filters: Number of filters.
+
+    Returns:
+        The Keras model.
+    """
     import keras
 
     image = keras.Input((size, size, inputs), name="x")
@@ -31,7 +42,7 @@ def convolution(kernel: int, stride: int, size: int, inputs: int, filters: int) 
 
 
 def ds_cnn() -> Any:
-    """MLPerf Tiny's keyword spotting network: 49 x 10 coefficients, 12 words."""
+    """Builds MLPerf Tiny's keyword spotting network: 49 x 10 coefficients in, 12 words out."""
     import keras
     from keras import layers
 
@@ -49,6 +60,6 @@ def ds_cnn() -> Any:
 
 
 def direct_only(lowered: LoweredModel) -> LoweredModel:
-    """The same model without alternatives."""
+    """Returns the same model with only the direct lowering of each task."""
     tasks = tuple(dataclasses.replace(task, alternatives=()) for task in lowered.tasks)
     return dataclasses.replace(lowered, tasks=tasks)

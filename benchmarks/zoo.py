@@ -1,7 +1,7 @@
-"""Every architecture of keras.applications, built small and checked after pruning.
+"""Builds every architecture of keras.applications at a small size, and checks it after pruning.
 
-The slow zoo test and `benchmarks/graph.py` share this, so that the table in the docs shows what the
-test asserts.
+The slow zoo test and `benchmarks/graph.py` share this module, so the table in the docs shows the
+values that the test asserts.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from cprune_tf import graph as graphs
 from cprune_tf import native_output
 
 FRACTION = 0.3
-# The smallest inputs that work, where 32 x 32 does not.
+# The smallest input sizes of architectures that do not work with 32 x 32.
 _SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 
 @dataclasses.dataclass(frozen=True)
 class Checks:
-    """What was found after pruning one architecture.
+    """The results of pruning and checking one architecture.
 
     Attributes:
         groups: Number of channel groups.
-        prunable_groups: Those that are not protected.
-        units: Units of all groups.
-        prunable_units: Units of the prunable groups.
-        protected: The reasons by group name.
-        params: Values in the original's weights.
-        params_pruned: Values in the rebuilt model's weights.
+        prunable_groups: Number of groups that are not protected.
+        units: Number of units of all groups.
+        prunable_units: Number of units of the prunable groups.
+        protected: Why groups are protected, by group name.
+        params: Number of values in the original's weights.
+        params_pruned: Number of values in the rebuilt model's weights.
         lost_layers: Names of layers that the rebuilt model lacks.
-        masked_error: Largest difference of the rebuilt model's outputs and the masked original's,
-            relative to the largest output.
-        loaded_error: The same of the rebuilt model saved and loaded, and itself.
-        tflite_error: The same of the rebuilt model converted and run with LiteRT, and itself; NaN
-            where it was not converted.
+        masked_error: Largest difference between the outputs of the rebuilt model and the masked
+            original, relative to the largest output.
+        loaded_error: The same error between the saved and loaded rebuilt model and the rebuilt
+            model itself.
+        tflite_error: The same error between the rebuilt model run by LiteRT and the rebuilt model
+            itself; NaN if it was not converted.
     """
 
     groups: int
@@ -56,13 +57,13 @@ class Checks:
 
 
 def names() -> list[str]:
-    """All architectures."""
-    found = vars(keras.applications).items()
-    return sorted(name for name, value in found if name[0].isupper() and callable(value))
+    """Returns the names of all architectures."""
+    members = vars(keras.applications).items()
+    return sorted(name for name, value in members if name[0].isupper() and callable(value))
 
 
 def build(name: str) -> Any:
-    """An architecture with random weights, biases and statistics; logits out."""
+    """Builds an architecture with random weights that returns logits."""
     keras.utils.set_random_seed(0)
     size = _SIZES.get(name, 32)
     return getattr(keras.applications, name)(
@@ -71,7 +72,7 @@ def build(name: str) -> Any:
 
 
 def randomise(model: Any) -> None:
-    """Gives biases and means values that show when they are mixed up."""
+    """Sets biases and means to random values, so that mixing them up shows."""
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if weight.path.rsplit("/", 1)[-1] in ("bias", "beta", "moving_mean"):
@@ -79,7 +80,7 @@ def randomise(model: Any) -> None:
 
 
 def random_removal(graph: graphs.ChannelGraph) -> dict[str, list[int]]:
-    """FRACTION of every prunable group, at least one unit."""
+    """Draws FRACTION of the units of every prunable group, at least one unit."""
     rng = np.random.default_rng(0)
     counts = {
         g.name: (g.num_channels, max(1, int(g.num_channels * FRACTION))) for g in graph.prunable
@@ -91,14 +92,14 @@ def random_removal(graph: graphs.ChannelGraph) -> dict[str, list[int]]:
 
 
 def check(name: str, *, convert: bool = True) -> Checks:
-    """Prunes an architecture and compares the result with what it must equal.
+    """Prunes an architecture and compares the result with the models it must equal.
 
     Args:
-        name: In keras.applications.
-        convert: Whether to convert the rebuilt model with TFLite too.
+        name: The architecture's name in keras.applications.
+        convert: Whether to convert the rebuilt model to TFLite, too.
 
     Returns:
-        The findings.
+        The results of the checks.
     """
     model = build(name)
     randomise(model)
@@ -138,10 +139,10 @@ def _saved_and_loaded(model: Any) -> Any:
 
 
 def _by_tflite(model: Any, inputs: Any) -> Any:
-    """The outputs of the converted model, by LiteRT.
+    """Converts a model to TFLite and returns its outputs by LiteRT.
 
-    The traced function is frozen and converted; the way over a SavedModel, which
-    `cprune_tf.litert.convert` takes for the names of inputs and outputs, costs twice the time.
+    The traced function is frozen and converted. Converting through a SavedModel, as
+    `cprune_tf.litert.convert` does for the names of inputs and outputs, takes twice as long.
     """
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter

@@ -1,8 +1,8 @@
 """Runs the pruned model in this folder on one input, with TVM or LiteRT.
 
-python run.py                      random input, TVM
-python run.py image.npy            a preprocessed input, saved by numpy
-python run.py image.npy litert     the same with LiteRT
+python run.py                      runs a random input with TVM
+python run.py image.npy            runs a preprocessed input, saved by numpy, with TVM
+python run.py image.npy litert     runs that input with LiteRT
 """
 
 import json
@@ -15,7 +15,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def run_tvm(array: np.ndarray) -> np.ndarray:
-    """The outputs of model.so for one input; needs `pip install apache-tvm`."""
+    """Returns the output of model.so for one input; needs `pip install apache-tvm`."""
     import tvm
     from tvm import relax
 
@@ -26,7 +26,7 @@ def run_tvm(array: np.ndarray) -> np.ndarray:
 
 
 def run_litert(array: np.ndarray) -> np.ndarray:
-    """The outputs of model.tflite for one input; needs `pip install ai-edge-litert`."""
+    """Returns the output of model.tflite for one input; needs `pip install ai-edge-litert`."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(HERE / "model.tflite"))
@@ -37,12 +37,12 @@ def run_litert(array: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Reads the input, runs the model and prints what came out."""
-    described = json.loads((HERE / "metadata.json").read_text())["inputs"][0]
+    """Reads the input, runs the model and prints the output."""
+    input_spec = json.loads((HERE / "metadata.json").read_text())["inputs"][0]
     if len(sys.argv) > 1:
-        array = np.load(sys.argv[1]).astype(described["dtype"]).reshape(described["shape"])
+        array = np.load(sys.argv[1]).astype(input_spec["dtype"]).reshape(input_spec["shape"])
     else:
-        array = np.random.default_rng(0).random(described["shape"]).astype(described["dtype"])
+        array = np.random.default_rng(0).random(input_spec["shape"]).astype(input_spec["dtype"])
     run = run_litert if sys.argv[2:] == ["litert"] else run_tvm
     print(run(array))
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a device, checked in the order in which it goes wrong."""
+"""Checks a device step by step, from its connection to a model that runs on it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        check: What was checked.
-        ok: Whether it is as it should be.
-        text: What was found; where it is not ok, also what to do.
+        check: The name of the check.
+        ok: Whether the check passed.
+        text: The result of the check; if it failed, also what to do.
     """
 
     check: str
@@ -36,14 +36,14 @@ class Finding:
 
 
 def examine(name: str, cores: str = "") -> Iterator[Finding]:
-    """Checks a device step by step; the first failure ends it, since the rest follows from it.
+    """Checks a device step by step and stops at the first failure, which explains later ones.
 
     Args:
-        name: See opening.open_device.
-        cores: See base.Device.
+        name: The device's name, as for opening.open_device.
+        cores: The cores to run on, as for base.Device.
 
     Yields:
-        One finding for each check that was made.
+        One finding for each check.
     """
     opened: list[Device] = []
 
@@ -101,7 +101,7 @@ def _resolved(host: str) -> str:
         return f"{host} is {socket.getaddrinfo(host, None)[0][4][0]}"
     except OSError as error:
         raise DeviceError(
-            f"The name {host!r} is not known ({error}); use the board's IP address."
+            f"The host name {host!r} cannot be resolved ({error}); use the board's IP address."
         ) from error
 
 
@@ -112,8 +112,8 @@ def _accepts(host: str, port: int, scheme: str) -> str:
     except OSError as error:
         raise DeviceError(
             f"Nothing accepts connections at {host}:{port} ({error}). Start `python -m {command}` "
-            "there; it listens on 127.0.0.1 unless it is told --host and --key, so over a network "
-            f"also try `ssh -L {port}:127.0.0.1:{port} {host}` and rpc://127.0.0.1:{port}."
+            "on that host. It listens on 127.0.0.1 unless --host and --key are set, so over a "
+            f"network also try `ssh -L {port}:127.0.0.1:{port} {host}` and rpc://127.0.0.1:{port}."
         ) from error
     return f"{host}:{port} accepts connections"
 
@@ -121,7 +121,9 @@ def _accepts(host: str, port: int, scheme: str) -> str:
 def _runtimes(device: Device) -> str:
     versions = device.info().runtimes
     if not versions.get("litert"):
-        raise DeviceError("No TFLite runtime there; run `pip install ai-edge-litert` on it.")
+        raise DeviceError(
+            "The device has no TFLite runtime; run `pip install ai-edge-litert` on it."
+        )
     return f"TVM {versions['tvm']}, {versions['litert']}"
 
 
@@ -133,8 +135,8 @@ def _cores(device: Device) -> str:
         for cluster in info.clusters
     ]
     features = cpu_features(info)
-    has = [features.vector] + ["dotprod"] * features.dotprod + ["fp16"] * features.fp16
-    findings = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(has)]
+    extensions = [features.vector] + ["dotprod"] * features.dotprod + ["fp16"] * features.fp16
+    findings = [", ".join(kinds), f"compiled for {_host(device)['mcpu']}", ", ".join(extensions)]
     if info.governor not in (None, "performance"):
         findings.append(f"governor {info.governor}: frequencies change while measuring")
     if info.temperature_celsius is not None:
@@ -143,7 +145,7 @@ def _cores(device: Device) -> str:
 
 
 def _host(device: Device) -> dict[str, Any]:
-    """The target of its processor."""
+    """Returns the target of the device's processor."""
     target = device.target()
     return dict(target.get("host", target))
 
@@ -152,7 +154,7 @@ def _gpu(device: Device) -> str:
     accelerator = device.accelerator()
     if accelerator is not None:
         return f"{accelerator}, for TVM; LiteRT runs on the CPU"
-    unused = [f"{one}: gpu={one.kind} uses it" for one in device.info().accelerators]
+    unused = [f"{gpu}: gpu={gpu.kind} uses it" for gpu in device.info().accelerators]
     return f"not used; there is {'; '.join(unused) or 'none that TVM sees'}"
 
 
@@ -201,7 +203,7 @@ def _agrees(outputs: np.ndarray, expected: np.ndarray) -> str:
     error = float(np.max(np.abs(outputs - expected)))
     if not error <= _MAX_ERROR:
         raise DeviceError(
-            f"The device's outputs differ by {error:.2g} from what they should be. If its "
+            f"The device's outputs differ from the expected ones by {error:.2g}. If its "
             "processor was named by hand (cpu=...), that name may be wrong."
         )
     return f"outputs differ by at most {error:.1g}"

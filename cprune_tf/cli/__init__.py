@@ -1,1 +1,1 @@
-"""Command lines: parse flags, call the package."""
+"""Command lines, which parse flags and call the package."""

@@ -3,8 +3,9 @@
     python tools/benchmark.py --device=adb: --cores=big --models=final.so,final.tflite,model.keras
 
 A .so is a TVM library as `tools/prune.py` writes it; a .keras file is converted and timed with
-LiteRT. The ratio is to the first model; an emulated device gives none. With --benchmark_model,
-TensorFlow Lite's own tool (built for the device) times what LiteRT runs once more, afterwards.
+LiteRT. Ratios are relative to the first model; an emulated device gives none. With
+--benchmark_model, TensorFlow Lite's own tool (built for the device) times all models that LiteRT
+runs a second time, afterwards.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from cprune_tf.cli import command_line
 from cprune_tf.devices import Latency, ModelFile, ToolLatency
 from cprune_tf.storage import files
 
-_DEVICE = flags.DEFINE_string("device", "local", "Where; see tools/doctor.py.")
-_MODELS = flags.DEFINE_list("models", None, "Files: .so, .tflite or .keras.")
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads of each.", lower_bound=1)
+_DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
+_MODELS = flags.DEFINE_list("models", None, "The models' files: .so, .tflite or .keras.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Number of threads of each model.", lower_bound=1)
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
-_MAX_TIME_SEC = flags.DEFINE_float("max_time_sec", 2.0, "Running time of each at most.")
-_MAX_TEMPERATURE = flags.DEFINE_float("max_temperature", 0.0, "Cool down above it (0: never), °C.")
+_MAX_TIME_SEC = flags.DEFINE_float("max_time_sec", 2.0, "Longest running time of each model.")
+_MAX_TEMPERATURE = flags.DEFINE_float(
+    "max_temperature", 0.0, "°C above which to cool down (0: never)."
+)
 _BENCHMARK_MODEL = flags.DEFINE_string(
     "benchmark_model", None, "TensorFlow Lite's tool, built for the device: a second timing."
 )
@@ -105,7 +108,7 @@ def _write_json(
     content: dict[str, object] = {"device": device, "results": results}
     if tool_latencies:
         content["benchmark_model"] = {
-            name: dataclasses.asdict(one) for name, one in tool_latencies.items()
+            name: dataclasses.asdict(latency) for name, latency in tool_latencies.items()
         }
     files.write_json(pathlib.Path(_JSON.value), content)
 

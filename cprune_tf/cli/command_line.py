@@ -1,6 +1,7 @@
-"""What all commands share: what a user can mend ends in one clear line and exit code 2.
+"""The parts that all commands share: flags, and errors as one clear line with exit code 2.
 
-Whatever is not a UserError is a bug and keeps its traceback.
+Only a UserError, which the user can mend, ends this way. Any other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PLAIN_WIDTH = 150
 
 
 class UsageError(UserError, ValueError):
-    """A flag that cannot be used: says which, what was received and what is expected."""
+    """A flag cannot be used; the message says what was received and what is expected."""
 
 
 def fail(message: object) -> NoReturn:
@@ -35,9 +36,9 @@ def fail(message: object) -> NoReturn:
 
 
 def import_tensorflow_quietly() -> None:
-    """Imports TensorFlow without the remarks its native code writes to stderr while loading.
+    """Imports TensorFlow without the remarks that its native code writes to stderr while loading.
 
-    It writes them before its log level applies; an error of the import is raised all the same.
+    TensorFlow writes them before its log level applies. Errors of the import are still raised.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_output.silenced():
@@ -48,8 +49,9 @@ def run_main(main: Callable[[Sequence[str]], None], module_name: str = "") -> No
     """Runs a command; a UserError becomes one line and exit code 2.
 
     Args:
-        main: The command, given the words of the command line that are no flags.
-        module_name: Whose text and key flags --help shows; "": those of the module of `main`.
+        main: The command; its argument is the words of the command line that are no flags.
+        module_name: The module whose docstring and key flags --help shows; "" for the module of
+            `main`.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -66,14 +68,14 @@ def existing_file(flag_name: str, path: str) -> pathlib.Path:
     """Checks a flag that names a file to read.
 
     Args:
-        flag_name: Without dashes.
-        path: What it was given.
+        flag_name: The flag's name without dashes.
+        path: The flag's value.
 
     Returns:
         The path.
 
     Raises:
-        UsageError: There is no such file, or it cannot be read.
+        UsageError: The file does not exist or cannot be read.
     """
     if not os.path.isfile(path):
         raise UsageError(f"--{flag_name}: there is no file {path!r}.")
@@ -86,14 +88,15 @@ def writable_file(flag_name: str, path: str) -> pathlib.Path:
     """Checks a flag that names a file to write, before any work is done for it.
 
     Args:
-        flag_name: Without dashes.
-        path: What it was given.
+        flag_name: The flag's name without dashes.
+        path: The flag's value.
 
     Returns:
         The path.
 
     Raises:
-        UsageError: Its folder does not exist or cannot be written to, or the path is a folder.
+        UsageError: The file's folder does not exist or cannot be written to, or the path is a
+            folder.
     """
     file = pathlib.Path(path)
     if file.is_dir():
@@ -109,11 +112,11 @@ def writable_file(flag_name: str, path: str) -> pathlib.Path:
 
 
 def writable_folder(flag_name: str, path: str) -> pathlib.Path:
-    """Checks a flag that names a folder to write into, and makes the folder where missing.
+    """Checks a flag that names a folder to write into, and makes the folder if it is missing.
 
     Args:
-        flag_name: Without dashes.
-        path: What it was given.
+        flag_name: The flag's name without dashes.
+        path: The flag's value.
 
     Returns:
         The path.
@@ -138,13 +141,13 @@ def writable_folder(flag_name: str, path: str) -> pathlib.Path:
 
 
 def read_config(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
-    """The value of a config file flag.
+    """Returns the value of a config file flag.
 
     Args:
-        flag: Made by config_flags.DEFINE_config_file.
+        flag: The flag, made by config_flags.DEFINE_config_file.
 
     Returns:
-        A ConfigDict with the overrides of the command line.
+        The config with the overrides of the command line.
     """
     config = flag.value
     if not isinstance(config, ml_collections.ConfigDict):  # a placeholder for a missing file
@@ -154,7 +157,7 @@ def read_config(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; anything that is no flag is an error."""
+    """Parses the command line; a word that is no flag is an error."""
     try:
         rest = list(flags.FLAGS(list(argv)))
     except (AttributeError, KeyError) as error:  # an override of an unknown field
@@ -167,18 +170,18 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _message(error: Exception) -> str:
-    """What an error says, without the traceback that absl puts into some."""
+    """Returns an error's message without the traceback that absl adds to some messages."""
     text = str(error.args[0]) if error.args else type(error).__name__
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if any(line.startswith("Traceback") or "Traceback (" in line for line in lines):
         return f"{lines[0].partition('Traceback')[0].strip()} {lines[-1].strip()}"
-    # ml_collections quotes the name of an unknown field once more each time that it re-raises.
+    # ml_collections adds quotes around an unknown field's name each time it raises the error again.
     text = " ".join(lines).replace("\\n", " ").replace("\\", "").replace("'", "")
     return text.replace(" Did you mean", ". Did you mean")
 
 
 def _describe_in_help(module_name: str) -> None:
-    """Lets --help show a command's own text and flags, whichever script started it."""
+    """Lets --help show the docstring and flags of a module, whichever script was started."""
     values = flags.FLAGS
     for flag in values.get_key_flags_for_module(module_name):
         values.register_key_flag_for_module(sys.argv[0], flag)
@@ -186,6 +189,6 @@ def _describe_in_help(module_name: str) -> None:
 
 
 def make_console() -> rich.console.Console:
-    """Where a command prints; wide enough for its tables where nobody's terminal says how wide."""
+    """Makes the console that a command prints to, wide enough for tables without a terminal."""
     console = rich.console.Console()
     return console if console.is_terminal else rich.console.Console(width=_PLAIN_WIDTH)

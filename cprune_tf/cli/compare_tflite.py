@@ -3,13 +3,13 @@
     python tools/compare_tflite.py --device=adb: --model=final.keras --library=final.so \
         --tflite=final.tflite
 
-The same random images through all three: largest differences, agreement on the first class, and
-latencies measured against each other. Exit code 1 where something is not as it should be.
+All three compute the same random images. Printed are the largest differences, how often the first
+class agrees, and latencies measured against each other. The exit code is 1 if a check fails.
 
     python tools/compare_tflite.py --layers --device=adb: --model=final.keras --workdir=runs/phone
 
-What each Keras layer takes in TVM and in LiteRT, side by side. The workdir is a run's (its programs
-are used) or a new one; a task without programs there is tuned first.
+This shows how long each Keras layer takes in TVM and in LiteRT, side by side. The workdir is that
+of a run, whose programs are used, or a new one; tasks without programs are tuned first.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from cprune_tf import config as configs
 from cprune_tf.cli import command_line
 from cprune_tf.storage import files
 
-_DEVICE = flags.DEFINE_string("device", "local", "Where; see tools/doctor.py.")
-_MODEL = flags.DEFINE_string("model", None, "The .keras file: what the others are compared with.")
+_DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
+_MODEL = flags.DEFINE_string("model", None, "The .keras file, with which the others are compared.")
 _LIBRARY = flags.DEFINE_string("library", None, "The TVM library (.so).")
 _TFLITE = flags.DEFINE_string("tflite", None, "The .tflite file.")
 _THREADS = flags.DEFINE_list("threads", ["1"], "Numbers of threads to measure with.")
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "Random images.", lower_bound=1)
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "Number of random images.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the images.")
-_LAYERS = flags.DEFINE_bool("layers", False, "Compare single layers' times instead.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "With --layers: where TVM's programs are or go.")
+_LAYERS = flags.DEFINE_bool("layers", False, "Compare the times of single layers instead.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "With --layers: the folder of TVM's programs.")
 _DATABASE = flags.DEFINE_string(
     "database", "", "With --layers: the folder of programs that the run shares with others, if any."
 )
 _TRIALS = flags.DEFINE_integer(
     "trials", 64, "With --layers: measured programs for each task that matters.", lower_bound=1
 )
-_JSON = flags.DEFINE_string("json", None, "With --layers: write the result here too.")
+_JSON = flags.DEFINE_string("json", None, "With --layers: also write the result to this file.")
 
 
 def run() -> None:
@@ -66,10 +66,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_flags() -> tuple[int, ...]:
-    """Checks the flags against each other and on disk; gives the numbers of threads.
+    """Checks the flags, and the files that they name; returns the numbers of threads.
 
     Raises:
-        UsageError: A flag is missing, or names what cannot be used.
+        UsageError: A flag is missing or cannot be used.
     """
     needed_flags = [_WORKDIR] if _LAYERS.value else [_LIBRARY, _TFLITE]
     if missing := [f"--{flag.name}" for flag in needed_flags if flag.value is None]:
@@ -100,7 +100,7 @@ def _check_flags() -> tuple[int, ...]:
 
 
 def _compare_layers(model: Any, num_threads: int) -> None:
-    """Prints one line for each set of layers that both runtimes compute apart from others."""
+    """Prints one line for each smallest set of layers that both runtimes compute separately."""
     from cprune_tf.latency.side_by_side import compare_layers
     from cprune_tf.latency.workspace import open_model
     from cprune_tf.report import latency_tables
@@ -118,7 +118,7 @@ def _compare_layers(model: Any, num_threads: int) -> None:
         print(opened.device.info())
         if (accelerator := opened.device.accelerator()) is not None:
             print(f"TVM computes on {accelerator}, LiteRT on the CPU.")
-        print("Tuning what the workdir does not know, then three rounds of timing.", flush=True)
+        print("Tuning tasks without programs in the workdir, then timing three times.", flush=True)
         opened.tune(_TRIALS.value)
         compared = compare_layers(opened, configs.MeasureConfig(num_threads=num_threads))
     command_line.make_console().print(latency_tables.side_by_side_table(compared))

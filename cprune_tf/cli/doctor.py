@@ -1,10 +1,10 @@
-"""Checks a device step by step, and says for what is wrong what to do.
+"""Checks a device step by step, and says how to mend a problem.
 
     python tools/doctor.py --device=adb:
     python tools/doctor.py --device='rpc://board:9090?key=KEY'
     python tools/doctor.py --device=adb:SERIAL --cleanup
 
-Exit code 1 where something is wrong. --cleanup removes everything that was pushed to a phone.
+The exit code is 1 if a check fails. --cleanup removes everything that was pushed to a phone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _DEVICE = flags.DEFINE_string(
     "device", "local", "local, rpc://HOST:PORT?key=KEY, tracker://HOST:PORT?key=KEY or adb:SERIAL."
 )
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
-_CLEANUP = flags.DEFINE_bool("cleanup", False, "Remove everything of ours from the phone instead.")
+_CLEANUP = flags.DEFINE_bool(
+    "cleanup", False, "Remove everything that was pushed to the phone instead."
+)
 
 
 def run() -> None:
@@ -53,7 +55,7 @@ def _clean_up(device: str) -> None:
             f"--cleanup is for phones; --device is {device!r}, expected adb:SERIAL."
         )
     serial = adb.clean_up(device.removeprefix("adb:").partition("?")[0])
-    print(f"{adb.ROOT} is gone from {serial}.")
+    print(f"{adb.ROOT} was removed from {serial}.")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@ r"""Collects the fastest programs of earlier runs, for new runs to start from.
     python tools/export_programs.py --runs=runs/a,runs/b --output=programs/my_board
     python tools/prune.py ... --config.tuning.warm_start=programs/my_board
 
-A run's own `tuning` folder works as `warm_start` as well; this makes a small one out of several.
+The `tuning` folder of a run also works as `warm_start`; this command makes a small folder of
+programs out of several.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from cprune_tf.cli import command_line
 _RUNS = flags.DEFINE_list("runs", None, "Run directories, or folders of a tuning database.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
 _PROGRAMS = flags.DEFINE_integer(
-    "programs", 3, "Programs of each workload, so many that differ in inner tiling.", lower_bound=1
+    "programs", 3, "Programs of each workload that differ in inner tiling.", lower_bound=1
 )
 _MIN_MEASURED = flags.DEFINE_integer(
-    "min_measured", 12, "Workloads with fewer measured programs (only priced ones) are left out."
+    "min_measured", 12, "Leave out workloads with fewer measured programs, which were only priced."
 )
-_CPU = flags.DEFINE_string("cpu", "", "Where they were measured, for about.json.")
+_CPU = flags.DEFINE_string("cpu", "", "The processor they were measured on, for about.json.")
 
 
 def run() -> None:

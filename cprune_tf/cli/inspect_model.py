@@ -1,4 +1,4 @@
-"""Shows what can be pruned in a model: channel groups, protected ones with reasons, sizes.
+"""Shows what can be pruned in a model: its channel groups, why some are protected, and sizes.
 
 python tools/inspect_model.py --model=model.keras
 python tools/inspect_model.py --model=resnet8_fashion --protect='head*' --members --draw=graph.svg
@@ -26,7 +26,9 @@ _MODEL = flags.DEFINE_string(
 _PROTECT = flags.DEFINE_list(
     "protect", [], "Patterns of layer names or paths whose channels stay, e.g. 'head*,backbone/*'."
 )
-_MEMBERS = flags.DEFINE_bool("members", False, "Print who triggers and who follows in each group.")
+_MEMBERS = flags.DEFINE_bool(
+    "members", False, "Print the layers that make and that follow each group."
+)
 _LAYERS = flags.DEFINE_bool("layers", True, "Print the table of layers.")
 _DRAW = flags.DEFINE_string("draw", None, "Write the coupled graph here: .dot, .svg, .png or .pdf.")
 
@@ -40,7 +42,7 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Prints what the flags ask for."""
     del argv
-    # TensorFlow takes seconds to import: not before the command line is known to be right.
+    # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
     from cprune_tf import graph as graphs
     from cprune_tf.graph import drawing
@@ -61,13 +63,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def layer_table(statistics: ModelStatistics) -> rich.table.Table:
-    """A model's layers with their sizes as a table.
+    """Makes a table of a model's layers with their sizes.
 
     Args:
-        statistics: The counted model.
+        statistics: The model's counts.
 
     Returns:
-        One line per layer, and the totals.
+        The table, with one line per layer and the totals.
     """
     table = _table(
         ("layer", "kind", "output"), ("params", "MACs", "activation B", "weight B"), footer=True
@@ -85,13 +87,13 @@ def layer_table(statistics: ModelStatistics) -> rich.table.Table:
 
 
 def group_table(graph: ChannelGraph) -> rich.console.Group:
-    """The channel groups as a table.
+    """Makes a table of the channel groups.
 
     Args:
         graph: The analysed model.
 
     Returns:
-        One line per group, and a summary.
+        The table, with one line per group, and a summary.
     """
     from cprune_tf.graph import group_statistics
 
@@ -116,7 +118,7 @@ def group_table(graph: ChannelGraph) -> rich.console.Group:
 
 
 def _table(texts: Sequence[str], numbers: Sequence[str], footer: bool = False) -> rich.table.Table:
-    """An empty table: columns of text, then columns of numbers, which are never cut."""
+    """Makes an empty table with columns of text, then columns of numbers that are never cut."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_footer=footer)
     for name in texts:
         table.add_column(name, overflow="fold")
@@ -126,7 +128,7 @@ def _table(texts: Sequence[str], numbers: Sequence[str], footer: bool = False) -
 
 
 def _counts(counted: LayerStatistics | ModelStatistics) -> tuple[str, str, str, str]:
-    """The four numbers of a layer or model."""
+    """Formats the four counts of a layer or model."""
     return (
         f"{counted.params:,}",
         _count(counted.macs),

@@ -1,4 +1,4 @@
-"""Models as the command lines name them."""
+"""Loads the models that command lines name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cprune_tf.cli import command_line
 
 
 def load(name: str) -> typing.Any:
-    """A model by file, embedded name or keras.applications name (random weights).
+    """Loads a model by file or name; models of keras.applications get random weights.
 
     Args:
-        name: As given on the command line.
+        name: A file, the name of an embedded model, or a name in keras.applications.
 
     Returns:
         The model.
@@ -31,15 +31,16 @@ def load(name: str) -> typing.Any:
 
 
 def load_for_compiling(name: str) -> typing.Any:
-    """A model that programs can be compiled for; see `load`.
+    """Loads a model and checks that programs can be compiled for it.
 
     Args:
-        name: As given on the command line.
+        name: A file or name, as for `load`.
 
     Returns:
         The model.
 
     Raises:
+        ModelError: There is no such model, or it cannot be read.
         UsageError: An input has no fixed size, or a batch size other than 1.
     """
     model = load(name)

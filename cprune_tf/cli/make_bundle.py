@@ -2,8 +2,8 @@
 
     python tools/make_bundle.py
 
-Once, and again after TVM was upgraded. Needs Debian or Ubuntu and network access; nothing is
-installed. The bundle also runs on any arm64 Linux: unpack it and start
+Run it once, and again after TVM was upgraded. It needs Debian or Ubuntu and network access; nothing
+is installed. The bundle also runs on any arm64 Linux: unpack it and start
 `./py -m cprune_tf.devices.agent.server` with the package in PYTHONPATH.
 """
 
@@ -17,9 +17,11 @@ from absl import flags
 from cprune_tf.cli import command_line
 
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "The folder to put it in; CPRUNE_TF_BUNDLES, or the user's cache, by default."
+    "output", None, "The bundle's folder; by default CPRUNE_TF_BUNDLES, or one in the user's cache."
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make it even if there is one.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Make the bundle even if there is a current one."
+)
 
 
 def run() -> None:
@@ -28,7 +30,7 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Makes the bundle, or says that it is there."""
+    """Makes the bundle unless a current one exists, and prints where it is."""
     del argv
     from cprune_tf.devices import bundle
 

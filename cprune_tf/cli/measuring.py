@@ -1,4 +1,4 @@
-"""What the commands that measure a model's latency share: flags and quiet imports."""
+"""The flags and the start that all commands share which measure a model's latency."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if typing.TYPE_CHECKING:
 MODEL = flags.DEFINE_string(
     "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
 )
-DEVICE = flags.DEFINE_string("device", "local", "Where it runs; see tools/doctor.py.")
+DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
 CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where programs and points lie; what is known there is not measured again."
+    "workdir", None, "The folder of programs and measurements; nothing in it is measured again."
 )
 THREADS = flags.DEFINE_integer("threads", 1, "Threads to tune for and run on.", lower_bound=1)
 TRIALS = flags.DEFINE_integer(
@@ -42,12 +42,12 @@ def run_measuring(measure: Callable[[], None]) -> None:
     """Runs a command that measures; see `command_line.run_main`.
 
     Args:
-        measure: What it does, flags parsed. --help shows the text and flags of its module, which
-            adopts those of this one.
+        measure: The command, called after the flags are parsed. --help shows the docstring and
+            flags of its module, which must adopt the flags of this module.
     """
 
     def main(_: Sequence[str]) -> None:
-        # Before TensorFlow is imported, which takes seconds, and before anything is measured.
+        # The folder is checked before TensorFlow is imported, which takes seconds.
         command_line.writable_folder("workdir", WORKDIR.value)
         command_line.import_tensorflow_quietly()
         measure()
@@ -57,7 +57,7 @@ def run_measuring(measure: Callable[[], None]) -> None:
 
 
 def tuning_config() -> TuningConfig:
-    """The tuning budget of the flags."""
+    """Returns the tuning budget of the flags."""
     return TuningConfig(trials_per_task=TRIALS.value, database=DATABASE.value)
 
 
@@ -81,5 +81,5 @@ def open_model(model: Any) -> contextlib.AbstractContextManager[OpenedModel]:
 
 
 def workdir() -> pathlib.Path:
-    """The folder of the flags."""
+    """Returns the folder that the flag --workdir names."""
     return pathlib.Path(WORKDIR.value)

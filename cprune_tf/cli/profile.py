@@ -2,7 +2,8 @@
 
     python tools/profile.py --model=resnet8_fashion --workdir=runs/profile
 
-Tunes what the workdir does not know yet. Writes profile.json and profile.png there.
+Tasks without programs in the workdir are tuned first. Writes profile.json and profile.png to the
+workdir.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def run() -> None:
 
 
 def profile() -> None:
-    """Tunes, measures, prints."""
+    """Tunes and measures the model, and prints and writes its profile."""
     from cprune_tf.cli.loading import load_for_compiling
     from cprune_tf.compiler.roofline import measure_roofline, require_cpu
     from cprune_tf.config import MeasureConfig

@@ -1,10 +1,10 @@
-r"""Prunes a Keras model for a device, led by what the compiler measures there.
+r"""Prunes a Keras model for a device, led by what the compiler measures on it.
 
     python tools/prune.py --config=configs/fashion_resnet8.py --workdir=runs/demo
 
 Any field of the config can be overridden, e.g. --config.strategy.cprune.alpha=0.99 or
---config.model=my_model.keras --config.data.name=my_images.npz. A run that was stopped goes on with
---resume; nothing that was measured or trained is done again.
+--config.model=my_model.keras --config.data.name=my_images.npz. A run that was stopped continues
+with --resume; finished measurements and training are not repeated.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cprune_tf.cli import command_line
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a Python file with get_config()."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made where missing.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if missing.")
 _DEVICE = flags.DEFINE_string(
     "device", None, "Instead of config.device: local, rpc://..., tracker://... or adb:SERIAL."
 )
 _CORES = flags.DEFINE_string("cores", None, "Instead of config.measure.cores, e.g. big.")
-_RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --workdir.")
+_RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir.")
 
 
 def run() -> None:
@@ -43,12 +43,12 @@ def main(argv: Sequence[str]) -> None:
     if _CORES.value is not None:
         values.measure.cores = _CORES.value
     config = configs.from_mapping(values)
-    # TensorFlow takes seconds to import: not before the command line is known to be right.
+    # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
     import rich.console
     from absl import logging
 
-    # The run says what matters itself; TensorFlow's and Keras' remarks would bury it.
+    # Remarks of TensorFlow and Keras would bury the messages of the run.
     logging.set_verbosity(logging.ERROR)
     from cprune_tf import api
     from cprune_tf.report import terminal

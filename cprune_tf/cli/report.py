@@ -1,8 +1,8 @@
-"""Makes the report of a pruning run anew: report.json, report.html, figures/, and shows it here.
+"""Writes the report of a pruning run again (report.json, report.html, figures/), and prints it.
 
     python tools/report.py --workdir=runs/demo
 
-The run may be finished, killed or still going on; nothing but the report's own files is changed.
+The run may be finished, killed or still running; only the files of the report are changed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python tools/staircase.py --model=resnet8_fashion --layers='stack2*' --workdir=runs/staircases
 
-What is already measured in the workdir is not measured again, so a run that was stopped goes on.
-Writes staircases.json and staircases.png there.
+Points in the workdir are not measured again, so a run that was stopped can be continued. Writes
+staircases.json and staircases.png to the workdir.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if typing.TYPE_CHECKING:
     from cprune_tf.runs import Stage
 
 flags.adopt_module_key_flags(measuring)
-_LAYERS = flags.DEFINE_list("layers", ["*"], "Patterns of layers whose channels are looked at.")
-_POINTS = flags.DEFINE_integer("points", 12, "Channel counts measured for each group at most.")
+_LAYERS = flags.DEFINE_list("layers", ["*"], "Patterns of layers whose channels are measured.")
+_POINTS = flags.DEFINE_integer("points", 12, "Most channel counts measured for each group.")
 _NOISE = flags.DEFINE_float(
-    "noise", 0.05, "Relative differences below are no steps.", lower_bound=0.0
+    "noise", 0.05, "Smaller relative differences do not count as steps.", lower_bound=0.0
 )
 _SMALLEST = flags.DEFINE_float(
     "smallest",
     0.2,
-    "The least fraction of its channels to look at.",
+    "The smallest fraction of a group's channels to measure.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -41,31 +41,34 @@ def run() -> None:
 
 
 def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[ChannelGroup]:
-    """The prunable groups that some named layer makes channels for.
+    """Returns the prunable groups whose channels are made by a layer that matches a pattern.
 
     Args:
-        channels: All groups.
+        channels: The analysed model.
         patterns: fnmatch patterns of layer names.
 
+    Returns:
+        The groups, in topological order.
+
     Raises:
-        UsageError: If there is none; says which there are.
+        UsageError: No group matches; the message lists the layers that could.
     """
     chosen = [
         group
         for group in channels.prunable
-        if any(fnmatch.fnmatch(layer, one) for layer in group.producers for one in patterns)
+        if any(fnmatch.fnmatch(layer, p) for layer in group.producers for p in patterns)
     ]
     if not chosen:
-        makers = [layer for group in channels.prunable for layer in group.producers]
+        producers = [layer for group in channels.prunable for layer in group.producers]
         raise command_line.UsageError(
             f"--layers={','.join(patterns)} matches no layer with prunable channels; there are: "
-            f"{', '.join(makers) or 'none'}."
+            f"{', '.join(producers) or 'none'}."
         )
     return chosen
 
 
 def staircases() -> None:
-    """Tunes, samples, prints."""
+    """Tunes the model, samples the staircases, and prints and writes them."""
     from cprune_tf import graph
     from cprune_tf.cli.loading import load_for_compiling
     from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
@@ -95,9 +98,12 @@ def staircases() -> None:
         with opened.lab() as lab:
             for name, group in zip(stages[1:], chosen, strict=True):
                 with progress.stage(name, config.max_points) as sampling:
-                    own = opened.channels[group.name]
-                    staircases.append(sample_staircase(lab, own, config, on_point=_show(sampling)))
-                # After each group: what a stopped run leaves can be used.
+                    # The opened model has its own analysis, with groups of the same names.
+                    opened_group = opened.channels[group.name]
+                    staircases.append(
+                        sample_staircase(lab, opened_group, config, on_point=_show(sampling))
+                    )
+                # Saved after each group, so that a stopped run leaves usable staircases.
                 save_staircases(workdir / "staircases.json", staircases)
         device = opened.device.info()
     title = f"{model.name} on {device.cpu_name}, {measuring.THREADS.value} thread(s)"

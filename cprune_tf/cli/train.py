@@ -30,9 +30,9 @@ if typing.TYPE_CHECKING:
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "The experiment: a Python file with get_config(). Of its fields, model, seed, data, "
-    "training.long_term and strategy.metric count. model is what load_model takes, or 'resnet8', "
-    "'vgg_small' or 'mobilenet_small' for a new one.",
+    "The experiment: a Python file with get_config(). Only the fields model, seed, data, "
+    "training.long_term and strategy.metric are used. model is a name or file for load_model, or "
+    "'resnet8', 'vgg_small' or 'mobilenet_small' for a new model.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
@@ -48,13 +48,13 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains as the flags say."""
+    """Trains and saves the model that the flags describe."""
     del argv
     config = configs.from_mapping(command_line.read_config(_CONFIG))
     output = _check_output(_OUTPUT.value, _OVERWRITE.value)
     if _TENSORBOARD_DIR.value:
         command_line.writable_folder("tensorboard_dir", _TENSORBOARD_DIR.value)
-    # TensorFlow takes seconds to import: not before the command line is known to be right.
+    # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
     _train(config, output)
 
@@ -106,7 +106,7 @@ def _check_output(name: str, overwrite: bool) -> pathlib.Path:
 
 
 def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData]:
-    """Data for the model, or a new model for the data."""
+    """Loads the model and data that fit it, or the data and a new model that fits them."""
     from cprune_tf import data as image_data
     from cprune_tf import models
 

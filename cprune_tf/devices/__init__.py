@@ -1,6 +1,7 @@
-"""Devices: where models are run and timed. See `base.Device`.
+"""Devices run and time models; `base.Device` is their interface.
 
-What is exported loads on first use: the server on a board sets its environment before numpy loads.
+Exported names load on first use, because the server on a board must set its environment variables
+before numpy loads.
 """
 
 from __future__ import annotations

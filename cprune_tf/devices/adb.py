@@ -1,4 +1,4 @@
-"""Android phones over adb: push the bundle, start the server, forward its port; then it is RPC."""
+"""Android phones over adb: push the bundle, start the server, forward its port, then use RPC."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Adb:
     """The adb program, for one phone.
 
     Attributes:
-        serial: As `adb devices` shows it; "": the only phone there is.
-        program: adb's path; "": as found in PATH.
+        serial: The serial that `adb devices` shows; "" for the only phone.
+        program: The path of adb; "" to look it up in PATH.
     """
 
     serial: str
@@ -61,23 +61,23 @@ class Adb:
             timeout_sec: Time that the whole call may take.
 
         Returns:
-            What it printed.
+            The text that adb printed.
 
         Raises:
-            DeviceUnreachableError: It failed; says which command and why.
+            DeviceUnreachableError: adb failed; the message says which command and why.
         """
         return self._run(["-s", self.serial, *arguments] if self.serial else arguments, timeout_sec)
 
     def shell(self, script: str, *, timeout_sec: float = _SHORT_SEC) -> str:
-        """Runs a script in the phone's shell; its exit status counts."""
+        """Runs a script in the phone's shell; an exit status other than 0 is an error."""
         return self("shell", script, timeout_sec=timeout_sec)
 
     def selected(self) -> Adb:
-        """The same with a serial, after checking that the phone can be used.
+        """Returns an Adb with the phone's serial, after checking that the phone can be used.
 
         Raises:
-            DeviceUnreachableError: No adb, no phone, several, or one in a state that says what to
-                do about it.
+            DeviceUnreachableError: There is no adb, no phone or more than one, or the phone is in a
+                state in which it cannot be used; the message says what to do.
         """
         states = self.states()
         serial = self.serial
@@ -101,7 +101,7 @@ class Adb:
         return dataclasses.replace(self, serial=serial)
 
     def states(self) -> dict[str, str]:
-        """The state of each phone that adb sees, by serial."""
+        """Returns the state of each phone that adb sees, by serial."""
         lines = self._run(["devices"], _SHORT_SEC).splitlines()
         pairs = (line.split("\t", 1) for line in lines if "\t" in line)
         return {serial: state.strip() for serial, state in pairs}
@@ -112,9 +112,9 @@ class Adb:
             raise DeviceUnreachableError(
                 "adb is not installed; run `sudo apt-get install adb` (or set ADB to its path)."
             )
-        shown = f"`adb {' '.join(arguments)[:120]}`"
+        command = f"`adb {' '.join(arguments)[:120]}`"
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 [program, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -125,22 +125,22 @@ class Adb:
             )
         except subprocess.TimeoutExpired:
             raise DeviceUnreachableError(
-                f"{shown} did not end within {timeout_sec:g} s; is the phone still plugged in?"
+                f"{command} did not end within {timeout_sec:g} s; is the phone still plugged in?"
             ) from None
         except OSError as error:
             raise DeviceUnreachableError(f"{program} can't be run: {error}.") from error
-        if done.returncode != 0:
-            reason = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise DeviceUnreachableError(f"{shown} failed: {reason or done.returncode}")
-        return done.stdout
+        if result.returncode != 0:
+            reason = " ".join((result.stderr or result.stdout).split())[-300:]
+            raise DeviceUnreachableError(f"{command} failed: {reason or result.returncode}")
+        return result.stdout
 
 
 class Phone:
-    """The server on one phone: put there, started, forwarded, ended.
+    """Installs, starts, forwards and ends the server on one phone.
 
     Args:
-        adb: The adb program for the phone; see Adb.selected.
-        bundle_dir: Where the bundle is; None: bundle.make.default_directory().
+        adb: The adb program for the phone.
+        bundle_dir: The folder of the bundle; None for bundle.make.default_directory().
     """
 
     def __init__(self, adb: Adb, bundle_dir: pathlib.Path | None = None) -> None:
@@ -148,25 +148,26 @@ class Phone:
         self._bundle_dir = bundle_dir
         self._key = secrets.token_hex(8)
         self._process_id = 0
-        self._port_there = 0
+        self._phone_port = 0
         self._port = 0
         self._lock: FileLock | None = None
 
     @property
     def address(self) -> Address:
-        """Where the server is reached on this machine; after start."""
+        """The address of the forwarded server on this machine; valid after start."""
         return Address("rpc", "127.0.0.1", self._port, self._key)
 
     @property
     def serial(self) -> str:
-        """As `adb devices` shows it."""
+        """The phone's serial, as `adb devices` shows it."""
         return self._adb.serial
 
     def start(self) -> None:
-        """Makes sure that the server is there, runs and is forwarded.
+        """Installs, starts and forwards the server, as far as that is not yet done.
 
         Raises:
-            DeviceUnreachableError: Something of that failed; says what and what to do.
+            DeviceUnreachableError: One of these steps failed; the message says which, and what to
+                do.
         """
         self._adb.selected()
         was_reserved = self._lock is not None
@@ -174,10 +175,10 @@ class Phone:
         try:
             if not self._process_id or not self._is_alive():
                 folder = self._install()
-                self._port_there = self._launch(folder, self._send_agent())
-            # Again even if the server lives: adb forgets a forwarding when the phone is unplugged.
+                self._phone_port = self._launch(folder, self._send_agent())
+            # Forwarded again even if the server lives: adb forgets it when the phone is unplugged.
             local = f"tcp:{self._port}" if self._port else "tcp:0"
-            printed = self._adb("forward", local, f"tcp:{self._port_there}").strip()
+            printed = self._adb("forward", local, f"tcp:{self._phone_port}").strip()
             self._port = self._port or int(printed)
         except BaseException:
             if not was_reserved:
@@ -185,7 +186,7 @@ class Phone:
             raise
 
     def stop(self) -> None:
-        """Ends the server and the forwarding; what was pushed stays for the next time."""
+        """Ends the server and the forwarding; pushed files stay on the phone for the next time."""
         for arguments in (
             ("shell", f"kill {self._process_id} 2>/dev/null; true"),
             ("forward", "--remove", f"tcp:{self._port}"),
@@ -194,7 +195,7 @@ class Phone:
                 if self._process_id:
                     self._adb(*arguments)
             except DeviceUnreachableError:
-                pass  # it was unplugged: the server there ends itself when nobody comes
+                pass  # the phone was unplugged; its server ends itself when no host connects
         self._process_id = 0
         self._release()
 
@@ -214,7 +215,7 @@ class Phone:
             self.stop()
 
     def _reserve(self) -> None:
-        """Keeps other processes of this machine away: each would end the other's server."""
+        """Locks the phone against other processes of this machine, which would end our server."""
         if self._lock is not None:
             return
         name = re.sub(r"\W", "_", f"cprune_tf_{os.getuid()}_{self.serial}")
@@ -233,7 +234,7 @@ class Phone:
         self._lock = None
 
     def _install(self) -> str:
-        """Pushes and unpacks the bundle, where it is not there yet; gives its folder."""
+        """Pushes and unpacks the bundle unless the phone has it; returns its folder."""
         abi = self._adb.shell("getprop ro.product.cpu.abi").strip()
         try:
             packed = bundle.find_bundle(self._bundle_dir)
@@ -253,7 +254,8 @@ class Phone:
             return folder
         self._check_space(3 * packed.path.stat().st_size)
         parts = self._push_parts(packed)
-        # Checked as a whole before it is unpacked, and unpacked before it counts.
+        # The archive is verified before it is unpacked, and `complete` is written only after that,
+        # so an interruption never leaves a half-unpacked bundle in use.
         script = (
             f"set -e; cd {ROOT}/parts; cat {' '.join(parts)} > ../bundle.tar.gz; cd ..; "
             f"echo '{packed.sha256}  bundle.tar.gz' | sha256sum -c - >/dev/null; rm -rf {folder}; "
@@ -268,7 +270,7 @@ class Phone:
         return folder
 
     def _push_parts(self, packed: bundle.Bundle) -> list[str]:
-        """Pushes the parts that are not there; after an interruption only the rest."""
+        """Pushes the parts of the bundle that the phone lacks; returns the names of all parts."""
         self._adb.shell(f"mkdir -p {ROOT}/parts")
         listed = self._adb.shell(f"cd {ROOT}/parts; sha256sum * 2>/dev/null; true")
         present_parts = {
@@ -298,7 +300,7 @@ class Phone:
             )
 
     def _send_agent(self) -> str:
-        """Pushes this very version of the server's code; gives its path."""
+        """Pushes the server's code of this version; returns its path on the phone."""
         data = agent_archive()
         path = f"{ROOT}/agent-{hashlib.sha256(data).hexdigest()[:12]}.zip"
         with tempfile.TemporaryDirectory() as temporary:
@@ -308,7 +310,7 @@ class Phone:
         return path
 
     def _launch(self, folder: str, agent: str) -> int:
-        """Starts the server; gives its port on the phone."""
+        """Starts the server; returns its port on the phone."""
         log, pid_file = f"{ROOT}/server.log", f"{ROOT}/server.pid"
         server = (
             f"{folder}/py -m cprune_tf.devices.agent.server --port=0 --key={self._key} "
@@ -332,7 +334,7 @@ class Phone:
                 raise DeviceUnreachableError(f"The server did not start on the phone: {reason}")
             time.sleep(0.5)
         raise DeviceUnreachableError(
-            f"The server did not start on the phone within {_START_SEC:g} s; see {log} there."
+            f"The server did not start on the phone within {_START_SEC:g} s; see its log {log}."
         )
 
     def _is_alive(self) -> bool:
@@ -341,16 +343,16 @@ class Phone:
 
 
 class AdbDevice(RpcDevice):
-    """A phone; its server is started again when it was lost.
+    """A phone; its server is started again after it was lost.
 
     Args:
-        serial: As `adb devices` shows it; "": the only phone there is.
-        cpu: See RpcDevice.
-        cores: See base.Device.
-        reconnect_sec: How long a phone that is gone is waited for.
-        bundle_dir: See Phone.
-        program: See Adb.
-        linker: See base.Device.
+        serial: The serial that `adb devices` shows; "" for the only phone.
+        cpu: LLVM's name of the processor; "" to take it from the device's description.
+        cores: The cores to run on, as in base.Device.
+        reconnect_sec: How many seconds to wait for a phone that was lost.
+        bundle_dir: The folder of the bundle, as in Phone.
+        program: The path of adb, as in Adb.
+        linker: The command that links libraries, as in base.Device.
     """
 
     def __init__(
@@ -387,8 +389,8 @@ def clean_up(serial: str, program: str = "") -> str:
     """Removes everything that was pushed to a phone.
 
     Args:
-        serial: As `adb devices` shows it; "": the only phone there is.
-        program: See Adb.
+        serial: The serial that `adb devices` shows; "" for the only phone.
+        program: The path of adb, as in Adb.
 
     Returns:
         The phone's serial.
@@ -402,7 +404,7 @@ def clean_up(serial: str, program: str = "") -> str:
 
 
 def agent_archive() -> bytes:
-    """The server's own code as a zip archive that Python imports from; equal code, equal bytes."""
+    """Returns the server's code as an importable zip archive; equal code gives equal bytes."""
     package = pathlib.Path(__file__).resolve().parents[1]
     devices = package / "devices"
     packages = [package / "__init__.py", devices / "__init__.py"]

@@ -1,7 +1,7 @@
-"""What a device is to the rest of the package: something that runs and times compiled models.
+"""The interface of a device: it runs and times compiled models.
 
-A kind of device says how its process is called (`_call`) and how a file gets there (`_upload`);
-everything else is the same for a child process, a board and a phone.
+A kind of device implements how its process is called (`_call`) and how a file gets to it
+(`_upload`). Everything else is the same for a child process, a board and a phone.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class Cluster:
     """Cores of a device that are alike.
 
     Attributes:
-        cores: Their numbers.
-        part: "IMPLEMENTER:PART" as an ARM processor identifies itself, e.g. "0x41:0xd0b"; else "".
-        max_frequency_mhz: The highest frequency of each core.
+        cores: The numbers of the cores.
+        part: "IMPLEMENTER:PART" as an ARM processor identifies itself, e.g. "0x41:0xd0b"; "" for
+            other processors.
+        max_frequency_mhz: The highest frequency of each core in MHz; None if it is not known.
     """
 
     cores: tuple[int, ...]
@@ -60,24 +61,24 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceInfo:
-    """What a device is and has; None for what it does not tell.
+    """The description of a device; a field is None if the device does not report it.
 
     Attributes:
         kind: "local", "rpc" or "adb".
         abi: The machine type, e.g. "x86_64" or "aarch64".
-        cpu_name: As the device names its processor.
-        num_cores: Cores its process may run on.
-        features: Instruction set extensions.
-        memory_bytes: Main memory.
-        max_frequency_mhz: The highest frequency of the fastest core.
-        governor: What governs the frequency of core 0.
-        temperature_celsius: The hottest thermal zone, when asked.
-        os: Name and release.
+        cpu_name: The processor's name as the device reports it.
+        num_cores: Number of cores that the device's process may run on.
+        features: Names of the processor's instruction set extensions.
+        memory_bytes: Size of the main memory in bytes.
+        max_frequency_mhz: The highest frequency of the fastest core, in MHz.
+        governor: The frequency governor of core 0, e.g. "performance".
+        temperature_celsius: Temperature of the hottest thermal zone when the device was described.
+        os: The operating system's name and release.
         python: Version of the device's Python.
-        runtimes: Version of "tvm" and of "litert" there; None: not installed.
-        emulated: Its latencies mean nothing.
-        clusters: Its cores by kind, slowest first.
-        accelerators: The first GPU of each kind that TVM's runtime there can use.
+        runtimes: Versions of "tvm" and "litert" on the device; None for one that is not installed.
+        emulated: Whether the processor is emulated, so that latencies mean nothing.
+        clusters: The cores grouped by kind, slowest kind first.
+        accelerators: The first GPU of each kind that TVM's runtime on the device can use.
     """
 
     kind: str
@@ -105,8 +106,10 @@ class DeviceInfo:
         """The reverse of to_json."""
         parts = {
             "features": tuple(values["features"]),
-            "clusters": tuple(Cluster.from_json(one) for one in values.get("clusters", ())),
-            "accelerators": tuple(Accelerator(**one) for one in values.get("accelerators", ())),
+            "clusters": tuple(Cluster.from_json(cluster) for cluster in values.get("clusters", ())),
+            "accelerators": tuple(
+                Accelerator(**fields) for fields in values.get("accelerators", ())
+            ),
         }
         return cls(**{**values, **parts})
 
@@ -125,10 +128,11 @@ class OperatorTime:
     """How long one operator takes inside a running `.tflite` model.
 
     Attributes:
-        name: As LiteRT or its delegate calls it, e.g. "Convolution (NHWC, F32) IGEMM".
+        name: The name that LiteRT or its delegate uses, e.g. "Convolution (NHWC, F32) IGEMM".
         delegated: Whether LiteRT's delegate (XNNPACK) runs it.
-        index: The operator's number in the file; of a delegated one, among the delegate's.
-        ms: Mean over the middle half of the runs; XNNPACK rounds each down to whole microseconds.
+        index: The operator's number in the file, or among the delegate's operators if delegated.
+        ms: Mean duration in ms over the middle half of the runs. XNNPACK rounds each duration down
+            to whole microseconds.
     """
 
     name: str
@@ -142,10 +146,11 @@ class ModelFile:
     """A compiled model in a file, ready for a device.
 
     Attributes:
-        name: What messages call it.
+        name: The model's name in messages.
         runtime: "tvm" (a library exported from a Relax VM executable) or "litert" (`.tflite`).
         path: The file on this machine.
-        inputs: (dtype, shape) of each input with its batch dimension of 1; empty: the file tells.
+        inputs: (dtype, shape) of each input, with its batch dimension of 1; empty if the file
+            describes its inputs itself.
     """
 
     name: str
@@ -163,17 +168,17 @@ class ModelFile:
 
 
 class Device(abc.ABC):
-    """Runs and times compiled code in a process of its own, here or elsewhere.
+    """Runs and times compiled code in a separate process, on this machine or another.
 
     All methods raise DeviceError (or DeviceTimeoutError, DeviceCrashError) with the reason when
-    something fails on the device; the next call works again, but after DeviceUnreachableError.
+    something fails on the device. The next call works again, except after DeviceUnreachableError.
 
     Args:
-        cores: What to run on: "": all cores; "little", "middle" or "big": the device's slowest,
-            second fastest or fastest kind; or numbers, e.g. "4-6,7".
-        linker: See the property.
-        gpu: The kind of GPU that TVM compiles for and runs on (see accelerators.KINDS); "": the
-            CPU does. LiteRT runs on the CPU in any case.
+        cores: The cores to run on. "" means all cores; "little", "middle" and "big" mean the
+            device's slowest, second fastest and fastest kind; numbers such as "4-6,7" also work.
+        linker: The command that links libraries for the device; see the property `linker`.
+        gpu: The kind of GPU that TVM compiles for and runs on, one of accelerators.KINDS; "" for
+            the CPU. LiteRT runs on the CPU in any case.
     """
 
     _info: DeviceInfo | None = None
@@ -185,9 +190,9 @@ class Device(abc.ABC):
 
     @property
     def linker(self) -> str:
-        """The user's own command that links libraries for it, as a shell would read it; "": none.
+        """The user's command that links libraries for the device, in shell syntax; "" if none.
 
-        `-shared -nostdlib -o OUTPUT OBJECTS...` is added to it.
+        `-shared -nostdlib -o OUTPUT OBJECTS...` is added to the command.
         """
         return self._linker
 
@@ -198,14 +203,15 @@ class Device(abc.ABC):
 
     @property
     def shares_host(self) -> bool:
-        """Whether it computes on this machine's cores, so that work here disturbs its timings."""
+        """Whether the device computes on this machine's cores, where other work disturbs it."""
         return False
 
     def target(self, num_threads: int = 1) -> dict[str, Any]:
-        """What to compile for: the processor, or the GPU with the processor as its host.
+        """Returns what to compile for: the processor, or the GPU with the processor as its host.
 
         Args:
-            num_threads: Threads the code will run on; decides whether schedules are parallel.
+            num_threads: Number of threads the code will run on. It decides whether schedules are
+                parallel.
 
         Returns:
             A dict for `tvm.target.Target`.
@@ -216,7 +222,7 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def _cpu_target(self, num_threads: int) -> dict[str, Any]:
-        """What to compile for its processor; see target."""
+        """Returns the target of the device's processor, as a dict for `tvm.target.Target`."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -228,16 +234,17 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def _upload(self, path: str) -> Any:
-        """Makes a file of this machine readable there; returns what `on_device` gets for it."""
+        """Makes a local file readable on the device; returns what `on_device` receives for it."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Calls a function that uses this device for each item; results come in order.
 
-        A device that is several boards does as many at a time, in threads of this process.
+        A device that consists of several boards works on one item per board at a time, in threads
+        of this process.
 
         Args:
-            function: What to call.
-            items: Its arguments.
+            function: The function to call with each item.
+            items: The arguments, one for each call.
 
         Returns:
             An iterator over the results.
@@ -245,10 +252,10 @@ class Device(abc.ABC):
         return map(function, items)
 
     def core_ids(self) -> tuple[int, ...]:
-        """The cores to run on; empty: all.
+        """Returns the cores to run on.
 
         Returns:
-            Their numbers.
+            The numbers of the cores; empty for all cores.
 
         Raises:
             DeviceError: The device has no such cores.
@@ -256,26 +263,26 @@ class Device(abc.ABC):
         return select_cores(self.info(), self._cores)
 
     def info(self) -> DeviceInfo:
-        """What the device is and has (asked once).
+        """Returns the device's description, which is read from the device only once.
 
         Raises:
-            DeviceError: It has not the GPU that it was opened with.
+            DeviceError: The device lacks the GPU that it was opened with.
         """
         if self._info is None:
             values = self._call("describe", _DESCRIBE_TIMEOUT_SEC)
             info = DeviceInfo.from_json({"kind": self.kind, **values})
-            if self._gpu and not any(one.kind == self._gpu for one in info.accelerators):
+            if self._gpu and not any(gpu.kind == self._gpu for gpu in info.accelerators):
                 reason = self._call("why_no_accelerator", _DESCRIBE_TIMEOUT_SEC, kind=self._gpu)
                 raise DeviceError(f"gpu={self._gpu} cannot be used on the device {info}: {reason}")
             self._info = info
         return self._info
 
     def accelerator(self) -> Accelerator | None:
-        """The GPU that TVM compiles for and runs on; None: the CPU does."""
-        return next((one for one in self.info().accelerators if one.kind == self._gpu), None)
+        """Returns the GPU that TVM compiles for and runs on; None if TVM uses the CPU."""
+        return next((gpu for gpu in self.info().accelerators if gpu.kind == self._gpu), None)
 
     def num_cores(self) -> int:
-        """The cores that it may run on: as many threads at most can be measured."""
+        """Returns the number of cores to run on, which is the largest number of threads."""
         return len(self.core_ids()) or self.info().num_cores
 
     def time_kernel(
@@ -296,13 +303,13 @@ class Device(abc.ABC):
 
         Args:
             library_path: The shared library, on this machine.
-            function_name: The function; its outputs are arguments too.
+            function_name: The function's name; its outputs are arguments too.
             arguments: (dtype, shape) of each argument.
-            num_threads: Threads its parallel loops run on.
-            number: Calls in one sample.
-            repeat: Samples.
-            min_repeat_ms: `number` grows until a sample takes that long.
-            timeout_sec: Time that the whole call may take.
+            num_threads: Number of threads its parallel loops run on.
+            number: Number of calls in one sample.
+            repeat: Number of samples.
+            min_repeat_ms: `number` grows until a sample takes this long.
+            timeout_sec: Longest time that the whole call may take.
 
         Returns:
             `repeat` samples: the mean duration of one call, in ms.
@@ -335,9 +342,10 @@ class Device(abc.ABC):
 
         Args:
             model_file: The model.
-            inputs: One array for each input of the model (or the one), [num_samples, ...].
-            num_threads: Threads.
-            timeout_sec: Time that all samples together may take.
+            inputs: One array for each input of the model, [num_samples, ...]; a single array also
+                works for a model with one input.
+            num_threads: Number of threads.
+            timeout_sec: Longest time that all samples together may take.
 
         Returns:
             One array for each output of the model, [num_samples, ...].
@@ -370,17 +378,17 @@ class Device(abc.ABC):
         """Times models against each other: interleaved, warmed up, until the medians are stable.
 
         Args:
-            models: What to compare; of either runtime.
-            num_threads: Threads of each (measure.num_threads is not looked at).
-            measure: Warm-up, number of samples, time and stability.
+            models: The models to compare, of either runtime.
+            num_threads: Number of threads for each model; measure.num_threads is ignored.
+            measure: Warm-up, number of samples, time limit and stability criterion.
 
         Returns:
-            The latency of each.
+            The latency of each model.
         """
         if not models:
             return ()
         self._check_threads(num_threads)
-        # A slow model's warm-up and last sample come on top of the time it is given.
+        # A slow model's warm-up and last sample take longer than the time limit itself.
         generous_sec = 20 * (measure.max_time_sec + measure.warmup_ms / 1000)
         measured = self._call(
             "time_models",
@@ -395,18 +403,18 @@ class Device(abc.ABC):
             max_temperature_celsius=measure.max_temperature_celsius or None,
             accelerator=self._gpu,
         )
-        known = {**measured["conditions"], "emulated": self.info().emulated}
+        conditions = {**measured["conditions"], "emulated": self.info().emulated}
         return tuple(
             Latency.from_samples(
-                taken,
+                samples_ms,
                 num_threads,
-                Conditions.from_json({**known, "processor": self._processor(model.runtime)}),
+                Conditions.from_json({**conditions, "processor": self._processor(model.runtime)}),
             )
-            for model, taken in zip(models, measured["samples"], strict=True)
+            for model, samples_ms in zip(models, measured["samples"], strict=True)
         )
 
     def _processor(self, runtime: str) -> str:
-        """See Conditions.processor."""
+        """Returns the value of Conditions.processor for a model of this runtime."""
         accelerator = self.accelerator()
         if accelerator is None:
             return ""
@@ -419,14 +427,14 @@ class Device(abc.ABC):
 
         Args:
             path: The file, on this machine.
-            num_threads: Threads (measure.num_threads is not looked at).
-            measure: Warm-up and time.
+            num_threads: Number of threads; measure.num_threads is ignored.
+            measure: Warm-up and time limit.
 
         Returns:
-            The operators in the order they run.
+            The operators in the order in which they run.
         """
         self._check_threads(num_threads)
-        timed = self._call(
+        operators = self._call(
             "profile_litert",
             _LOAD_TIMEOUT_SEC + 20 * (measure.max_time_sec + measure.warmup_ms / 1000),
             path=self._upload(os.fspath(path)),
@@ -435,7 +443,7 @@ class Device(abc.ABC):
             max_time_sec=measure.max_time_sec,
             cores=self.core_ids(),
         )
-        return tuple(OperatorTime(*one) for one in timed)
+        return tuple(OperatorTime(*fields) for fields in operators)
 
     def run_benchmark_model(
         self,
@@ -449,11 +457,11 @@ class Device(abc.ABC):
         Args:
             program: The tool, on this machine.
             path: The `.tflite` file, on this machine.
-            num_threads: Threads (measure.num_threads is not looked at).
-            measure: Time.
+            num_threads: Number of threads; measure.num_threads is ignored.
+            measure: The time limit; the other fields are ignored.
 
         Returns:
-            What the tool says.
+            The latency that the tool reports.
         """
         self._check_threads(num_threads)
         timeout_sec = _LOAD_TIMEOUT_SEC + 20 * measure.max_time_sec

@@ -1,9 +1,9 @@
 """The host's side of RPC sessions, run in a child process by `rpc.Link`.
 
-TVM's client blocks in native code and aborts on some broken connections; in a child that costs one
-call. Functions here return ("ok", value), ("failed", reason) or, where the connection is at fault,
-("lost", reason); ("busy", reason) where the board serves another session, ("refused", reason) where
-trying again is no use.
+TVM's client blocks in native code and aborts on some broken connections; in a child process that
+costs only one call. The functions here return ("ok", value), ("failed", reason) if the call itself
+failed, ("lost", reason) if the connection failed, ("busy", reason) if the board serves another
+session, or ("refused", reason) if trying again cannot help.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Answer = tuple[str, Any]
 
 _CHUNK_BYTES = 4 << 20
 _CONNECT_TIMEOUT_SEC = 10.0
-# After a pause the session may have ended (idle, too old, server restarted).
-_FRESH_SEC = 2.0
+# A session that was not used for this long may have ended (idle, too old, server restarted).
+_STALE_AFTER_SEC = 2.0
 _SHORT_CALL_SEC = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where a session comes from.
+    """The address of the server or tracker that gives sessions.
 
     Attributes:
-        scheme: "rpc": the server itself; "tracker": any free board of the key.
-        host: Name or IP address.
-        port: TCP port.
-        key: What the server was started with.
+        scheme: "rpc" for a server; "tracker" for any free board with the key.
+        host: The host's name or IP address.
+        port: The TCP port.
+        key: The key that the server was started with.
     """
 
     scheme: str
@@ -52,31 +52,32 @@ class _Session:
     last_used: float
 
 
-# This child process's connections; it has one at most, but for addresses that change.
+# This child process's sessions by address; more than one only if the address changes.
 _SESSIONS: dict[Address, _Session] = {}
 
 
 def connect(address: Address) -> Answer:
-    """Makes sure that there is a session.
+    """Opens a session unless a working one exists.
 
     Args:
-        address: Where to.
+        address: The server or tracker to connect to.
 
     Returns:
-        What the session says of itself (session.Session._hello), or why there is none.
+        The session's description of itself (session.Session._hello), or why there is no session.
     """
     session = _SESSIONS.get(address)
-    stale = session is not None and time.monotonic() - session.last_used > _FRESH_SEC
+    stale = session is not None and time.monotonic() - session.last_used > _STALE_AFTER_SEC
     if stale and invoke(address, "hello", _SHORT_CALL_SEC, {})[0] != "ok":
         session = None
     try:
         if session is None:
             _SESSIONS[address] = _Session(_open(address), time.monotonic())
     except Exception as error:  # TVM raises whatever its native side says
-        # The words of TVM's client for the server's IN_USE.
+        # TVM's client says this when the server answers IN_USE.
         if "server already have key" in str(error):
             return "busy", "its server has one session at a time, and another one is under way"
-        # Its words for MISMATCH. A tracker's board has a new key for each session: trying helps.
+        # It says this for MISMATCH. A tracker's board has a new key for each session, so trying
+        # again helps there.
         if "cannot find server that matches key" in str(error) and address.scheme == "rpc":
             return "refused", "the server was started with another key"
         return "lost", _reason(error)
@@ -84,30 +85,30 @@ def connect(address: Address) -> Answer:
 
 
 def send(address: Address, name: str, path: str) -> Answer:
-    """Makes sure that a file is in the board's storage; goes on where it stopped.
+    """Sends a file to the board's storage; continues an interrupted transfer.
 
     Args:
         address: Address of a connected session.
-        name: storage.file_name of the file.
+        name: The file's name in the storage, from storage.file_name.
         path: The file on this machine.
 
     Returns:
         The number of bytes stored.
     """
     size = os.path.getsize(path)
-    status, have = invoke(address, "stored_bytes", _SHORT_CALL_SEC, {"name": name})
-    if status != "ok" or have == size > 0:
-        return status, have
-    if have > size:
-        have = 0
+    status, stored = invoke(address, "stored_bytes", _SHORT_CALL_SEC, {"name": name})
+    if status != "ok" or stored == size > 0:
+        return status, stored
+    if stored > size:
+        stored = 0
     with open(path, "rb") as file:
         while True:
-            file.seek(have)
+            file.seek(stored)
             data = np.frombuffer(file.read(_CHUNK_BYTES), np.uint8)
-            part = {"name": name, "size": size, "offset": have, "data": data}
-            status, have = invoke(address, "store", _SHORT_CALL_SEC, part)
-            if status != "ok" or have >= size:
-                return status, have
+            part = {"name": name, "size": size, "offset": stored, "data": data}
+            status, stored = invoke(address, "store", _SHORT_CALL_SEC, part)
+            if status != "ok" or stored >= size:
+                return status, stored
 
 
 def invoke(
@@ -117,12 +118,12 @@ def invoke(
 
     Args:
         address: Address of a connected session.
-        function: Its name there.
-        timeout_sec: The session ends itself if it takes longer.
-        arguments: See wire.encode.
+        function: The function's name in the session.
+        timeout_sec: The session ends itself if the call takes longer.
+        arguments: Keyword arguments of the types that wire.encode accepts.
 
     Returns:
-        Its result.
+        The function's result.
     """
     session = _SESSIONS.get(address)
     if session is None:
@@ -138,13 +139,13 @@ def invoke(
 
 
 def num_boards(address: Address) -> Answer:
-    """How many boards of the address's key a tracker knows, free or not.
+    """Counts the boards that a tracker lists under the address's key, free or not.
 
     Args:
         address: Address of a tracker.
 
     Returns:
-        Their number.
+        The number of boards.
     """
     import tvm.rpc
 
@@ -157,19 +158,21 @@ def num_boards(address: Address) -> Answer:
 
 
 def _open(address: Address) -> Any:
-    """A new session's function `CALL`."""
+    """Opens a new session and returns its function `CALL`."""
     import tvm.rpc
 
-    # TVM waits a minute where nothing listens, and says less of it.
+    # TVM itself would wait a minute if nothing listens, and then give a vaguer reason.
     socket.create_connection((address.host, address.port), _CONNECT_TIMEOUT_SEC).close()
     if address.scheme == "tracker":
         tracker = tvm.rpc.connect_tracker(address.host, address.port)
-        listed = tracker.summary()
-        boards, queue = _boards(listed, address.key), listed["queue_info"].get(address.key, {})
-        # A request that waits for a board stays with the tracker even if we give up: never wait.
+        summary = tracker.summary()
+        boards, queue = _boards(summary, address.key), summary["queue_info"].get(address.key, {})
+        # A request that waits for a board stays in the tracker's queue even if we give up, so none
+        # is made unless a board is free.
         if not queue.get("free"):
-            known = f"{len(boards)} boards of key {address.key!r}, none of them free"
-            raise ConnectionError(f"the tracker knows {known}")
+            raise ConnectionError(
+                f"the tracker knows {len(boards)} boards of key {address.key!r}, none of them free"
+            )
         session = tracker.request(address.key, max_retry=1)
     else:
         session = tvm.rpc.connect(address.host, address.port, address.key)

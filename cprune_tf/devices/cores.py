@@ -1,4 +1,4 @@
-"""Which cores of a device a name or a list of numbers means."""
+"""Translates a name or a list of numbers into the cores of a device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if typing.TYPE_CHECKING:
 
 
 def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
-    """The cores that a name or list of numbers means on a device.
+    """Returns the cores that a name or a list of numbers means on a device.
 
     Args:
-        info: What the device is.
-        cores: See Device.
+        info: The device's description.
+        cores: "", "little", "middle", "big" or numbers like "0-3,5"; see base.Device.
 
     Returns:
-        Their numbers; empty: all.
+        The numbers of the cores; empty for all cores.
 
     Raises:
-        DeviceError: The device has no such cores; says which it has.
+        DeviceError: The device has no such cores; the message says which it has.
     """
     if not cores:
         return ()
@@ -47,6 +47,6 @@ def select_cores(info: DeviceInfo, cores: str) -> tuple[int, ...]:
             return tuple(sorted(set(chosen)))
     kinds = ", ".join(f"{name} ({','.join(map(str, ids))})" for name, ids in named.items())
     raise DeviceError(
-        f"cores is {cores!r}; this device has {kinds or 'no cores that it tells of'}. Expected one "
+        f"cores is {cores!r}; this device has {kinds or 'reported no cores'}. Expected one "
         "of these names, or numbers like '0-3' or '4,5'."
     )

@@ -1,4 +1,4 @@
-"""What can go wrong on a device, told apart so that a caller can go on with the next program."""
+"""The errors of devices, one class per kind, so that a caller can go on with the next program."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from cprune_tf.errors import UserError
 
 
 class DeviceNameError(UserError, ValueError):
-    """A device's name, or an option in it, is none that can be used; says what is expected."""
+    """A device's name, or an option in it, cannot be used; the message says what is expected."""
 
 
 class DeviceError(UserError, RuntimeError):
-    """Something asked of a device failed there; the message says what and why."""
+    """A call failed on a device; the message says which call and why."""
 
 
 class DeviceTimeoutError(DeviceError):
-    """A call on a device did not end in its time; it was stopped and the device works again."""
+    """A call on a device exceeded its time limit; it was stopped and the device works again."""
 
 
 class DeviceCrashError(DeviceError):
@@ -22,4 +22,4 @@ class DeviceCrashError(DeviceError):
 
 
 class DeviceUnreachableError(DeviceError):
-    """The device cannot be reached any more: nothing else will work there. The run can resume."""
+    """The device cannot be reached, so further calls fail too; the run can be resumed later."""

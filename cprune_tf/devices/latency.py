@@ -1,4 +1,4 @@
-"""Latencies: distributions of measured durations, with what they were measured under."""
+"""Latencies: distributions of measured durations, with the conditions of the measurement."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """What a latency was measured under.
+    """The conditions under which a latency was measured.
 
     Attributes:
-        cores: The cores it was pinned to; empty: all that the process may use.
-        temperature_celsius: The highest that was seen; None: the device tells none.
-        cooled_sec: How long the device was waited for to cool down.
-        throttled: The system lowered the cores' highest frequency meanwhile.
-        emulated: The device is emulated: the latency means nothing.
-        processor: What computed on a device whose GPU is used: the GPU, or "CPU" for what does not
-            run on it (LiteRT); "": there is only the CPU.
+        cores: The cores the process was pinned to; empty if it used all cores allowed to it.
+        temperature_celsius: The highest temperature read; None if the device reports none.
+        cooled_sec: Time in seconds that the measurement paused for the device to cool down.
+        throttled: Whether the system lowered the cores' highest frequency during the measurement.
+        emulated: Whether the device is emulated, so that the latency means nothing.
+        processor: What computed on a device whose GPU is used: the GPU, or "CPU" for models that do
+            not run on it (LiteRT); "" if only the CPU is used.
     """
 
     cores: tuple[int, ...] = ()
@@ -36,12 +36,12 @@ class Conditions:
         return cls(**{**values, "cores": tuple(values["cores"])})
 
     def __str__(self) -> str:
-        said = [f"on {self.processor}"] if self.processor else []
-        said += [f"cores {','.join(map(str, self.cores))}"] if self.cores else []
+        parts = [f"on {self.processor}"] if self.processor else []
+        parts += [f"cores {','.join(map(str, self.cores))}"] if self.cores else []
         if self.temperature_celsius is not None:
-            said.append(f"{self.temperature_celsius:.0f} °C")
-        said += ["throttled"] * self.throttled + ["emulated"] * self.emulated
-        return ", ".join(said)
+            parts.append(f"{self.temperature_celsius:.0f} °C")
+        parts += ["throttled"] * self.throttled + ["emulated"] * self.emulated
+        return ", ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Latency:
     """The distribution of a measured latency.
 
     Attributes:
-        median_ms: The median: what is compared.
-        q1_ms: Lower quartile.
-        q3_ms: Upper quartile.
-        min_ms: The fastest sample.
-        count: Samples.
-        num_threads: Threads it was measured with.
-        conditions: What else it was measured under.
+        median_ms: The median in ms, the value that comparisons use.
+        q1_ms: The lower quartile in ms.
+        q3_ms: The upper quartile in ms.
+        min_ms: The fastest sample in ms.
+        count: Number of samples.
+        num_threads: Number of threads during the measurement.
+        conditions: The other conditions of the measurement.
     """
 
     median_ms: float
@@ -82,11 +82,11 @@ class Latency:
 
         Args:
             samples_ms: Durations of single runs, in ms.
-            num_threads: Threads they were measured with.
-            conditions: What else they were measured under.
+            num_threads: Number of threads during the measurement.
+            conditions: The other conditions of the measurement.
 
         Returns:
-            Their summary.
+            The summary of the samples.
 
         Raises:
             ValueError: There are no samples, or one is not a positive number.
@@ -108,9 +108,9 @@ class Latency:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Latency:
         """The reverse of to_json."""
-        conditions = values.get("conditions")
-        known = Conditions() if conditions is None else Conditions.from_json(conditions)
-        return cls(**{**values, "conditions": known})
+        fields = values.get("conditions")
+        conditions = Conditions() if fields is None else Conditions.from_json(fields)
+        return cls(**{**values, "conditions": conditions})
 
     def __str__(self) -> str:
         threads = f"{self.num_threads} thread{'' if self.num_threads == 1 else 's'}"

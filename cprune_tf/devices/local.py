@@ -1,4 +1,4 @@
-"""The machine this runs on as a device: everything in a child process."""
+"""The machine this runs on as a device; its models run in a child process."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from cprune_tf.devices.agent.environment import available_cores, process_environ
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceError
 from cprune_tf.devices.process import WorkerProcess
-from cprune_tf.devices.targets import COMMON, generic_x86_cpu, known_cpu
+from cprune_tf.devices.targets import COMMON, generic_x86_cpu, llvm_cpu_name
 
 _ON_DEVICE = "cprune_tf.devices.agent.on_device"
 
-# What LLVM may take for granted on a processor it knows by name, though a hypervisor can hide it.
+# Extensions that LLVM assumes from a processor's name although a hypervisor can hide them.
 _VERIFIED_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl")
 
 
 class LocalDevice(Device):
-    """This machine. A crashing or hanging kernel ends the child process, never this one."""
+    """This machine; a kernel that crashes or hangs ends the child process, never this one."""
 
     def __init__(self, cores: str = "", linker: str = "", gpu: str = "", *, cpu: str = "") -> None:
         """Prepares the device; its process starts with the first call.
 
         Args:
-            cores: See Device.
-            linker: See Device.
-            gpu: See Device.
-            cpu: What to compile for, by LLVM's name, e.g. "x86-64-v3" for libraries that other
-                machines can run too; "": this machine's processor.
+            cores: The cores to run on, as in Device.
+            linker: The command that links libraries, as in Device.
+            gpu: The kind of GPU to use, as in Device; "" for none.
+            cpu: LLVM's name of the processor to compile for, e.g. "x86-64-v3" for libraries that
+                other machines can run too; "" for this machine's processor.
         """
         super().__init__(cores, linker, gpu)
         self._cpu = cpu
@@ -47,7 +47,7 @@ class LocalDevice(Device):
         return True
 
     def _cpu_target(self, num_threads: int) -> dict[str, Any]:
-        """See Device; the CPU is the one that TVM's LLVM detects, where none is named."""
+        """See Device; without a named processor, it is the one that TVM's LLVM detects."""
         mcpu = runnable_cpu(self._cpu) if self._cpu else host_cpu()
         return {**COMMON, "mcpu": mcpu, "num-cores": num_threads}
 
@@ -67,10 +67,10 @@ class LocalDevice(Device):
 
 @functools.cache
 def host_cpu() -> str:
-    """The name TVM's LLVM has for this machine's processor, e.g. "znver4".
+    """Returns the name that TVM's LLVM uses for this machine's processor, e.g. "znver4".
 
-    Where the machine hides a vector extension which that name implies (a virtual machine may), it
-    is the widest generic x86 level that the machine has: code for the name would be killed.
+    A virtual machine can hide a vector extension that this name implies; code for the name would
+    then be killed. In this case the result is the widest generic x86 level the machine supports.
     """
     import tvm
 
@@ -79,30 +79,30 @@ def host_cpu() -> str:
 
 
 def runnable_cpu(name: str) -> str:
-    """A processor to compile for that was asked for by name.
+    """Checks that this machine can run code for a processor that the user named.
 
     Args:
-        name: LLVM's, or a preset's of `targets`.
+        name: LLVM's name of the processor, or a preset's name in `targets`.
 
     Returns:
-        LLVM's name.
+        LLVM's name of the processor.
 
     Raises:
-        DeviceError: LLVM knows no such processor, or its code would be killed on this one.
+        DeviceError: LLVM knows no such processor, or its code would be killed on this machine.
     """
     import tvm
 
-    known = known_cpu(name, str(tvm.target.Target("llvm").attrs["mtriple"]))
-    if lacking := _lacking(known):
+    llvm_name = llvm_cpu_name(name, str(tvm.target.Target("llvm").attrs["mtriple"]))
+    if lacking := _lacking(llvm_name):
         raise DeviceError(
             f"cpu is {name!r}, whose code needs {', '.join(sorted(lacking))}; this machine "
-            f"({host_cpu()}) has not got that. Name a processor that it can stand in for."
+            f"({host_cpu()}) does not have them. Name a processor whose code it can run."
         )
-    return known
+    return llvm_name
 
 
 def _lacking(name: str) -> frozenset[str]:
-    """Vector extensions that a processor has by its name, and this machine has not."""
+    """Returns the vector extensions that a processor's name implies and this machine lacks."""
     import tvm
 
     target = tvm.target.Target({"kind": "llvm", "mcpu": name})

@@ -31,22 +31,22 @@ def open_device(name: str, cores: str = "") -> Device:
     """Opens a device by name.
 
     Args:
-        name: "local": this machine; "rpc://HOST:PORT?key=KEY": a board running
-            `cprune_tf.devices.agent.server`; "tracker://HOST:PORT?key=KEY": all boards that TVM's
-            RPC tracker has under a key; "adb:SERIAL": a phone, "adb:": the only one. All take
-            `?cpu=NAME` (LLVM's name of the processor to compile for) and `?linker=COMMAND` (see
-            Device.linker), all but the first `?reconnect_sec=N` (how long a device that is gone is
-            waited for), and all but phones `?gpu=KIND`: "cuda", or "opencl" or "vulkan" where TVM's
-            runtime on the device was built with it.
-        cores: What to run on; see base.Device.
+        name: "local" is this machine. "rpc://HOST:PORT?key=KEY" is a board running
+            `cprune_tf.devices.agent.server`. "tracker://HOST:PORT?key=KEY" stands for all boards
+            that TVM's RPC tracker lists under a key. "adb:SERIAL" is a phone, "adb:" the only
+            phone. All of them accept `?cpu=NAME` (LLVM's name of the processor to compile for) and
+            `?linker=COMMAND` (see Device.linker). All but "local" accept `?reconnect_sec=N` (how
+            many seconds to wait for a device that was lost). All but phones accept `?gpu=KIND`:
+            "cuda", or "opencl" or "vulkan" if TVM's runtime on the device was built with it.
+        cores: The cores to run on; see base.Device.
 
     Returns:
         The device; use it as a context manager, or close it.
 
     Raises:
-        DeviceNameError: For anything else, and for a linker that is not there; says what is
-            expected.
-        DeviceUnreachableError: A phone cannot be used; says what to do.
+        DeviceNameError: The name is none of these, or its linker does not exist; the message says
+            what is expected.
+        DeviceUnreachableError: A phone cannot be used; the message says what to do.
     """
     if name == "local" or name.startswith("local?"):
         return _open_local(name, cores)
@@ -88,16 +88,16 @@ def _open_adb(name: str, cores: str) -> Device:
 
 
 def server_address(name: str) -> Address:
-    """The server or tracker that a device's name means.
+    """Returns the address of the server or tracker in a device's name.
 
     Args:
         name: "rpc://HOST:PORT..." or "tracker://HOST:PORT...".
 
     Returns:
-        Where it is.
+        The address.
 
     Raises:
-        DeviceNameError: It is no such name.
+        DeviceNameError: The name has another form.
     """
     return _parse_server(name)[0]
 
@@ -118,7 +118,7 @@ def _open_rpc(name: str, cores: str) -> Device:
 
 
 def _parse_server(name: str) -> tuple[Address, dict[str, str]]:
-    """Address and options of a device's name with a host in it."""
+    """Returns the address and the options of a device's name that contains a host."""
     from cprune_tf.devices.connection import Address
 
     try:
@@ -154,12 +154,12 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     if options.get("gpu", KINDS[0]) not in KINDS:
         raise ValueError(f"gpu is {options['gpu']!r}, not one of {', '.join(KINDS)}")
     if options.get("linker"):
-        options["linker"] = _found(options["linker"])
+        options["linker"] = _with_absolute_path(options["linker"])
     return options
 
 
-def _found(command: str) -> str:
-    """A linker's command with its program's path, so that it is the same from any folder."""
+def _with_absolute_path(command: str) -> str:
+    """Returns a linker's command with its program's full path, valid from any folder."""
     words = shlex.split(command)
     program = shutil.which(os.path.expanduser(words[0])) if words else None
     if program is None:

@@ -1,7 +1,7 @@
-"""A child process that runs named functions: what crashes or hangs there costs one call.
+"""A child process that runs named functions, so that a crash or hang costs only one call.
 
-The parent keeps time itself and reads the child's exit status, so the reason of a failure is known
-(which signal, how long), even where the child can't answer any more because native code holds it.
+The parent measures the time itself and reads the child's exit status. So it knows the reason for a
+failure (which signal, how long), even if native code keeps the child from answering.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class _DeadlineError(Exception):
 class WorkerProcess:
     """One child process, started at the first call and again after every crash or timeout.
 
-    Functions are named as "package.module:function" and run one at a time; arguments and results
-    are pickled. The child ends with the parent. Safe to use from several threads.
+    Functions are named "package.module:function" and run one at a time; arguments and results are
+    pickled. The child ends when the parent ends. Several threads may share one worker.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        """Prepares the worker; nothing is started yet.
+        """Prepares the worker; the process starts with the first call.
 
         Args:
-            environment: Variables set for the child on top of this process's own.
+            environment: Environment variables of the child, in addition to this process's.
         """
         self._environment = dict(environment or {})
         self._lock = threading.RLock()
@@ -66,16 +66,16 @@ class WorkerProcess:
         Args:
             function: "package.module:function".
             *args: Positional arguments, picklable.
-            timeout_sec: Time the function may take; starting the child is not counted.
+            timeout_sec: Time the function may take, without the start of the child.
             **kwargs: Keyword arguments, picklable.
 
         Returns:
-            What the function returned.
+            The function's result.
 
         Raises:
-            DeviceTimeoutError: It took too long; the child was killed.
-            DeviceCrashError: The child ended; says by which signal or exit status.
-            DeviceError: The function raised; says what. The child lives on.
+            DeviceTimeoutError: The call took too long; the child was killed.
+            DeviceCrashError: The child ended; the message names the signal or exit status.
+            DeviceError: The function raised; the message says what. The child lives on.
         """
         request = pickle.dumps((function, args, kwargs, timeout_sec), protocol=5)
         with self._lock:
@@ -94,7 +94,7 @@ class WorkerProcess:
                     f"{_short(function)} did not end within {timeout_sec:g} s; its process was "
                     "killed. Raise the time limit if that is too short for this device."
                 ) from None
-            except BaseException:  # an interrupt leaves an answer behind: it must not be read next
+            except BaseException:  # the next call must not read the interrupted call's answer
                 self.kill()
                 raise
         if not ok:
@@ -111,7 +111,7 @@ class WorkerProcess:
             self._forget()
 
     def close(self) -> None:
-        """Ends the child after it has seen the end of its input; waits for it."""
+        """Closes the child's input, waits for the child to end, and kills it if it does not."""
         with self._lock:
             if self._process is None:
                 return
@@ -141,7 +141,7 @@ class WorkerProcess:
             "PYTHONPATH": os.pathsep.join(filter(None, (_PACKAGE_PARENT, path))),
             **self._environment,
         }
-        # Appending, so that the parent may truncate it while the child has it open.
+        # In append mode the parent may truncate the file while the child has it open.
         self._log = tempfile.TemporaryFile(mode="a+b")  # noqa: SIM115 - lives as long as the child
         try:
             self._process = subprocess.Popen(
@@ -157,7 +157,7 @@ class WorkerProcess:
                 stdout=self._log,
                 stderr=self._log,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is the parent's to handle
+                start_new_session=True,  # so that only the parent receives Ctrl-C
             )
         except OSError:
             self._forget()
@@ -220,7 +220,7 @@ class WorkerProcess:
         return DeviceCrashError(f"{_short(function)}: its process {reason}.{printed}")
 
     def _log_excerpt(self) -> str:
-        """What the child printed first since this call began: what follows is mostly traces."""
+        """Returns the first lines the child printed in this call; later ones are mostly traces."""
         if self._log is None:
             return ""
         excerpt = os.pread(self._log.fileno(), _LOG_EXCERPT_BYTES, 0)
@@ -231,10 +231,10 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
     poller = select.poll()
     poller.register(descriptor, event)
     while True:
-        left_sec = deadline - time.monotonic()
-        if left_sec <= 0:
+        remaining_sec = deadline - time.monotonic()
+        if remaining_sec <= 0:
             raise _DeadlineError
-        if poller.poll(min(left_sec, 3600.0) * 1000 + 1):
+        if poller.poll(min(remaining_sec, 3600.0) * 1000 + 1):
             return
 
 

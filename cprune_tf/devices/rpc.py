@@ -31,24 +31,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CONNECTION = "cprune_tf.devices.connection"
-# A session ends itself on time; what comes on top is the way there and back.
+# A session enforces the time limit itself; this is for sending the call and the answer.
 _GRACE_SEC = 15.0
 _CONNECT_TIMEOUT_SEC = 30.0
 _RETRY_SEC = 1.0
-# A board in use is waited for so long: a run that was stopped just now may still be leaving it.
+# How long to wait for a board in use: a run that was just stopped may still be releasing it.
 _BUSY_SEC = 10.0
 _SLOWEST_BYTES_PER_SEC = 100e3
 
 
 class Link:
-    """One session with one board, held by a child process, connected again when it was lost.
+    """One session with one board, held by a child process and connected again after a loss.
 
     Args:
         address: Address of the server or tracker.
         name: The device as the user named it, for messages.
-        reconnect_sec: How long a board that is gone is waited for.
-        revive: Called when the board cannot be reached, before it is tried again; raises
-            DeviceError with the reason where it cannot help.
+        reconnect_sec: How many seconds to wait for a board that was lost.
+        revive: Called when the board cannot be reached, before the next try; raises DeviceError
+            with the reason if it cannot help.
     """
 
     def __init__(
@@ -66,23 +66,23 @@ class Link:
         self._was_connected = False
 
     def call(self, function: str, timeout_sec: float, arguments: dict[str, Any]) -> Any:
-        """Calls a function on the board, after sending the files that it mentions.
+        """Calls a function on the board, after sending the files among its arguments.
 
         Args:
-            function: A function of the session.
+            function: The name of a function of the session.
             timeout_sec: Time that the function alone may take.
-            arguments: See wire.encode.
+            arguments: Keyword arguments of the types that wire.encode accepts.
 
         Returns:
-            Its result.
+            The function's result.
 
         Raises:
             DeviceUnreachableError: There is no board, or none that can be used.
-            DeviceTimeoutError: It took too long.
-            DeviceCrashError: The session's process ended; says how.
+            DeviceTimeoutError: The function took too long.
+            DeviceCrashError: The session's process ended; the message says how.
             DeviceError: The function raised.
         """
-        lost = ""
+        loss_reason = ""
         for _ in range(2):
             hello = self._connect()
             for file in wire.files_in(arguments):
@@ -101,11 +101,12 @@ class Link:
             ended = self._how_ended(hello)
             if ended is not None:
                 raise DeviceCrashError(f"{function}: its process on {self._name} {ended}")
-            lost = str(value)  # the server itself, or the way to it, was lost: nobody's fault
-        raise self._unreachable(f"the connection was lost twice in {function}: {lost}")
+            # The server or the network failed, not the function, so calling it again can work.
+            loss_reason = str(value)
+        raise self._unreachable(f"the connection was lost twice in {function}: {loss_reason}")
 
     def num_boards(self) -> int:
-        """How many boards the tracker knows; 0 where it cannot be asked."""
+        """Returns how many boards the tracker lists; 0 if the tracker does not answer."""
         status, value = self._ask("num_boards", 0.0)
         return int(value) if status == "ok" else 0
 
@@ -116,7 +117,7 @@ class Link:
     def _connect(self) -> dict[str, Any]:
         start = time.monotonic()
         deadline = start + self._reconnect_sec
-        # Where there was a session before, the one under way may be what is left of it.
+        # The session that keeps the board busy may be our own lost one, which ends by itself.
         busy_sec = max(_BUSY_SEC, self._reconnect_sec) if self._was_connected else _BUSY_SEC
         revived = False
         while True:
@@ -136,7 +137,7 @@ class Link:
             if self._revive is not None:
                 try:
                     self._revive()
-                    if not revived:  # that may have taken its time
+                    if not revived:  # reviving may itself have used up the waiting time
                         revived, deadline = True, time.monotonic() + self._reconnect_sec
                 except DeviceError as error:
                     reason = str(error)
@@ -147,7 +148,7 @@ class Link:
     def _send(self, file: wire.StoredFile) -> None:
         timeout_sec = 30 + os.path.getsize(file.path) / _SLOWEST_BYTES_PER_SEC
         status, value = self._ask("send", timeout_sec, file.name, file.path)
-        if status == "lost":  # what arrived is kept there, and the rest follows
+        if status == "lost":  # the board keeps what arrived; the second try sends the rest
             self._connect()
             status, value = self._ask("send", timeout_sec, file.name, file.path)
         if status == "lost":
@@ -156,7 +157,7 @@ class Link:
             raise DeviceError(f"{file.path} could not be sent to {self._name}: {value}")
 
     def _how_ended(self, hello: dict[str, Any]) -> str | None:
-        """How the session that was lost ended; None where its server is not there any more."""
+        """Returns how the lost session ended; None if its server was replaced or does not know."""
         now = self._connect()
         if now["server_id"] != hello["server_id"]:
             return None
@@ -173,16 +174,17 @@ class Link:
                 timeout_sec=timeout_sec + _GRACE_SEC,
             )
         except (DeviceTimeoutError, DeviceCrashError) as error:
-            waited = f"no answer within {timeout_sec + _GRACE_SEC:g} s"
-            return "lost", waited if isinstance(error, DeviceTimeoutError) else str(error)
+            silence = f"no answer within {timeout_sec + _GRACE_SEC:g} s"
+            return "lost", silence if isinstance(error, DeviceTimeoutError) else str(error)
 
     def _check_versions(self, hello: dict[str, Any]) -> None:
-        own = importlib.metadata.version("apache-tvm")
-        if hello["protocol"] != PROTOCOL or _minor(hello["tvm"]) != _minor(own):
+        host_tvm = importlib.metadata.version("apache-tvm")
+        if hello["protocol"] != PROTOCOL or _minor(hello["tvm"]) != _minor(host_tvm):
             raise DeviceUnreachableError(
                 f"Version mismatch: {self._name} has apache-tvm {hello['tvm']} and protocol "
-                f"{hello['protocol']} of cprune_tf's server, this machine {own} and {PROTOCOL}. "
-                f"Install apache-tvm=={own} and this version of cprune_tf on the device."
+                f"{hello['protocol']} of cprune_tf's server; this machine has {host_tvm} and "
+                f"{PROTOCOL}. Install apache-tvm=={host_tvm} and this version of cprune_tf on the "
+                "device."
             )
 
     def _unreachable(self, reason: str, *, waited: bool = True) -> DeviceUnreachableError:
@@ -190,7 +192,7 @@ class Link:
         what = "tracker" if address.scheme == "tracker" else "server"
         tried = f"Tried the {what} at host {address.host}, port {address.port}, key {address.key!r}"
         if self._revive is not None:
-            tried = "Tried"  # that address is no business of the user's
+            tried = "Tried"  # the user did not choose a phone's address, so it would not help
         if waited:
             tried += f" for {self._reconnect_sec:g} s"
         return DeviceUnreachableError(
@@ -201,8 +203,8 @@ class Link:
 
     def _in_use(self, reason: str, waited_sec: float) -> DeviceUnreachableError:
         return DeviceUnreachableError(
-            f"{self._name} is in use: {reason}. Waited {waited_sec:g} s for it. End what else "
-            "measures there, or wait until it has ended; several boards can be shared with a "
+            f"{self._name} is in use: {reason}. Waited {waited_sec:g} s for it. End the "
+            "other measurement, or wait until it has ended; several boards can be shared with a "
             "tracker (docs/devices.md). A run that was stopped by this goes on with --resume."
         )
 
@@ -213,13 +215,13 @@ class RpcDevice(Device):
     Args:
         address: Address of the server or tracker.
         name: The device as the user named it.
-        cpu: LLVM's name of the processor; "": as the device describes itself.
-        cores: What to run on: see base.Device.
-        reconnect_sec: How long a board that is gone is waited for.
-        kind: "rpc", or what the link is made of, e.g. "adb".
-        revive: See Link.
-        linker: See base.Device.
-        gpu: See base.Device.
+        cpu: LLVM's name of the processor; "" to take it from the device's description.
+        cores: The cores to run on, as in base.Device.
+        reconnect_sec: How many seconds to wait for a board that was lost.
+        kind: The kind of device: "rpc", or "adb" for a phone.
+        revive: Called when the board cannot be reached, as in Link.
+        linker: The command that links libraries, as in base.Device.
+        gpu: The kind of GPU to use, as in base.Device; "" for none.
     """
 
     def __init__(
@@ -241,7 +243,7 @@ class RpcDevice(Device):
         self._make_link = lambda: Link(address, name, reconnect_sec, revive)
         self._links = [self._make_link()]
         self._has_tracker = address.scheme == "tracker"
-        # The one used last is asked first: its process and buffers are warm.
+        # The link used last serves the next call, because its process and buffers are warm.
         self._free: queue.LifoQueue[Link] = queue.LifoQueue()
         self._free.put(self._links[0])
         self._lock = threading.Lock()
@@ -256,7 +258,7 @@ class RpcDevice(Device):
         return target_for(self.info(), num_threads, cpu=self._cpu, cores=self.core_ids())
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """See Device; as many at a time as there are boards."""
+        """See Device; each board works on one item at a time."""
         if self._has_tracker:
             for _ in range(self._links[0].num_boards() - len(self._links)):
                 self._links.append(self._make_link())
@@ -288,7 +290,7 @@ class RpcDevice(Device):
                     self._free.put(link)
 
     def _retire(self, link: Link) -> bool:
-        """Gives a link up, unless it is the last: boards come and go, another one does the work."""
+        """Gives up a link so that the other boards do its work; returns False if it is the last."""
         with self._lock:
             if len(self._links) == 1:
                 return False

@@ -1,4 +1,4 @@
-"""What to compile for: LLVM targets from what a device says of itself."""
+"""LLVM targets to compile for, derived from a device's description."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from cprune_tf.devices.base import Cluster, DeviceInfo
 from cprune_tf.devices.errors import DeviceError
 
-# LLVM's second level builds programs a sixth faster than its third, and they are as fast.
+# LLVM compiles a sixth faster at level 2 than at level 3, and the programs run equally fast.
 COMMON = {"kind": "llvm", "opt-level": 2}
-# As processors identify themselves (implementer:part), and LLVM's names for them.
+# LLVM's names by the "implementer:part" with which a processor identifies itself.
 _ARM_PARTS = {
     "0x41:0xd03": "cortex-a53",
     "0x41:0xd04": "cortex-a35",
@@ -53,7 +53,7 @@ _ARM_PARTS = {
     "0x61:0x032": "apple-a15",
     "0x61:0x033": "apple-a15",
 }
-# Names that people use, beside LLVM's own.
+# Common names of boards and chips, accepted in addition to LLVM's names.
 _PRESETS = {
     "apple-m1": "apple-a14",
     "apple-m2": "apple-a15",
@@ -62,10 +62,10 @@ _PRESETS = {
     "raspberry-pi-4": "cortex-a72",
     "raspberry-pi-5": "cortex-a76",
 }
-# As the kernel names an instruction set extension, and LLVM. What is not there is switched off: a
-# virtual machine may hide what the processor's name promises.
+# LLVM's names of instruction set extensions by the kernel's names. Missing extensions are switched
+# off, because a virtual machine may hide what the processor's name promises.
 _ARM_FEATURES = {"asimd": "neon", "asimddp": "dotprod", "asimdhp": "fullfp16", "i8mm": "i8mm"}
-# From the widest to what every 64-bit x86 has.
+# Required features by level, from the widest level to the one that every 64-bit x86 has.
 _X86_LEVELS = {
     "x86-64-v4": frozenset(("avx512f", "avx512bw", "avx512vl", "avx2", "fma", "f16c", "bmi2")),
     "x86-64-v3": frozenset(("avx2", "fma", "f16c", "bmi2")),
@@ -76,12 +76,12 @@ _X86_LEVELS = {
 
 @dataclasses.dataclass(frozen=True)
 class CpuFeatures:
-    """What matters for speed.
+    """The features of a processor that matter for speed.
 
     Attributes:
-        vector: The widest vectors of float32: "neon", "avx2", "avx512" or "sse".
-        dotprod: 8-bit dot products.
-        fp16: Arithmetic in float16.
+        vector: The widest float32 vector unit: "neon", "avx2", "avx512" or "sse".
+        dotprod: Whether it has instructions for 8-bit dot products.
+        fp16: Whether it computes in float16.
     """
 
     vector: str
@@ -90,7 +90,7 @@ class CpuFeatures:
 
 
 def cpu_features(info: DeviceInfo) -> CpuFeatures:
-    """What a device's processor has, from its own description."""
+    """Returns the features of a device's processor from the device's description."""
     has = frozenset(info.features)
     if info.abi == "aarch64":
         return CpuFeatures("neon", "asimddp" in has, "asimdhp" in has)
@@ -99,31 +99,31 @@ def cpu_features(info: DeviceInfo) -> CpuFeatures:
 
 
 def cpu_name(cluster: Cluster) -> str | None:
-    """LLVM's name of a cluster's cores, or None where it is not known."""
+    """Returns LLVM's name of a cluster's cores, or None if it is not known."""
     return _ARM_PARTS.get(cluster.part)
 
 
 def target_for(
     info: DeviceInfo, num_threads: int, *, cpu: str = "", cores: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The target for a device that is not this machine.
+    """Returns the target for a device that is not this machine.
 
     Args:
-        info: What the device is.
-        num_threads: See Device.target.
-        cpu: A processor by LLVM's name or a preset's; "": as the device describes itself.
-        cores: Those that will be used; none: all.
+        info: The device's description.
+        num_threads: Number of threads the code will run on.
+        cpu: LLVM's name or a preset's name of the processor; "" to take it from `info`.
+        cores: Numbers of the cores that will be used; empty for all.
 
     Returns:
         A dict for `tvm.target.Target`.
 
     Raises:
-        DeviceError: For a machine or processor that nothing can be compiled for.
+        DeviceError: Nothing can be compiled for this machine or processor.
     """
     if info.abi not in ("aarch64", "x86_64"):
         raise DeviceError(
-            f"The device is {info.abi}; libraries are linked for aarch64 and x86_64 only. A board "
-            "with a 32-bit system needs a 64-bit one."
+            f"The device is {info.abi}; libraries are linked for aarch64 and x86_64 only. "
+            "Install a 64-bit system on a board that runs a 32-bit one."
         )
     target: dict[str, Any] = {
         **COMMON,
@@ -131,11 +131,11 @@ def target_for(
         "num-cores": num_threads,
     }
     if cpu:
-        target["mcpu"] = known_cpu(cpu, target["mtriple"])
+        target["mcpu"] = llvm_cpu_name(cpu, target["mtriple"])
     elif info.abi == "x86_64":
         target["mcpu"] = generic_x86_cpu(frozenset(info.features))
     else:
-        target["mcpu"] = _detected(info, cores)
+        target["mcpu"] = _fastest_cpu(info, cores)
         target["mattr"] = [
             f"{'+' if feature in info.features else '-'}{name}"
             for feature, name in _ARM_FEATURES.items()
@@ -144,34 +144,34 @@ def target_for(
 
 
 def generic_x86_cpu(features: frozenset[str]) -> str:
-    """The widest of LLVM's generic x86 levels that a processor with these features can run.
+    """Returns the widest of LLVM's generic x86 levels that needs no more than these features.
 
     Args:
-        features: As in the flags of /proc/cpuinfo.
+        features: Names of features as in the flags of /proc/cpuinfo.
 
     Returns:
-        E.g. "x86-64-v3".
+        The level's name, e.g. "x86-64-v3".
     """
     return next(level for level, needed in _X86_LEVELS.items() if needed <= features)
 
 
-def _detected(info: DeviceInfo, cores: Sequence[int]) -> str:
-    """The fastest kind of the cores that may be used, where it is known."""
-    used = [c for c in info.clusters if not cores or set(cores) & set(c.cores)]
-    names = [cpu_name(cluster) for cluster in used]
-    # All cores of a device have the same extensions; scheduling for the fastest is what pays.
+def _fastest_cpu(info: DeviceInfo, cores: Sequence[int]) -> str:
+    """Returns LLVM's name of the fastest kind among the cores; "generic" if none is known."""
+    clusters = [c for c in info.clusters if not cores or set(cores) & set(c.cores)]
+    names = [cpu_name(cluster) for cluster in clusters]
+    # All cores of a device have the same extensions, so code scheduled for the fastest runs on all.
     return next((name for name in reversed(names) if name is not None), "generic")
 
 
-def known_cpu(cpu: str, triple: str) -> str:
-    """LLVM's name of a processor that somebody named.
+def llvm_cpu_name(cpu: str, triple: str) -> str:
+    """Returns LLVM's name of a processor that the user named.
 
     Args:
-        cpu: LLVM's name or a preset's.
-        triple: What it is compiled for, as LLVM writes it.
+        cpu: LLVM's name or a preset's name.
+        triple: The target triple, e.g. "aarch64-linux-gnu".
 
     Returns:
-        The name.
+        LLVM's name of the processor.
 
     Raises:
         DeviceError: LLVM knows no such processor.
@@ -180,10 +180,10 @@ def known_cpu(cpu: str, triple: str) -> str:
 
     name = _PRESETS.get(cpu, cpu)
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
-    known = [str(n) for n in tvm.get_global_func("target.llvm_get_cpu_archlist")(target)]
-    if name not in known:
+    names = [str(n) for n in tvm.get_global_func("target.llvm_get_cpu_archlist")(target)]
+    if name not in names:
         raise DeviceError(
             f"cpu is {cpu!r}; TVM's LLVM knows no such processor for {triple}. Expected one of "
-            f"{', '.join(sorted(_PRESETS))}, or of LLVM's {', '.join(known)}."
+            f"{', '.join(sorted(_PRESETS))}, or of LLVM's {', '.join(names)}."
         )
     return name

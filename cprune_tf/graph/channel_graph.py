@@ -22,11 +22,13 @@ Removal = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, eq=False)
 class AxisUnits:
-    """Whose every index of one axis is; all groups that share the axis share this.
+    """The group and unit that each index of one axis belongs to.
+
+    All groups that lie on the axis share one AxisUnits.
 
     Attributes:
-        groups: For each index the number of its group, -1 for none.
-        units: For each index its unit in that group.
+        groups: For each index of the axis, the number of its group; -1 if it belongs to none.
+        units: For each index of the axis, its unit in that group.
         present: The numbers of the groups on this axis.
     """
 
@@ -35,19 +37,19 @@ class AxisUnits:
     present: tuple[int, ...]
 
     def of(self, group: int) -> npt.NDArray[np.int64]:
-        """For each index the unit of this group, -1 for another group's."""
+        """For each index, its unit in the given group; -1 if it belongs to another group."""
         return np.where(self.groups == group, self.units, -1).astype(np.int64)
 
 
 class _OnAxis:
-    """What lies on an axis that several groups may share."""
+    """A part of a group that lies on an axis, which other groups may share."""
 
     owners: AxisUnits
     group: int
 
     @property
     def units(self) -> npt.NDArray[np.int64]:
-        """For each index of the axis the group's unit it belongs to, -1 for another group's."""
+        """For each index of the axis, its unit in the group; -1 if it belongs to another group."""
         return self.owners.of(self.group)
 
 
@@ -57,11 +59,11 @@ class Member(_OnAxis):
 
     Attributes:
         layer: The layer's name.
-        path: Its name below nested models.
-        what: "filters" (made here), "inputs" (consumed here), "channels" (passed through), or a
-            weight's name.
-        axis: The axis, counted in that tensor or weight.
-        owners: Whose every index of the axis is.
+        path: The layer's name with the names of the nested models around it.
+        what: "filters" (the layer makes the channels), "inputs" (it consumes them), "channels" (it
+            passes them through), or a weight's name.
+        axis: The number of the axis in that tensor or weight.
+        owners: The group and unit that each index of the axis belongs to.
         group: The group's number.
     """
 
@@ -83,10 +85,10 @@ class GroupWeight(_OnAxis):
     Attributes:
         layer: The layer's name.
         weight: The weight's name relative to the layer.
-        role: As in `rules.registry.Weight`.
-        axis: The sliced axis.
+        role: The weight's role, as in `rules.registry.Weight`.
+        axis: The number of the sliced axis.
         is_output: Whether the axis counts the layer's output channels (filters), not its inputs.
-        owners: Whose every index of the axis is.
+        owners: The group and unit that each index of the axis belongs to.
         group: The group's number.
     """
 
@@ -106,14 +108,14 @@ class ChannelGroup:
     Attributes:
         name: The first producer's layer name in topological order (with "/heads" and the like for
             an inner width of a layer).
-        num_channels: Number of removable units. A unit is one filter of each producer in the
-            simplest case; it may own several indices of an axis (after a flatten, in a grouped
-            convolution, an attention head).
-        protected: Why its units cannot be removed; None where they can.
+        num_channels: Number of removable units. In the simplest case, a unit is one filter of each
+            producer; it may own several indices of an axis (after a flatten, in a grouped
+            convolution, in an attention head).
+        protected: Why the units cannot be removed; None if they can.
         producers: Names of the layers that make these channels.
         followers: Names of the other layers these channels go through or into.
-        members: Every axis the channels lie on, in topological order.
-        weights: Every weight the units own slices of.
+        members: All axes on which the channels lie, in topological order.
+        weights: All weights of which the units own slices.
     """
 
     name: str
@@ -137,8 +139,8 @@ class ChannelGraph:
     """All channel groups of one model.
 
     Attributes:
-        propagation: The labels that everything is derived from.
-        groups: In topological order of their first producer.
+        propagation: The labels from which the groups are derived.
+        groups: The channel groups, in topological order of their first producers.
     """
 
     def __init__(self, propagation: Propagation) -> None:
@@ -161,7 +163,7 @@ class ChannelGraph:
         """The group of this name.
 
         Raises:
-            KeyError: Where there is none.
+            KeyError: There is no such group.
         """
         if name not in self._by_name:
             close = difflib.get_close_matches(name, self._by_name, n=3)
@@ -173,13 +175,13 @@ class ChannelGraph:
         """The group that a layer's output channels belong to.
 
         Args:
-            layer_name: A layer that makes channels or passes one group's through.
+            layer_name: The name of a layer that makes the channels of one group or passes them on.
 
         Returns:
             The group.
 
         Raises:
-            KeyError: For an unknown layer, or one whose outputs carry no group or several.
+            KeyError: The layer is unknown, or its outputs carry no group or more than one.
         """
         p = self.propagation
         for production in p.productions:
@@ -210,17 +212,17 @@ class ChannelGraph:
         return self.groups[group_numbers.pop()]
 
     def keep(self, removal: Removal) -> Keep:
-        """Checks a removal and says what remains, for every label.
+        """Checks a removal and returns which labels remain.
 
         Args:
             removal: Unit indices to remove, by group name.
 
         Returns:
-            What remains.
+            The labels that remain.
 
         Raises:
-            GraphError: For an unknown or protected group, an index out of range or given twice, or
-                a removal that would leave a layer without channels.
+            GraphError: A group is unknown or protected, an index is out of range or appears twice,
+                or the removal would leave a layer without channels.
         """
         p = self.propagation
         removed_root = np.zeros(len(p.roots), dtype=bool)
@@ -282,31 +284,39 @@ def analyze(
     """Finds the channel groups of a model.
 
     Args:
-        model: A functional or built Sequential Keras 3 model; nested models are looked into.
+        model: A functional or built Sequential Keras 3 model; nested models are inlined.
         protect: fnmatch patterns of layer names ("head*") or paths ("backbone/*") whose channels
-            stay.
-        registry: The layer rules; the default holds Keras's layers and what was registered.
+            must stay.
+        registry: The layer rules; the default holds the rules of Keras's layers and all rules that
+            the user registered.
 
     Returns:
-        The groups.
+        The channel groups.
 
     Raises:
-        GraphError: For a model that has no graph (subclassed, unbuilt, Keras 2) or a pattern that
-            matches nothing.
+        GraphError: The model has no graph (subclassed, unbuilt, Keras 2), or a pattern matches no
+            layer.
     """
     return ChannelGraph(propagate(flatten(model), protect, registry))
 
 
 def describe_indices(units: npt.NDArray[np.int64]) -> str:
-    """Says compactly where a group's units lie on an axis: "[16:48]", "[0:64] x 49"."""
-    held = np.flatnonzero(units >= 0)
-    if not held.size:
+    """Describes compactly where a group's units lie on an axis.
+
+    Args:
+        units: For each index of the axis, its unit in the group; -1 if it belongs to another group.
+
+    Returns:
+        The runs of indices, e.g. "[16:48]" or "[0:3136], 49 indices a unit".
+    """
+    indices = np.flatnonzero(units >= 0)
+    if not indices.size:
         return "[]"
-    runs = np.split(held, np.flatnonzero(np.diff(held) != 1) + 1)
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
     text = ", ".join(f"{run[0]}:{run[-1] + 1}" for run in runs[:4])
     if len(runs) > 4:
         text += f", ... ({len(runs)} runs)"
-    per_unit = held.size / len(np.unique(units[held]))
+    per_unit = indices.size / len(np.unique(units[indices]))
     return f"[{text}]" + (f", {per_unit:g} indices a unit" if per_unit != 1 else "")
 
 
@@ -314,22 +324,23 @@ def _units(p: Propagation) -> tuple[Labels, Labels, list[str]]:
     """Numbers groups and their units.
 
     Returns:
-        For each root the group it is in (-1: none) and its unit there, and the groups' names.
+        For each root, the number of its group (-1 if it has none) and its unit in that group; and
+        the names of the groups.
     """
     ties = [(p.roots[m.labels[1:]], p.roots[m.labels[:-1]]) for m in p.productions]
-    linked = components(len(p.roots), ties)
+    component = components(len(p.roots), ties)
     group_of, unit_of = (np.full(len(p.roots), -1, dtype=np.int64) for _ in range(2))
-    number: dict[int, int] = {}
+    number_of_component: dict[int, int] = {}
     sizes: list[int] = []
     names: list[str] = []
     for production in p.productions:
         roots = p.roots[production.labels]
-        key = int(linked[roots[0]])
-        if key not in number:
-            number[key] = len(names)
+        key = int(component[roots[0]])
+        if key not in number_of_component:
+            number_of_component[key] = len(names)
             names.append(production.name)
             sizes.append(0)
-        group = number[key]
+        group = number_of_component[key]
         new = roots[group_of[roots] < 0]
         new = new[np.sort(np.unique(new, return_index=True)[1])]
         group_of[new] = group
@@ -346,15 +357,16 @@ def _groups(
     weights = _collect_weights(p, owners, len(names))
     is_root = p.roots == np.arange(len(p.roots))
     counts = np.bincount(group_of[is_root & (group_of >= 0)], minlength=len(names))
-    why = np.full(len(names), len(p.reasons), dtype=np.int64)
-    held = (group_of >= 0) & (p.reason >= 0)
-    np.minimum.at(why, group_of[held], p.reason[held])
+    # A group is protected for the first reason that applies to any of its channels.
+    first_reason = np.full(len(names), len(p.reasons), dtype=np.int64)
+    is_protected = (group_of >= 0) & (p.reason >= 0)
+    np.minimum.at(first_reason, group_of[is_protected], p.reason[is_protected])
     makers: list[dict[str, None]] = [{} for _ in names]
     for production in p.productions:
         makers[group_of[p.roots[production.labels[0]]]][production.layer] = None
     groups = []
     for i, name in enumerate(names):
-        reason = p.reasons[why[i]] if why[i] < len(p.reasons) else None
+        reason = p.reasons[first_reason[i]] if first_reason[i] < len(p.reasons) else None
         if reason is None and counts[i] == 1:
             reason = "has only one unit"
         followers = dict.fromkeys(m.layer for m in members[i] if m.layer not in makers[i])
@@ -373,21 +385,24 @@ def _groups(
 
 
 class _Owners:
-    """Makes the AxisUnits of label arrays, one for each array."""
+    """Makes the AxisUnits of label arrays, and reuses it when an array comes again."""
 
     def __init__(self, p: Propagation, group_of: Labels, unit_of: Labels) -> None:
         self._roots = p.roots
         self._group_of, self._unit_of = group_of.astype(np.int32), unit_of.astype(np.int32)
-        self._known: dict[int, AxisUnits] = {}
+        self._cache: dict[int, AxisUnits] = {}
 
     def __call__(self, labels: Labels) -> AxisUnits:
-        """Whose each of these labels is; `labels` must stay alive."""
-        if id(labels) not in self._known:
+        """Returns the group and unit of each label.
+
+        The array must stay alive, because the cache knows it by its id.
+        """
+        if id(labels) not in self._cache:
             roots = self._roots[labels]
             groups = self._group_of[roots]
             present = tuple(int(group) for group in np.unique(groups) if group >= 0)
-            self._known[id(labels)] = AxisUnits(groups, self._unit_of[roots], present)
-        return self._known[id(labels)]
+            self._cache[id(labels)] = AxisUnits(groups, self._unit_of[roots], present)
+        return self._cache[id(labels)]
 
 
 def _collect_members(p: Propagation, owners: _Owners, count: int) -> list[list[Member]]:
@@ -407,23 +422,32 @@ def _collect_members(p: Propagation, owners: _Owners, count: int) -> list[list[M
                 kind = (
                     "filters" if id(labels) in produced_ids else what.replace("filters", "channels")
                 )
-                held = owners(labels)
-                for group in held.present:
-                    members[group].append(Member(call.name, call.path, kind, axis, held, group))
+                axis_units = owners(labels)
+                for group in axis_units.present:
+                    members[group].append(
+                        Member(call.name, call.path, kind, axis, axis_units, group)
+                    )
         for suffix, labels in effect.produced.items():
             if suffix:
-                held = owners(labels)
-                for group in held.present:
-                    members[group].append(Member(call.name, call.path, suffix, 0, held, group))
+                axis_units = owners(labels)
+                for group in axis_units.present:
+                    members[group].append(
+                        Member(call.name, call.path, suffix, 0, axis_units, group)
+                    )
     return members
 
 
 def _collect_weights(p: Propagation, owners: _Owners, count: int) -> list[list[GroupWeight]]:
     weights: list[list[GroupWeight]] = [[] for _ in range(count)]
     operations = p.flat.layers()
-    for layer, held in p.weights.items():
-        present = set(keras_internals.relative_weight_names(operations[layer])) if held else set()
-        for name, weight in held.items():
+    for layer, layer_weights in p.weights.items():
+        # A rule also lists optional weights (a bias) that this layer may lack.
+        present = (
+            set(keras_internals.relative_weight_names(operations[layer]))
+            if layer_weights
+            else set()
+        )
+        for name, weight in layer_weights.items():
             for axis, labels in enumerate(weight.axes):
                 if labels is None or name not in present:
                     continue

@@ -20,16 +20,16 @@ _layers = keras.layers
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """One layer; a shared layer's work is counted for all its calls, its parameters once.
+    """The counts of one layer; a shared layer's work counts once per call, its parameters once.
 
     Attributes:
-        name: Its name in the flat graph.
-        kind: Its class.
-        output_shape: The shape of its first call's output, the batch axis first.
-        params: Number of values in its weights.
-        macs: Multiply-accumulates for one sample; None where a size is unknown.
-        activation_bytes: Bytes of its outputs for one sample; None where a size is unknown.
-        weight_bytes: Bytes of its weights as stored.
+        name: The layer's name in the flat graph.
+        kind: The name of the layer's class.
+        output_shape: The shape of the first call's output, the batch axis first.
+        params: Number of values in the layer's weights.
+        macs: Number of multiply-accumulates for one sample; None if a size is unknown.
+        activation_bytes: Size of the outputs for one sample in bytes; None if a size is unknown.
+        weight_bytes: Size of the weights as stored, in bytes.
     """
 
     name: str
@@ -43,18 +43,18 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """What would go with all channels of a group.
+    """The counts of one group: what a model would lose with all channels of the group.
 
     Attributes:
         name: The group's name.
-        num_channels: Its units.
-        protected: Why it stays, or None.
-        params: Values in the weight slices that its units own.
-        macs: Multiply-accumulates of the kernels' slices; None where a size is unknown. A kernel
-            between two groups counts in both.
-        activation_bytes: Bytes of its channels in all layers' outputs for one sample; None where a
-            size is unknown.
-        weight_bytes: Bytes of those weight slices as stored.
+        num_channels: Number of the group's units.
+        protected: Why the group must stay; None if it can be pruned.
+        params: Number of values in the weight slices that the units own.
+        macs: Number of multiply-accumulates of the kernels' slices for one sample; None if a size
+            is unknown. A kernel between two groups counts in both.
+        activation_bytes: Size of the group's channels in all layers' outputs for one sample, in
+            bytes; None if a size is unknown.
+        weight_bytes: Size of those weight slices as stored, in bytes.
     """
 
     name: str
@@ -68,11 +68,11 @@ class GroupStatistics:
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """A whole model.
+    """The counts of a whole model.
 
     Attributes:
         name: The model's name.
-        layers: In topological order; raw operations included.
+        layers: The counts of each layer and raw operation, in topological order.
     """
 
     name: str
@@ -85,24 +85,24 @@ class ModelStatistics:
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates for one sample; None where a size is unknown."""
+        """Number of multiply-accumulates for one sample; None if a size is unknown."""
         return _total([layer.macs for layer in self.layers])
 
     @property
     def activation_bytes(self) -> int | None:
-        """Bytes of all layers' outputs for one sample; None where a size is unknown."""
+        """Size of all layers' outputs for one sample in bytes; None if a size is unknown."""
         return _total([layer.activation_bytes for layer in self.layers])
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights as stored: what a model file holds beside its config."""
+        """Size in bytes of all weights as stored: a model file without its config."""
         return sum(layer.weight_bytes for layer in self.layers)
 
     def __getitem__(self, name: str) -> LayerStatistics:
         """The layer of this name.
 
         Raises:
-            KeyError: Where there is none.
+            KeyError: There is no such layer.
         """
         for layer in self.layers:
             if layer.name == name:
@@ -111,16 +111,16 @@ class ModelStatistics:
 
 
 def statistics(model: Any) -> ModelStatistics:
-    """Counts a model.
+    """Counts the parameters, work and memory of a model.
 
     Args:
-        model: A functional or built Sequential model; nested models are looked into.
+        model: A functional or built Sequential model; nested models are inlined.
 
     Returns:
         The counts by layer.
 
     Raises:
-        GraphError: For a model without a graph.
+        GraphError: The model has no graph.
     """
     flat = flatten(model)
     calls: dict[str, list[Call]] = {}
@@ -130,20 +130,20 @@ def statistics(model: Any) -> ModelStatistics:
 
 
 def group_statistics(graph: ChannelGraph) -> tuple[GroupStatistics, ...]:
-    """Counts what belongs to each channel group.
+    """Counts the parameters, work and memory of each channel group.
 
     Args:
         graph: The analysed model.
 
     Returns:
-        In the graph's order.
+        The counts of each group, in the graph's order.
     """
     flat = graph.propagation.flat
     operations = flat.layers()
     counts = {layer.name: layer for layer in statistics(flat.model).layers}
     result = []
     for group in graph.groups:
-        params, macs, stored, active = 0, 0.0, 0, 0.0
+        params, macs, weight_bytes, activation_bytes = 0, 0.0, 0, 0.0
         for weight in group.weights:
             layer = operations[weight.layer]
             names = keras_internals.relative_weight_names(layer)
@@ -151,21 +151,32 @@ def group_statistics(graph: ChannelGraph) -> tuple[GroupStatistics, ...]:
             size = math.prod(variable.shape)
             share = float(np.mean(weight.units >= 0))
             params += round(size * share)
-            stored += round(size * share) * _item_bytes(variable.dtype)
+            weight_bytes += round(size * share) * _item_bytes(variable.dtype)
             if weight.role == "kernel":
                 kernels = _kernel_size(layer)
                 work = counts[weight.layer].macs
                 macs += math.nan if work is None else work * share * size / kernels
         for member in group.members:
             if member.what in ("filters", "channels"):
-                held = counts[member.layer].activation_bytes
-                active += math.nan if held is None else held * float(np.mean(member.units >= 0))
-        head = (group.name, group.num_channels, group.protected)
-        result.append(GroupStatistics(*head, params, _known(macs), _known(active), stored))
+                whole = counts[member.layer].activation_bytes
+                share = float(np.mean(member.units >= 0))
+                activation_bytes += math.nan if whole is None else whole * share
+        result.append(
+            GroupStatistics(
+                group.name,
+                group.num_channels,
+                group.protected,
+                params,
+                _whole_number(macs),
+                _whole_number(activation_bytes),
+                weight_bytes,
+            )
+        )
     return tuple(result)
 
 
-def _known(value: float) -> int | None:
+def _whole_number(value: float) -> int | None:
+    """Rounds a count; NaN, which stands for an unknown count, becomes None."""
     return None if math.isnan(value) else round(value)
 
 
@@ -179,7 +190,7 @@ def _layer(calls: list[Call]) -> LayerStatistics:
     first = calls[0]
     weights = first.operation.weights if first.is_layer else []
     params = sum(math.prod(w.shape) for w in weights)
-    stored = sum(math.prod(w.shape) * _item_bytes(w.dtype) for w in weights)
+    weight_bytes = sum(math.prod(w.shape) * _item_bytes(w.dtype) for w in weights)
     return LayerStatistics(
         first.name,
         type(first.operation).__name__,
@@ -187,7 +198,7 @@ def _layer(calls: list[Call]) -> LayerStatistics:
         params,
         _total([_macs(call) for call in calls]),
         _total([_activation_bytes(call) for call in calls]),
-        stored,
+        weight_bytes,
     )
 
 
@@ -209,7 +220,7 @@ def _macs(call: Call) -> int | None:
 
 
 def _per_output_position(call: Call) -> int | None:
-    """Every kernel value is used once at every output position."""
+    """Counts one use of every kernel value at every output position."""
     layer, shape = call.operation, call.outputs[0].shape
     return _times(_positions(shape, layer), _kernel_size(layer))
 
@@ -223,7 +234,7 @@ def _dense(call: Call) -> int | None:
 
 
 def _einsum(call: Call) -> int | None:
-    """Every output sums over the letters that only the kernel still holds."""
+    """Counts the products of an einsum: each output sums over the letters it lacks."""
     _, kernel, outputs = re.split(",|->", call.operation.equation)
     sizes = zip(kernel, call.operation.kernel.shape, strict=True)
     summed = math.prod(size for letter, size in sizes if letter not in outputs)
@@ -231,7 +242,7 @@ def _einsum(call: Call) -> int | None:
 
 
 def _attention(call: Call) -> int | None:
-    """Projections of query, key, value and output, and the two products between them."""
+    """Counts the projections of query, key, value and output, and the products between them."""
     layer = call.operation
     query, value = call.inputs[0].shape, call.inputs[1].shape
     key = call.inputs[2].shape if len(call.inputs) > 2 else value
@@ -249,7 +260,7 @@ def _attention(call: Call) -> int | None:
 
 
 def _every_step(call: Call) -> int | None:
-    """A wrapped layer's work, as often as there are time steps."""
+    """Counts a wrapped layer's work once per time step."""
     steps, work = call.inputs[0].shape[1], _macs(call.inside(call.operation.layer))
     return None if steps is None else _times(work, steps)
 
@@ -284,7 +295,7 @@ def _positions(shape: Shape, layer: Any) -> int | None:
 
 
 def _elements(shape: Shape) -> int | None:
-    """Values of one sample."""
+    """Number of values in one sample; None if a size is unknown."""
     return None if None in shape[1:] else math.prod(s or 0 for s in shape[1:])
 
 

@@ -1,4 +1,4 @@
-"""Draws the coupled graph: layers as boxes, coloured by channel group, in Graphviz's language."""
+"""Draws the graph in Graphviz's language: layers as boxes, coloured by channel group."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _TIMEOUT_SEC = 120.0
 
 
 def to_dot(graph: ChannelGraph) -> str:
-    """The graph as DOT text.
+    """Returns the graph as DOT text.
 
     Args:
         graph: The analysed model.
 
     Returns:
-        One node per call; the fill colour tells the group of its output channels (grey: protected,
-        white: none or several), a thick border who makes them and how many; edges carry tensor
-        shapes. Reasons and several groups' names are tooltips in an SVG.
+        The text, with one node per call. The fill colour shows the group of the call's output
+        channels (grey if protected, white if there is no group or more than one). Nodes that make
+        channels have a thick border and say how many. Edges carry tensor shapes. In an SVG,
+        tooltips show reasons and the names of several groups.
     """
     flat = graph.propagation.flat
     lines = [
@@ -30,9 +31,9 @@ def to_dot(graph: ChannelGraph) -> str:
         '  node [shape=box, style=filled, fillcolor=white, fontname="Helvetica"];',
         '  edge [fontname="Helvetica"];',
     ]
-    owner: dict[int, str] = {}
+    node_of_tensor: dict[int, str] = {}
     for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
-        owner[id(tensor)] = f"input_{layer.name}"
+        node_of_tensor[id(tensor)] = f"input_{layer.name}"
         lines.append(f'  "input_{_text(layer.name)}" [label="{_text(layer.name)}", shape=ellipse];')
     styles = _styles(graph)
     for position, call in enumerate(flat.calls):
@@ -42,24 +43,23 @@ def to_dot(graph: ChannelGraph) -> str:
         lines.append(f'  "{_text(node)}" [label="{label}", {style}];')
         for tensor in call.inputs:
             shape = "x".join("?" if size is None else str(size) for size in tensor.shape[1:])
-            lines.append(
-                f'  "{_text(owner[id(tensor)])}" -> "{_text(node)}" [label="{shape}", fontsize=9];'
-            )
+            source = _text(node_of_tensor[id(tensor)])
+            lines.append(f'  "{source}" -> "{_text(node)}" [label="{shape}", fontsize=9];')
         for tensor in call.outputs:
-            owner[id(tensor)] = node
+            node_of_tensor[id(tensor)] = node
     return "\n".join([*lines, "}", ""])
 
 
 def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
-    """Writes the graph as `.dot` or, where Graphviz is installed, as `.svg`, `.png` or `.pdf`.
+    """Writes the graph as `.dot` or, if Graphviz is installed, as `.svg`, `.png` or `.pdf`.
 
     Args:
         graph: The analysed model.
-        path: Its suffix decides the format.
+        path: The file to write; its suffix decides the format.
 
     Raises:
-        GraphError: For another suffix, a file that cannot be written, or a picture without
-            Graphviz's `dot` on the PATH.
+        GraphError: The suffix is another one, the file cannot be written, or a picture needs
+            Graphviz's `dot`, which is not on the PATH.
     """
     path = pathlib.Path(path)
     dot = to_dot(graph)
@@ -81,19 +81,19 @@ def draw(graph: ChannelGraph, path: str | pathlib.Path) -> None:
             f"Drawing '{path.name}' needs Graphviz's 'dot', which is not on the PATH; install "
             f"graphviz, or write '{path.with_suffix('.dot').name}' instead."
         )
-    done = subprocess.run(
+    result = subprocess.run(
         [program, f"-T{path.suffix[1:]}", "-o", str(path)],
         input=dot.encode(),
         capture_output=True,
         timeout=_TIMEOUT_SEC,
         check=False,
     )
-    if done.returncode:
-        raise GraphError(f"Graphviz failed on '{path}': {done.stderr.decode().strip()}")
+    if result.returncode:
+        raise GraphError(f"Graphviz failed on '{path}': {result.stderr.decode().strip()}")
 
 
 def _styles(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
-    """Third line of the label and Graphviz attributes, by layer whose outputs carry channels."""
+    """Returns more text for the label and Graphviz attributes, by layer with output channels."""
     groups_of_layer: dict[str, dict[int, None]] = {}
     for number, group in enumerate(graph.groups):
         for member in group.members:
@@ -109,7 +109,7 @@ def _styles(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
         group = graph.groups[number]
         style = f'fillcolor="{_color(number, group)}"'
         text = f"\\ngroup {_text(group.name)}"
-        if layer in group.producers:  # a thick border for who makes the channels
+        if layer in group.producers:  # a thick border marks the layers that make the channels
             style += ", penwidth=2.5"
             text += f", {group.num_channels}"
             inner = (g for g in graph.groups if g.name.startswith(f"{layer}/"))
@@ -122,9 +122,10 @@ def _styles(graph: ChannelGraph) -> dict[str, tuple[str, str]]:
 
 
 def _color(number: int, group: ChannelGroup) -> str:
-    """Grey where protected; else the golden angle keeps neighbours apart, however many."""
+    """Returns a group's fill colour: grey if it is protected, else a colour of its number."""
     if group.protected:
         return "#d0d0d0"
+    # Steps of the golden angle keep neighbouring numbers apart, however many groups there are.
     red, green, blue = colorsys.hls_to_rgb(number * 0.618 % 1.0, 0.82, 0.7)
     return f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
 

@@ -1,4 +1,4 @@
-"""The one exception that analysis, rebuilding and masking raise for input they cannot work with."""
+"""The exception that analysis, rebuilding and masking raise for input they cannot work with."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from cprune_tf.errors import UserError
 
 
 class GraphError(UserError, ValueError):
-    """A model or a removal that cannot work: says what was received, expected, and what to do."""
+    """A model or removal cannot be used; the message says what was expected and what to do."""

@@ -1,7 +1,7 @@
 """A model as a flat list of calls: nested models inlined, shared layers called several times.
 
-Everything else in this package works on this form; it holds the original's layers by reference and
-is never written to.
+Everything else in this package works on this form. It refers to the layers of the original model
+and never changes them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor of the graph: what a call returns and another takes.
+    """A tensor of the graph: an output of one call and an input of others.
 
     Attributes:
-        shape: With the batch axis first; None where unknown.
-        dtype: Its name.
+        shape: The sizes of its axes, the batch axis first; None for an unknown size.
+        dtype: The name of its type, e.g. "float32".
     """
 
     shape: Shape
@@ -37,11 +37,12 @@ class Call:
     Attributes:
         operation: The layer or raw operation of the original model.
         name: The operation's name, unique in the flat graph; calls of a shared layer share it.
-        path: Its name below the nested models that held it ("backbone/conv1").
-        args: Positional arguments, with a Tensor where a tensor goes.
-        kwargs: Keyword arguments, likewise.
+        path: The operation's name with the names of the nested models around it
+            ("backbone/conv1").
+        args: The positional arguments; each KerasTensor is replaced by its Tensor.
+        kwargs: The keyword arguments, likewise.
         inputs: All Tensors among the arguments, in order.
-        outputs: The Tensors it returns, flat.
+        outputs: The Tensors that the call returns, as a flat list.
     """
 
     operation: Any
@@ -64,7 +65,7 @@ class Call:
             layer: The wrapped layer.
 
         Returns:
-            Its call, with tensors that lack the axis.
+            The wrapped layer's call, with tensors that lack the axis.
         """
         inputs, outputs = (
             tuple(Tensor((t.shape[0], *t.shape[2:]), t.dtype) for t in tensors)
@@ -79,10 +80,10 @@ class FlatGraph:
     """A whole model.
 
     Attributes:
-        model: The original.
-        calls: In topological order.
+        model: The original model.
+        calls: All calls, in topological order.
         input_layers: The original's InputLayers, in the order of its inputs.
-        inputs: The Tensors they return.
+        inputs: The Tensors that the input layers return.
         outputs: The model's outputs, in their original structure (a Tensor, list, dict, ...).
     """
 
@@ -115,10 +116,10 @@ def flatten(model: Any) -> FlatGraph:
         model: A functional or built Sequential Keras 3 model.
 
     Returns:
-        The flat graph; its layers are the model's own.
+        The flat graph; it contains the layers of `model` itself, not copies.
 
     Raises:
-        GraphError: Where `model` is not such a model.
+        GraphError: `model` is not such a model.
     """
     keras_internals.check_model(model)
     top = keras_internals.functional(model)
@@ -146,7 +147,16 @@ def _walk(
     depth: int,
     extra: dict[str, Any],
 ) -> None:
-    """Appends the calls of `model`; `tensors` maps its KerasTensors (by id) and is extended."""
+    """Appends the calls of `model` to `drafts`.
+
+    Args:
+        model: A functional model.
+        tensors: The Tensor of each KerasTensor, by the KerasTensor's id; the walk adds to it.
+        drafts: The calls so far; the walk adds to it.
+        prefix: The names of the nested models around `model`, each with a slash.
+        depth: Number of nested models around `model`.
+        extra: Keyword arguments (`training`) that a nested model passes on to its layers.
+    """
 
     def swap(value: Any) -> Any:
         return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
@@ -157,11 +167,11 @@ def _walk(
         path = prefix + node.operation.name
         if keras_internals.is_inlinable(node.operation):
             inner = keras_internals.functional(node.operation)
-            given = [tensors[id(t)] for t in node.inputs]
-            scope = {id(t): g for t, g in zip(inner.inputs, given, strict=True)}
+            arguments = [tensors[id(t)] for t in node.inputs]
+            scope = {id(t): a for t, a in zip(inner.inputs, arguments, strict=True)}
             training = kwargs.get("training")
-            passed = extra if training is None else {"training": training}
-            _walk(inner, scope, drafts, f"{path}/", depth + 1, passed)
+            inner_extra = extra if training is None else {"training": training}
+            _walk(inner, scope, drafts, f"{path}/", depth + 1, inner_extra)
             for outer, produced in zip(node.outputs, inner.outputs, strict=True):
                 tensors[id(outer)] = scope[id(produced)]
             continue
@@ -174,17 +184,17 @@ def _walk(
 
 
 def _accepted(operation: Any, extra: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a nested model's call passes on to a layer inside it (`training=False`)."""
+    """The arguments that a nested model passes on and a layer inside accepts (`training=False`)."""
     if not extra or kwargs.get("training") is not None:
         return {}
-    known = inspect.signature(operation.call).parameters
-    return {key: value for key, value in extra.items() if key in known}
+    parameters = inspect.signature(operation.call).parameters
+    return {key: value for key, value in extra.items() if key in parameters}
 
 
-def _names(drafts: list[_Draft], taken: set[str]) -> dict[int, str]:
-    """Names by operation id: outer models' first, inner ones prefixed where they collide."""
+def _names(drafts: list[_Draft], input_names: set[str]) -> dict[int, str]:
+    """Unique names by operation id; on a collision, the inner model's layer gets its path."""
     names: dict[int, str] = {}
-    used = set(taken)
+    used = set(input_names)
     for draft in sorted(drafts, key=lambda d: d.depth):
         if id(draft.operation) in names:
             continue

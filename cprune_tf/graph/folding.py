@@ -1,18 +1,18 @@
-"""What removed channels still contribute, and where it can be added to a bias.
+"""Finds what removed channels still contribute, and the biases it can be added to.
 
-Two definitions of removing a channel exist. In the first (`fold_constants=False`) the channel no
-longer exists: whoever consumed it receives nothing. In the second (`fold_constants=True`) only
-the kernels of the removed units are taken as zero (convolution filters, dense columns, depthwise
-kernels), so that a constant is left: the bias, through its normalisation and activation, for
-example relu(beta - gamma * mean / sqrt(variance + epsilon)). A consumer for which that constant
-is the same at every position can have it added to its bias exactly: a dense layer, a convolution
-without zero padding or of kernel size one. A consumer without a bias hands it to the mean of the
-batch normalisation behind it, or gets a bias. Where it is not exact (zero padding meets a
-constant that is not zero, a transposed convolution, a shared layer, an operation that mixes
-channels) the constant is dropped, as in the first definition, and `Folding.dropped` says so with
-its size.
+There are two definitions of removing a channel. In the first (`fold_constants=False`) the channel
+no longer exists, and its consumers receive nothing. In the second (`fold_constants=True`) only the
+kernels of the removed units become zero (convolution filters, dense columns, depthwise kernels). A
+constant then remains: the bias, passed through its normalisation and activation, for example
+relu(beta - gamma * mean / sqrt(variance + epsilon)). If a consumer receives the same constant at
+every position, the constant can be added to its bias exactly: this holds for a dense layer and for
+a convolution without zero padding or with kernel size one. If the consumer has no bias, the
+constant is subtracted from the mean of the batch normalisation behind it, or the consumer gets a
+bias. If folding is not exact (zero padding beside a constant that is not zero, a transposed
+convolution, a shared layer, an operation that mixes channels), the constant is dropped, as in the
+first definition, and `Folding.dropped` lists it with its size.
 
-Where nothing is dropped, `rebuild(model, removal, fold_constants=True)` equals
+If nothing is dropped, `rebuild(model, removal, fold_constants=True)` equals
 `mask(model, removal, keep_constants=True)`.
 """
 
@@ -57,9 +57,9 @@ class Dropped:
     """A constant that could not be folded.
 
     Attributes:
-        consumer: The layer that received it.
-        reason: Why it is not exact there.
-        largest: The largest absolute constant; NaN where the value is not known.
+        consumer: The name of the layer that received it.
+        reason: Why folding is not exact in this layer.
+        largest: The largest absolute value of the constants; NaN if it is not known.
     """
 
     consumer: str
@@ -73,12 +73,12 @@ class Dropped:
 
 @dataclass
 class Folding:
-    """What folding changes in a rebuilt model.
+    """The changes that folding makes in a rebuilt model.
 
     Attributes:
-        additions: What to add to weights, by layer and weight, in the original's shape.
-        configs: Config entries to change, by layer.
-        dropped: What was not folded.
+        additions: Arrays to add to weights, by layer and weight name, in the original's shape.
+        configs: Config entries to change, by layer name.
+        dropped: The constants that were not folded.
     """
 
     additions: dict[str, dict[str, Array]] = field(default_factory=dict)
@@ -86,25 +86,30 @@ class Folding:
     dropped: list[Dropped] = field(default_factory=list)
 
     def add(self, layer: str, weight: str, value: Array) -> None:
-        """Adds to what is to be added to a weight."""
-        held = self.additions.setdefault(layer, {})
-        held[weight] = held.get(weight, 0.0) + value
+        """Increases the addition to a weight by `value`."""
+        layer_additions = self.additions.setdefault(layer, {})
+        layer_additions[weight] = layer_additions.get(weight, 0.0) + value
 
 
 @dataclass(frozen=True, eq=False)
 class _Constant:
-    """The values of a tensor's removed channels: `values` along `axis`; kept ones hold zero."""
+    """The constants of a tensor's removed channels.
+
+    Attributes:
+        axis: The axis of the channels.
+        values: One value per channel, [size of the axis]; 0 for channels that remain.
+    """
 
     axis: int
     values: Array
 
 
 def plan_folding(propagation: Propagation, keep: Keep) -> Folding:
-    """Finds the constants of removed channels and where they go.
+    """Finds the constants of removed channels and the weights that absorb them.
 
     Args:
         propagation: The analysed model.
-        keep: What remains.
+        keep: The labels that remain.
 
     Returns:
         The plan; `dropped` is also logged.
@@ -116,12 +121,12 @@ def plan_folding(propagation: Propagation, keep: Keep) -> Folding:
 
 
 class _Planner:
-    """Walks the graph once, constants with it."""
+    """Walks through the graph once and follows the constants."""
 
     def __init__(self, propagation: Propagation, keep: Keep) -> None:
         self._p = propagation
         self._keep = keep
-        self._known: dict[int, _Constant] = {}
+        self._constants: dict[int, _Constant] = {}  # by the id of the tensor
         self._plan = Folding()
         self._times = Counter(call.name for call in propagation.flat.calls)
         self._readers: dict[int, list[int]] = {}
@@ -145,14 +150,14 @@ class _Planner:
                 if self._axes_touched(axes):
                     constant = self._leaving(position, index)
                     if constant is not None:
-                        self._known[id(call.outputs[index])] = constant
+                        self._constants[id(call.outputs[index])] = constant
         return self._plan
 
     def _axes_touched(self, axes: Axes) -> list[int]:
         return [a for a, labels in enumerate(axes) if self._keep.touches(labels)]
 
     def _leaving(self, position: int, index: int) -> _Constant | None:
-        """The constants of one output; None where they are not known to be constant."""
+        """The constants of one output; None if its removed channels may vary by position."""
         call, effect = self._p.flat.calls[position], self._p.effects[position]
         axes = effect.outputs[index]
         touched = self._axes_touched(axes)
@@ -161,7 +166,7 @@ class _Planner:
         axis = touched[0]
         if type(call.operation) in _PRODUCERS and effect.weights["bias"].axes[0] is axes[axis]:
             return self._of_bias(call, axis, axes)
-        constants = [self._known.get(id(t)) for t in call.inputs]
+        constants = [self._constants.get(id(t)) for t in call.inputs]
         if not effect.flow or not constants or any(c is None for c in constants):
             return None
         if effect.flow in ("same", "zero"):
@@ -173,18 +178,23 @@ class _Planner:
         return self._evaluated(position, axis, index)
 
     def _of_bias(self, call: Call, axis: int, axes: Axes) -> _Constant:
-        """A removed filter's output: the bias through the layer's own activation."""
+        """The outputs of removed filters: their biases after the layer's activation."""
         labels = axes[axis]
         assert labels is not None
-        held = dict(zip(relative_weight_names(call.operation), call.operation.weights, strict=True))
-        bias = np.zeros(len(labels)) if "bias" not in held else np.asarray(held["bias"])
+        names = relative_weight_names(call.operation)
+        weights = dict(zip(names, call.operation.weights, strict=True))
+        bias = np.asarray(weights["bias"]) if "bias" in weights else np.zeros(len(labels))
         activation = getattr(call.operation, "activation", None)
         if activation is not None:
             bias = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(bias)))
         return _Constant(axis, np.where(self._keep.mask(labels), 0.0, bias.astype(np.float64)))
 
     def _evaluated(self, position: int, axis: int, index: int) -> _Constant | None:
-        """Calls the layer on tensors that hold the constants."""
+        """The constants of an output, computed by calling the layer on constant inputs.
+
+        Returns:
+            The constants; None if the output varies by position or the sizes are unknown.
+        """
         call, effect = self._p.flat.calls[position], self._p.effects[position]
         unknown = any(None in tensor.shape[1:] for tensor in call.inputs)
         joins = isinstance(call.operation, keras.layers.Concatenate)
@@ -192,7 +202,7 @@ class _Planner:
             return None
         values: dict[int, Any] = {}
         for tensor, axes in zip(call.inputs, self._p.arriving[position], strict=True):
-            constant = self._known[id(tensor)]
+            constant = self._constants[id(tensor)]
             shape = [1 if effect.flow == "pointwise" else (s or 1) for s in tensor.shape]
             shape = [
                 s if labels is None else len(labels) for s, labels in zip(shape, axes, strict=True)
@@ -212,16 +222,16 @@ class _Planner:
         flat = np.moveaxis(result, axis, -1).reshape(-1, result.shape[axis]).astype(np.float64)
         labels = effect.outputs[index][axis]
         assert labels is not None
-        gone = ~self._keep.mask(labels)
-        if (flat[:, gone] != flat[:1, gone]).any():
+        removed = ~self._keep.mask(labels)
+        if (flat[:, removed] != flat[:1, removed]).any():
             return None
-        return _Constant(axis, np.where(gone, flat[0], 0.0))
+        return _Constant(axis, np.where(removed, flat[0], 0.0))
 
     def _fold(self, call: Call, arriving: tuple[Axes, ...], touched: list[int]) -> None:
-        """Adds what a consumer receives from removed channels to its bias, or notes why not."""
-        constants = [self._known.get(id(call.inputs[i])) for i in touched]
+        """Adds the constants that a consumer receives to its bias, or records why it cannot."""
+        constants = [self._constants.get(id(call.inputs[i])) for i in touched]
         if any(c is None for c in constants):
-            self._drop(call, "what they hold is not the same everywhere", np.nan)
+            self._drop(call, "the removed channels are not the same everywhere", np.nan)
             return
         constant = constants[0]
         assert constant is not None
@@ -235,28 +245,30 @@ class _Planner:
         self._add(call, contribution(call.operation, constant.values))
 
     def _fold_heads(self, call: Call, effect: Effect) -> None:
-        """A head without kernels puts out its value bias: attention weights sum to one."""
+        """Folds the value biases of removed heads, which attention passes on unchanged.
+
+        A head without kernels outputs its value bias, because attention weights sum to one.
+        """
         layer, heads = call.operation, effect.produced["heads"]
         if not self._keep.touches(heads) or not layer.use_bias:
             return
-        held = dict(zip(relative_weight_names(layer), layer.weights, strict=True))
+        weights = dict(zip(relative_weight_names(layer), layer.weights, strict=True))
         pairs = effect.weights["value/bias"].axes[0]
-        bias = np.asarray(held["value/bias"], dtype=np.float64)
+        bias = np.asarray(weights["value/bias"], dtype=np.float64)
         if pairs is None:
             self._drop(call, "the heads share one value head", float(np.abs(bias).max()))
             return
         bias = np.where(self._keep.mask(pairs)[:, None], 0.0, bias)
-        kernel = np.asarray(held["attention_output/kernel"], dtype=np.float64)
+        kernel = np.asarray(weights["attention_output/kernel"], dtype=np.float64)
         if not bias.any():
             return
-        if "gate/kernel" in held:
+        if "gate/kernel" in weights:
             self._drop(call, "the heads are gated", float(np.abs(bias).max()))
         elif self._times[call.name] > 1:
             self._drop(call, "the layer is shared by several calls", float(np.abs(bias).max()))
         else:
-            bias = np.repeat(
-                bias, len(kernel) // len(bias), axis=0
-            )  # query heads of one value head
+            # Several query heads may share one value head and its bias.
+            bias = np.repeat(bias, len(kernel) // len(bias), axis=0)
             value = np.einsum("hd,hdo->o", bias, kernel)
             self._plan.add(call.name, "attention_output/bias", value)
 
@@ -285,7 +297,7 @@ class _Planner:
         self._plan.add(call.name, "bias", value)
 
     def _sole_reader(self, call: Call) -> Call | None:
-        """The batch normalisation that alone reads a linear layer's output."""
+        """The batch normalisation that is the only reader of a linear layer's output, or None."""
         tensor = call.outputs[0]
         readers = self._readers.get(id(tensor), [])
         activation = getattr(call.operation, "activation", None)
@@ -301,24 +313,24 @@ class _Planner:
 
 
 def _consumes(effect: Effect, arriving: tuple[Axes, ...], touched: list[int]) -> bool:
-    """Whether channels end here: the outputs carry none of the labels that arrive."""
+    """Whether a call consumes channels: its outputs carry none of the labels of its inputs."""
     if effect.flow:
         return False
     leaving = [a for axes in effect.outputs for a in axes if a is not None]
-    passed = np.concatenate(leaving) if leaving else np.zeros(0, dtype=np.int64)
+    output_labels = np.concatenate(leaving) if leaving else np.zeros(0, dtype=np.int64)
     inputs = [a for i in touched for a in arriving[i] if a is not None]
-    return not any(np.isin(labels, passed).any() for labels in inputs)
+    return not any(np.isin(labels, output_labels).any() for labels in inputs)
 
 
 def contribution(layer: Any, constants: Array) -> Array:
-    """What constant input channels add to each output of a layer.
+    """Computes what constant input channels add to each output of a layer.
 
     Args:
-        layer: A dense layer, or a convolution that sees no zero padding.
-        constants: One value per input channel, zero for those that remain.
+        layer: A dense layer, or a convolution without zero padding.
+        constants: One value per input channel, [inputs]; 0 for channels that remain.
 
     Returns:
-        One value per output channel.
+        One value per output channel, [outputs].
     """
     if isinstance(layer, _SEPARABLE):
         depthwise = np.asarray(layer.depthwise_kernel, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The pruning history as data: replayed on the original model it gives the pruned one."""
+"""The pruning history as data: replaying it on the original model gives the pruned model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PruningStep:
 
     Attributes:
         removal: Sorted unit indices by group name, counted in the model before this step.
-        fold_constants: As given to `rebuild`.
+        fold_constants: The argument of `rebuild` in this step.
     """
 
     removal: Mapping[str, tuple[int, ...]]
@@ -41,11 +41,11 @@ class PruningHistory:
     steps: tuple[PruningStep, ...] = ()
 
     def add(self, removal: Removal, *, fold_constants: bool = True) -> PruningHistory:
-        """A history with one more step.
+        """Returns a history with one more step.
 
         Args:
             removal: Unit indices by group name, counted in the model after the last step.
-            fold_constants: As given to `rebuild`.
+            fold_constants: The argument of `rebuild` in the new step.
 
         Returns:
             The longer history.
@@ -69,16 +69,16 @@ class PruningHistory:
         """Reads what `to_json` wrote.
 
         Raises:
-            GraphError: For text that is not such a history.
+            GraphError: The text is not such a history.
         """
         try:
             data = json.loads(text)
-            known = data["format"]
+            format_number = data["format"]
             steps = [(step["removal"], step["fold_constants"]) for step in data["steps"]]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise GraphError(f"This is not a pruning history in JSON: {error!r}.") from error
-        if known != _FORMAT:
-            raise GraphError(f"The pruning history has format {known}; expected {_FORMAT}.")
+        if format_number != _FORMAT:
+            raise GraphError(f"The pruning history has format {format_number}; expected {_FORMAT}.")
         history = cls()
         for removal, fold_constants in steps:
             history = history.add(removal, fold_constants=fold_constants)
@@ -91,7 +91,7 @@ class PruningHistory:
             original: The model before the first step; it is not modified.
 
         Returns:
-            The pruned model: the same weights, bit for bit, as the steps gave.
+            The pruned model, with the same weights, bit for bit, as after the original steps.
         """
         model = original
         for step in self.steps:
@@ -99,7 +99,7 @@ class PruningHistory:
         return rebuild(model, {}) if model is original else model
 
     def merged(self, original: Any) -> dict[str, Sequence[int]]:
-        """All steps as one removal, counted in the original model.
+        """Merges all steps into one removal, counted in the original model.
 
         Args:
             original: The model before the first step; it is not modified.
@@ -108,34 +108,44 @@ class PruningHistory:
             Unit indices by group name.
 
         Raises:
-            GraphError: Where a step removed what is not a unit of the original: channels that were
-                split along two axes (a channel shuffle) are removed along the longer one, and
-                pruning can make the other one the longer.
+            GraphError: A step removed units that the original does not have. Channels that are
+                split along two axes (a channel shuffle) are removed along the longer axis, and
+                pruning can make the other axis the longer one.
         """
         first = analyze(original)
-        left = {group.name: list(range(group.num_channels)) for group in first.groups}
-        gone: dict[str, list[int]] = {}
+        remaining_units = {group.name: list(range(group.num_channels)) for group in first.groups}
+        removed_units: dict[str, list[int]] = {}
         model = original
         for number, step in enumerate(self.steps, 1):
             if number > 1:
                 model = rebuild(model, self.steps[number - 2].removal, fold_constants=False)
-                _check_same_units(first, gone, analyze(model), step.removal, number)
+                _check_same_units(first, removed_units, analyze(model), step.removal, number)
             for name, indices in step.removal.items():
-                gone.setdefault(name, []).extend(left[name][i] for i in indices)
-                dropped = set(indices)
-                left[name] = [unit for i, unit in enumerate(left[name]) if i not in dropped]
-        return {name: sorted(units) for name, units in gone.items()}
+                units, step_indices = remaining_units[name], set(indices)
+                removed_units.setdefault(name, []).extend(units[i] for i in indices)
+                remaining_units[name] = [
+                    unit for i, unit in enumerate(units) if i not in step_indices
+                ]
+        return {name: sorted(units) for name, units in removed_units.items()}
 
 
 def _check_same_units(
-    first: ChannelGraph, gone: Removal, later: ChannelGraph, removal: Removal, number: int
+    first: ChannelGraph, earlier: Removal, later: ChannelGraph, removal: Removal, number: int
 ) -> None:
-    """Raises GraphError unless the groups of a removal still consist of the original's units."""
-    keep = first.keep(gone)
+    """Raises GraphError unless the groups of a removal still consist of the original's units.
+
+    Args:
+        first: The groups of the original.
+        earlier: The units of the original that earlier steps removed.
+        later: The groups of the model before the step.
+        removal: The units that the step removes, counted in `later`.
+        number: The step's number, from 1.
+    """
+    keep = first.keep(earlier)
     for name, indices in removal.items():
         if not indices:
             continue
-        expected = _units_by_weight(first, name, keep, gone)
+        expected = _units_by_weight(first, name, keep, earlier)
         actual = _units_by_weight(later, name, None, {})
         if expected.keys() != actual.keys() or any(
             not np.array_equal(units, actual[place]) for place, units in expected.items()
@@ -148,15 +158,15 @@ def _check_same_units(
 
 
 def _units_by_weight(
-    graph: ChannelGraph, name: str, keep: Keep | None, gone: Removal
+    graph: ChannelGraph, name: str, keep: Keep | None, removal: Removal
 ) -> dict[tuple[str, str, int], Any]:
-    """The unit at each index that remains, counted after the removal, by layer, weight and axis."""
+    """The unit at each remaining index, numbered after the removal, by layer, weight and axis."""
     if name not in {group.name for group in graph.groups}:
         return {}
     group = graph[name]
     number = np.full(group.num_channels + 1, -1)  # the last entry serves other groups' -1
-    stay = np.setdiff1d(np.arange(group.num_channels), gone.get(name, ()))
-    number[stay] = np.arange(len(stay))
+    remaining_units = np.setdiff1d(np.arange(group.num_channels), removal.get(name, ()))
+    number[remaining_units] = np.arange(len(remaining_units))
     units_of_axis = {}
     for weight in group.weights:
         labels = graph.propagation.weights[weight.layer][weight.weight].axes[weight.axis]

@@ -1,9 +1,9 @@
 """Every use of Keras's private attributes, in one place.
 
 Keras 3 offers no public way to walk a functional model's calls, to find the graph behind a
-`Sequential`, or to tell which raw `keras.ops` operation a graph holds. What the package needs of
-that is here; nothing outside this module touches an attribute with a leading underscore or imports
-from `keras.src`.
+`Sequential`, or to tell which raw `keras.ops` operation a graph holds. This module does so for the
+package; no other module uses an attribute of Keras with a leading underscore or imports from
+`keras.src`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Node:
 
     Attributes:
         operation: The layer or raw operation that was called.
-        args: Positional arguments, KerasTensors where the graph's tensors go.
-        kwargs: Keyword arguments, likewise.
+        args: The positional arguments, with KerasTensors for the tensors of the graph.
+        kwargs: The keyword arguments, likewise.
         inputs: All KerasTensors among the arguments, in order.
-        outputs: The KerasTensors the call returned, flat.
+        outputs: The KerasTensors that the call returned, as a flat list.
     """
 
     operation: Any
@@ -45,10 +45,10 @@ def check_model(model: object) -> None:
     """Raises GraphError unless `model` is a built functional or Sequential Keras 3 model.
 
     Args:
-        model: What the user passed.
+        model: The object that the user passed.
 
     Raises:
-        GraphError: For a tf_keras model, a subclassed model, an unbuilt Sequential, another type.
+        GraphError: It is a tf_keras model, a subclassed model, an unbuilt Sequential or no model.
     """
     module = type(model).__module__
     legacy = ("tf_keras", "tensorflow.python.keras", "keras.legacy")
@@ -82,7 +82,7 @@ def check_model(model: object) -> None:
 
 
 def has_inherited_call(model: Any) -> bool:
-    """Whether a functional model computes what its graph says (it does not override `call`)."""
+    """Whether a functional model computes its graph, i.e. does not override `call`."""
     base = keras.Sequential if isinstance(model, keras.Sequential) else Functional
     return type(model).call is base.call
 
@@ -100,12 +100,12 @@ def has_nested_models(model: Any) -> bool:
 
 
 def functional(model: Any) -> Any:
-    """The functional graph behind a Sequential; a functional model itself."""
+    """Returns the functional model behind a Sequential; a functional model is returned as it is."""
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def nodes(model: Any) -> Iterator[Node]:
-    """The calls that belong to `model`, in topological order, without its inputs.
+    """Yields the calls that belong to `model`, in topological order, without its inputs.
 
     Args:
         model: A functional model (not a Sequential, see `functional`).
@@ -128,22 +128,22 @@ def nodes(model: Any) -> Iterator[Node]:
 
 
 def input_structure(model: Any) -> Any:
-    """The structure (tensor, list, dict, ...) of a functional model's inputs."""
+    """Returns the structure (tensor, list, dict, ...) of a functional model's inputs."""
     return model._inputs_struct
 
 
 def output_structure(model: Any) -> Any:
-    """The structure of a functional model's outputs."""
+    """Returns the structure of a functional model's outputs."""
     return model._outputs_struct
 
 
 def input_layer(tensor: Any) -> Any:
-    """The InputLayer that made a model's input tensor."""
+    """Returns the InputLayer that made a model's input tensor."""
     return tensor._keras_history.operation
 
 
 def operation_kind(operation: Any) -> type | str:
-    """What a rule is registered for: a layer's class, or a raw operation's name ("ops.Relu")."""
+    """Returns the key of an operation's rule: a layer's class, or a name such as "ops.Relu"."""
     if isinstance(operation, keras.layers.Layer):
         return type(operation)
     if type(operation).__module__.startswith("keras.src.ops"):
@@ -152,7 +152,7 @@ def operation_kind(operation: Any) -> type | str:
 
 
 def recreate_operation(operation: Any, changes: dict[str, Any]) -> Any:
-    """A new raw operation like `operation`, with some constructor arguments changed.
+    """Makes a copy of a raw operation, with some constructor arguments changed.
 
     Args:
         operation: A raw operation (not a layer).
@@ -162,7 +162,7 @@ def recreate_operation(operation: Any, changes: dict[str, Any]) -> Any:
         The new operation, of the same name, without any calls.
 
     Raises:
-        GraphError: Where the arguments must change and Keras did not record them.
+        GraphError: Arguments must change, and Keras did not record them.
     """
     try:
         config = dict(operation.get_config())
@@ -181,7 +181,7 @@ def recreate_operation(operation: Any, changes: dict[str, Any]) -> Any:
 
 
 def compile_arguments(model: Any) -> dict[str, Any]:
-    """The loss and the metrics that a model was compiled with, as the user passed them."""
+    """Returns the arguments that the user compiled a model with, except the optimizer."""
     metrics, weighted = model._compile_metrics, None
     arguments: dict[str, Any] = {"loss": model.loss, "run_eagerly": model.run_eagerly}
     arguments["jit_compile"] = model.jit_compile
@@ -197,10 +197,10 @@ def compile_arguments(model: Any) -> dict[str, Any]:
 
 
 def relative_weight_names(layer: Any) -> list[str]:
-    """Names of `layer.weights`, in order, relative to the layer ("kernel", "query/kernel").
+    """Returns the names of `layer.weights` relative to the layer ("kernel", "query/kernel").
 
-    The layer inside a wrapper gives its weights their own names below its name ("conv/kernel"),
-    whether the wrapper built it or, when a model is loaded, it came built.
+    The weights of a layer inside a wrapper are named below that layer's name ("conv/kernel"),
+    whether the wrapper built the layer or the layer was loaded already built.
     """
     prefix = f"{layer.path}/" if getattr(layer, "path", None) else f"{layer.name}/"
     inside: dict[int, str] = {}
@@ -217,18 +217,18 @@ def relative_weight_names(layer: Any) -> list[str]:
         name = inside.get(id(weight), name)
         # Keras numbers unnamed variables over the whole process; here they count per layer.
         name = re.sub(r"(^|/)variable_\d+$", r"\1variable", name)
-        count = sum(1 for known in names if known.split(":")[0] == name)
+        count = sum(1 for earlier in names if earlier.split(":")[0] == name)
         names.append(f"{name}:{count}" if count else name)
     return names
 
 
 def view(variable: Any) -> Any:
-    """A variable's value as a numpy array that shares its memory; not to be written to or kept."""
-    return np.asarray(variable.value.value())  # reading it any other way makes a copy
+    """Returns a variable's value as an array that shares its memory; do not write to or keep it."""
+    return np.asarray(variable.value.value())  # other ways of reading make a copy
 
 
 def application_layers() -> dict[str, type]:
-    """The layer classes that `keras.applications` defines for its own models, by name."""
+    """Returns the layer classes that `keras.applications` defines for its models, by name."""
     return {
         "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
         "LayerScale": convnext.LayerScale,

@@ -1,13 +1,13 @@
 """Labels: which channel is which, through the whole graph.
 
 Every index of every channel axis, of a tensor or of a weight, carries a label (an integer). A
-layer that makes channels (a convolution's filters) makes fresh labels; every other operation says
+layer that makes channels (a convolution's filters) makes new labels; every other operation says
 how the labels of its inputs arrive in its outputs: its index map. A concatenation concatenates
 the label arrays, a flatten repeats them, a depthwise convolution with multiplier m repeats each m
-times. Where two channels must live and die together (an addition), their labels are tied. Read
-forward, the label arrays say where a channel goes; read backward (which indices hold this
-label?), they say what has to go when it is removed. So one mechanism serves all operations, and a
-wrong offset cannot hide: the same arrays cut the weights of both neighbours.
+times. If two channels must live and die together (an addition), their labels are tied. Read
+forward, the label arrays say where a channel goes. Read backward (which indices hold this label?),
+they say what must be removed with it. So one mechanism serves all operations, and a wrong offset
+shows at once, because the same arrays cut the weights of both neighbours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LabelSpace:
         self._protections: list[tuple[Labels, str]] = []
 
     def fresh(self, count: int) -> Labels:
-        """New labels, `count` of them."""
+        """Makes `count` new labels."""
         labels = np.arange(self.size, self.size + count, dtype=np.int64)
         self.size += count
         return labels
@@ -45,26 +45,26 @@ class LabelSpace:
         """Declares that these labels can never be removed.
 
         Args:
-            labels: Which.
-            reason: Why, for the user.
-            first: Whether this reason is given before all others that apply.
+            labels: The protected labels.
+            reason: Why they are protected, as the user reads it.
+            first: Whether this reason takes precedence over all others that apply.
         """
         position = 0 if first else len(self._protections)
         self._protections.insert(position, (labels.ravel(), reason))
 
     def roots(self) -> Labels:
-        """For each label the smallest label it is tied to, directly or through others."""
+        """For each label, the smallest label it is tied to, directly or through others."""
         return components(self.size, self._ties)
 
     def protected(self, roots: Labels) -> tuple[Labels, tuple[str, ...]]:
-        """Which roots are protected, and why.
+        """Returns which labels are protected, and why.
 
         Args:
-            roots: As returned by `roots`.
+            roots: The root of each label, as returned by `roots`.
 
         Returns:
-            For each label (looked up by its root) the number of the first reason given, or -1; and
-            the reasons.
+            For each label, the number of the first reason that protects its root, or -1 if there is
+            none; and the reasons.
         """
         number = np.full(self.size, -1, dtype=np.int64)
         for position in range(len(self._protections) - 1, -1, -1):
@@ -80,7 +80,7 @@ def components(size: int, ties: list[tuple[Labels, Labels]]) -> Labels:
         ties: Pairs of equally long label arrays.
 
     Returns:
-        For each label the smallest label of its connected component, [size].
+        For each label, the smallest label of its connected component, [size].
     """
     if not ties:
         return np.arange(size, dtype=np.int64)

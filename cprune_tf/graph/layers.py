@@ -11,17 +11,17 @@ from cprune_tf.graph.flat import flatten
 
 
 def layer_named(model: Any, name: str) -> Any:
-    """A layer by the name it has in the flat graph.
+    """Returns a layer by its name in the flat graph.
 
     Args:
         model: A functional or built Sequential model.
         name: The layer's flat name.
 
     Returns:
-        The layer of `model`.
+        The layer itself, not a copy.
 
     Raises:
-        KeyError: Where there is none.
+        KeyError: The model has no such layer.
     """
     if not keras_internals.has_nested_models(model):
         functional = keras_internals.functional(model)
@@ -35,12 +35,12 @@ def layer_named(model: Any, name: str) -> Any:
 
 
 def weight_variables(model: Any, layer: str) -> dict[str, Any]:
-    """A layer's variables by their name relative to the layer ("kernel", "query/kernel")."""
+    """Returns a layer's variables by name relative to the layer ("kernel", "query/kernel")."""
     named_layer = layer_named(model, layer)
     names = keras_internals.relative_weight_names(named_layer)
     return dict(zip(names, named_layer.weights, strict=True))
 
 
 def weight_arrays(model: Any, layer: str) -> dict[str, Any]:
-    """A layer's weights as arrays by the same names."""
+    """Returns a layer's weights as arrays, by the names that `weight_variables` uses."""
     return {name: np.asarray(value) for name, value in weight_variables(model, layer).items()}

@@ -1,13 +1,13 @@
 """Masking: the same shapes as the original, with the removed channels forced to zero.
 
-Definition. `mask(model, removal)` computes what the model would compute if the removed channels
-did not exist: after its normalisation and its activation, wherever a layer that mixes channels
-consumes a tensor, the tensor's removed channels are exactly zero. A normalisation that mixes
-channels (layer normalisation) takes its mean and variance over the remaining channels only. This
-equals `rebuild(model, removal, fold_constants=False)` up to the order of floating-point sums.
+Definition: `mask(model, removal)` computes what the model would compute if the removed channels did
+not exist. In every tensor that a channel-mixing layer consumes, the removed channels are exactly
+zero, after normalisation and activation. A normalisation that mixes channels (layer normalisation)
+takes its mean and variance over the remaining channels only. This equals `rebuild(model, removal,
+fold_constants=False)` up to the order of floating-point sums.
 
-With `keep_constants=True` it is the other definition of `cprune_tf.graph.folding`: only the kernels
-of the removed units are zero, and what their biases and normalisations add keeps flowing.
+`keep_constants=True` selects the other definition of `cprune_tf.graph.folding`: only the kernels of
+the removed units are zero, and the constants from their biases and normalisations remain.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class ChannelMask(keras.layers.Layer):
     """Sets some indices of one axis to zero.
 
     Attributes:
-        axis: Which axis.
-        kept: The indices that stay.
+        axis: The number of the masked axis.
+        kept: The indices that keep their values.
         size: The size of the axis.
     """
 
     def __init__(self, axis: int, kept: list[int], size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis, self.kept, self.size = axis, list(kept), size
-        self.supports_masking = True  # a mask of time steps is not about channels
+        self.supports_masking = True  # lets Keras pass on masks of time steps
 
     def call(self, inputs: Any) -> Any:
-        """Returns the inputs with zeroes in the masked places."""
+        """Returns the inputs with zeros at all other indices."""
         shape = [1] * len(inputs.shape)
         shape[self.axis] = self.size
         flags = np.zeros(self.size, dtype=bool)
@@ -56,11 +56,11 @@ class ChannelMask(keras.layers.Layer):
         return keras.ops.where(flags.reshape(shape), inputs, keras.ops.zeros_like(inputs))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's."""
+        """Returns the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "axis": self.axis, "kept": self.kept, "size": self.size}
 
 
@@ -73,7 +73,7 @@ class TakeChannels(ChannelMask):
         return keras.ops.take(inputs, np.asarray(self.kept, dtype="int32"), axis=self.axis)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's with the axis shrunk."""
+        """Returns the input's shape with the smaller axis."""
         shape = list(input_shape)
         shape[self.axis] = len(self.kept)
         return tuple(shape)
@@ -81,11 +81,11 @@ class TakeChannels(ChannelMask):
 
 @keras.saving.register_keras_serializable(package="cprune_tf")
 class SpreadChannels(ChannelMask):
-    """Puts the kept indices back in their places, zeroes in the others."""
+    """Puts the kept indices back in their places, with zeros in the others."""
 
     def call(self, inputs: Any) -> Any:
         """Returns the larger tensor."""
-        # One extra index of zeroes is what every removed place reads.
+        # Every removed place reads one extra index, which holds zeros.
         widths = [(0, 0)] * len(inputs.shape)
         widths[self.axis] = (0, 1)
         source = np.full(self.size, len(self.kept), dtype="int32")
@@ -93,7 +93,7 @@ class SpreadChannels(ChannelMask):
         return keras.ops.take(keras.ops.pad(inputs, widths), source, axis=self.axis)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's with the axis grown."""
+        """Returns the input's shape with the larger axis."""
         shape = list(input_shape)
         shape[self.axis] = self.size
         return tuple(shape)
@@ -106,19 +106,19 @@ def mask(
     keep_constants: bool = False,
     graph: ChannelGraph | None = None,
 ) -> Any:
-    """A model of unchanged shapes in which the removed channels are zero.
+    """Makes a model of unchanged shapes in which the removed channels are zero.
 
     Args:
         model: A functional or built Sequential model; it is not modified.
         removal: Unit indices by channel group name.
-        keep_constants: Zero the kernels of the removed units only.
-        graph: The model's groups where the caller has them.
+        keep_constants: Whether to set only the kernels of the removed units to zero.
+        graph: The model's channel groups, if the caller has them already.
 
     Returns:
         A new keras.Model, compiled like `model`; it can be trained and saved.
 
     Raises:
-        GraphError: For a model or removal that cannot work.
+        GraphError: The model or the removal cannot be used.
     """
     graph = graph_of(model, graph)
     keep = graph.keep(removal)
@@ -131,7 +131,7 @@ def mask(
 
 
 def _without_kernels(propagation: Propagation, keep: Keep) -> Any:
-    """A copy of the model with the kernels of the removed units set to zero."""
+    """Copies the model and sets the kernels of the removed units to zero."""
     copies: dict[str, Any] = {}
 
     def make(call: Call) -> Any:
@@ -159,10 +159,10 @@ def _zero(call: Call, twin: Any, name: str, weight: Weight, axis: int, keep: Kee
 
 
 def inner_width(effect: Effect) -> Labels:
-    """Labels of channels that a layer makes for itself (heads), which no output carries."""
-    made = [labels for suffix, labels in effect.produced.items() if suffix]
+    """Returns the labels of channels inside a layer (heads) that no output carries."""
+    produced = [labels for suffix, labels in effect.produced.items() if suffix]
     leaving = [labels for axes in effect.outputs for labels in axes if labels is not None]
-    inner = np.concatenate(made) if made else np.zeros(0, dtype=np.int64)
+    inner = np.concatenate(produced) if produced else np.zeros(0, dtype=np.int64)
     return inner[~np.isin(inner, np.concatenate(leaving))] if leaving else inner
 
 
@@ -174,12 +174,12 @@ class _Masker:
         self._keep = keep
         self._mixes: dict[str, bool] = {}
         self._first: dict[str, Effect] = {}
-        self._made: dict[str, Any] = {}
+        self._copies: dict[str, Any] = {}
         self._masked: set[int] = set()
         self._count = 0
         self._needed = {id(t) for t in keras.tree.flatten(propagation.flat.outputs)}
         for call, effect in zip(propagation.flat.calls, propagation.effects, strict=True):
-            if not effect.flow:  # what acts channel by channel can be masked behind
+            if not effect.flow:  # a call that acts channel by channel can be masked after it
                 self._needed.update(id(t) for t in call.inputs)
         for call, effect, axes in zip(
             propagation.flat.calls, propagation.effects, propagation.arriving, strict=True
@@ -189,12 +189,12 @@ class _Masker:
             self._mixes[call.name] = self._mixes.get(call.name, False) or mixed
 
     def build(self) -> Any:
-        """The masked model with the original's weights."""
+        """Returns the masked model with the original's weights."""
         model = replay(self._p.flat, self._make, self._invoke)
         for call in {call.name: call for call in self._p.flat.calls}.values():
             effect = self._first[call.name]
             smaller = self._keep if self._mixes[call.name] else None
-            copy_weights(call, self._made[call.name], dict(effect.weights), smaller)
+            copy_weights(call, self._copies[call.name], dict(effect.weights), smaller)
             # An inner width never leaves its layer: it is zeroed where the layer consumes it.
             inner = inner_width(effect)
             for name, weight in effect.weights.items():
@@ -202,35 +202,35 @@ class _Masker:
                     if labels is None or axis == weight.out_axis or weight.role != "kernel":
                         continue
                     if np.isin(labels, inner).all():
-                        _zero(call, self._made[call.name], name, weight, axis, self._keep)
+                        _zero(call, self._copies[call.name], name, weight, axis, self._keep)
         return model
 
     def _make(self, call: Call) -> Any:
         changes: dict[str, Any] = {}
         if self._mixes[call.name]:
             changes = resize_config(self._first[call.name], self._keep)
-        self._made[call.name] = make_operation(call, changes)
-        return self._made[call.name]
+        self._copies[call.name] = make_operation(call, changes)
+        return self._copies[call.name]
 
     def _invoke(self, position: int, operation: Any, args: Any, kwargs: Any) -> Any:
         call, effect = self._p.flat.calls[position], self._p.effects[position]
         if self._mixes[call.name]:
             return self._mixed(position, operation, args, kwargs)
         outputs = operation(*args, **kwargs)
-        clean = effect.keeps_zero and all(
+        zeros_arrive_and_stay = effect.keeps_zero and all(
             id(t) in self._masked or not any(self._keep.touches(a) for a in axes)
             for t, axes in zip(call.inputs, self._p.arriving[position], strict=True)
         )
         flat = keras.tree.flatten(outputs)
         for index, tensor in enumerate(call.outputs):
-            if not clean and id(tensor) in self._needed:
+            if not zeros_arrive_and_stay and id(tensor) in self._needed:
                 flat[index] = self._through(ChannelMask, flat[index], effect.outputs[index])
-            if clean or id(tensor) in self._needed:
+            if zeros_arrive_and_stay or id(tensor) in self._needed:
                 self._masked.add(id(tensor))
         return flat
 
     def _mixed(self, position: int, operation: Any, args: Any, kwargs: Any) -> Any:
-        """Takes the removed channels out, calls the smaller layer, puts zeroes back."""
+        """Takes the removed channels out, calls the smaller layer, and puts zeros back."""
         effect = self._p.effects[position]
         small = self._through(TakeChannels, args[0], self._p.arriving[position][0])
         value = operation(small, *args[1:], **kwargs)
@@ -238,7 +238,7 @@ class _Masker:
         return self._through(SpreadChannels, value, effect.outputs[0])
 
     def _through(self, layer: type, value: Any, axes: Axes) -> Any:
-        """Applies a mask layer along every axis from which something goes."""
+        """Applies a mask layer along every axis that loses channels."""
         for axis, labels in enumerate(axes):
             if labels is not None and self._keep.touches(labels):
                 kept = self._keep.indices(labels).tolist()

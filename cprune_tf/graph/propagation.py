@@ -1,4 +1,4 @@
-"""One pass over the graph: every call's rule is asked, every label is resolved."""
+"""One pass over the graph: applies every call's rule and resolves every label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Production:
     """Channels that one layer makes.
 
     Attributes:
-        name: The layer's name, with "/heads" and the like for an inner width.
+        name: The layer's name, with a suffix like "/heads" for channels inside the layer.
         layer: The layer's name.
         labels: One label per channel.
     """
@@ -39,17 +39,17 @@ class Production:
 
 @dataclass(frozen=True, eq=False)
 class Propagation:
-    """What the pass found.
+    """The resolved labels of a whole graph.
 
     Attributes:
         flat: The graph.
-        effects: One per call.
-        arriving: Labels of each call's inputs.
-        weights: Channel axes of every layer's weights, by layer and weight name.
-        productions: In topological order.
-        roots: For each label the smallest one it is tied to.
-        reason: For each label the number of its protection, or -1.
-        reasons: The protections.
+        effects: The effect of each call.
+        arriving: For each call, the labels of each input.
+        weights: The channel axes of every layer's weights, by layer and weight name.
+        productions: The channels that layers make, in topological order.
+        roots: For each label, the smallest label it is tied to.
+        reason: For each label, the index in `reasons` of why it is protected, or -1.
+        reasons: Why channels are protected, as the user reads it.
     """
 
     flat: FlatGraph
@@ -69,14 +69,14 @@ def propagate(
 
     Args:
         flat: The graph.
-        protect: fnmatch patterns of layer names or paths whose channels stay.
-        registry: Where the rules are.
+        protect: fnmatch patterns of layer names or paths whose channels must stay.
+        registry: The layer rules.
 
     Returns:
         The resolved labels.
 
     Raises:
-        GraphError: Where a pattern matches no layer.
+        GraphError: A pattern matches no layer.
     """
     space = LabelSpace()
     labels: dict[int, Axes] = {}
@@ -87,22 +87,21 @@ def propagate(
     productions: list[Production] = []
     patterns = _matches(flat, protect)
     for call in flat.calls:
-        given = tuple(labels[id(t)] for t in call.inputs)
-        view = LayerCall(call, given, space)
-        effect = _ask(view, registry)
+        input_axes = tuple(labels[id(t)] for t in call.inputs)
+        effect = _effect(LayerCall(call, input_axes, space), registry)
         for tensor, axes in zip(call.outputs, effect.outputs, strict=True):
             labels[id(tensor)] = axes
         effects.append(effect)
-        arriving.append(given)
+        arriving.append(input_axes)
         if call.name in first:
             _tie_calls(space, first[call.name], effect)
             continue
         first[call.name] = effect
-        for suffix, made in effect.produced.items():
+        for suffix, produced in effect.produced.items():
             name = f"{call.name}/{suffix}" if suffix else call.name
-            productions.append(Production(name, call.name, made))
+            productions.append(Production(name, call.name, produced))
             if call.name in patterns:
-                space.protect(made, f"matches the protect pattern '{patterns[call.name]}'")
+                space.protect(produced, f"matches the protect pattern '{patterns[call.name]}'")
     _protect_outputs(flat, labels, space)
     roots = space.roots()
     reason, reasons = space.protected(roots)
@@ -112,8 +111,8 @@ def propagate(
     )
 
 
-def _ask(view: LayerCall, registry: RuleRegistry) -> Effect:
-    """The effect of a call; of a call without a rule, one that protects what it touches."""
+def _effect(view: LayerCall, registry: RuleRegistry) -> Effect:
+    """The effect of a call; a call without a rule protects all channels that it touches."""
     rule = registry.find(view.layer)
     if rule is None or not view.inputs:
         return view.opaque(no_rule_reason(view))
@@ -131,12 +130,12 @@ def _ask(view: LayerCall, registry: RuleRegistry) -> Effect:
 
 
 def _tie_calls(space: LabelSpace, first: Effect, again: Effect) -> None:
-    """A shared layer has one set of weights and one config, whatever arrives at each call."""
+    """Ties the channels of two calls of a shared layer, which share weights and config."""
     for name, weight in first.weights.items():
         for a, b in zip(weight.axes, again.weights[name].axes, strict=True):
             _tie_axis(space, a, b)
-    for suffix, made in first.produced.items():
-        space.tie(made, again.produced[suffix])
+    for suffix, produced in first.produced.items():
+        space.tie(produced, again.produced[suffix])
     for a, b in zip(first.sizes, again.sizes, strict=False):
         _tie_axis(space, a, b)
 
@@ -170,21 +169,21 @@ def _protect_outputs(flat: FlatGraph, labels: dict[int, Axes], space: LabelSpace
 
 
 def _matches(flat: FlatGraph, protect: Sequence[str]) -> dict[str, str]:
-    """Layer names by the pattern that protects them."""
+    """The first pattern that protects a layer, by layer name."""
     if isinstance(protect, str):
         raise GraphError(f"protect is {protect!r}; expected a sequence of patterns: [{protect!r}].")
     pattern_of_layer: dict[str, str] = {}
     for pattern in protect:
-        hits = [
+        names = [
             call.name
             for call in flat.calls
             if fnmatch.fnmatchcase(call.name, pattern) or fnmatch.fnmatchcase(call.path, pattern)
         ]
-        if not hits:
+        if not names:
             examples = ", ".join(sorted({call.path for call in flat.calls})[:8])
             raise GraphError(
                 f"The protect pattern {pattern!r} matches no layer; the model has {examples}, ..."
             )
-        for name in hits:
+        for name in names:
             pattern_of_layer.setdefault(name, pattern)
     return pattern_of_layer

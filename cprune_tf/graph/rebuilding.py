@@ -24,17 +24,17 @@ def rebuild(
     Args:
         model: A functional or built Sequential model; it is not modified.
         removal: Unit indices to remove, by channel group name, counted in this model.
-        fold_constants: Whether what removed channels would still contribute with zeroed kernels is
-            added to their consumers' biases, where exact: see `cprune_tf.graph.folding`.
-        graph: The model's groups where the caller has them (saves an analysis).
+        fold_constants: Whether to add the constants that removed channels still contribute to their
+            consumers' biases, if that is exact; `cprune_tf.graph.folding` defines this.
+        graph: The model's channel groups, if the caller has them already.
 
     Returns:
         A new keras.Model with the same layer names, dtype policies, regularisers, constraints,
-        trainable flags and compile state (the optimizer starts anew). Nested models come out
-        inlined, a Sequential as a functional model.
+        trainable flags and compile state (the optimizer starts anew). Nested models are inlined,
+        and a Sequential becomes a functional model.
 
     Raises:
-        GraphError: For a model or removal that cannot work, before anything is built.
+        GraphError: The model or the removal cannot be used; raised before anything is built.
     """
     graph = graph_of(model, graph)
     keep = graph.keep(removal)
@@ -45,7 +45,7 @@ def rebuild(
 
 
 def functional_twin(model: Any) -> Any:
-    """An independent functional copy of a model: nested models inlined, a Sequential unrolled.
+    """Makes an independent functional copy of a model, with nested models inlined.
 
     Args:
         model: A functional or built Sequential model; it is not modified.
@@ -68,10 +68,10 @@ def functional_twin(model: Any) -> Any:
 
 
 def graph_of(model: Any, graph: ChannelGraph | None) -> ChannelGraph:
-    """The given analysis of `model`, or a new one.
+    """Returns `graph` if it is an analysis of `model`, or a new analysis if it is None.
 
     Raises:
-        ValueError: Where the given one is another model's.
+        ValueError: `graph` belongs to another model.
     """
     if graph is None:
         return analyze(model)
@@ -83,7 +83,16 @@ def graph_of(model: Any, graph: ChannelGraph | None) -> ChannelGraph:
 
 
 def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None) -> Any:
-    """The model with the kept channels only, weights copied, not compiled."""
+    """Makes the model with only the kept channels; weights are copied, it is not compiled.
+
+    Args:
+        propagation: The analysed model.
+        keep: The labels that remain.
+        folding: The constants to fold; None to fold none.
+
+    Returns:
+        The smaller keras.Model.
+    """
     additions = folding.additions if folding else {}
     configs = folding.configs if folding else {}
     effects = {
@@ -113,14 +122,14 @@ def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None)
 
 
 def resize_config(effect: Effect, keep: Keep) -> dict[str, Any]:
-    """The config entries that a removal changes in a layer."""
+    """Returns the config entries that a removal changes in a layer."""
     if effect.resize is None or not is_touched(effect, keep):
         return {}
     return effect.resize(keep)
 
 
 def is_touched(effect: Effect, keep: Keep) -> bool:
-    """Whether a removal takes any channel of a call's outputs, weights or sizes."""
+    """Whether a removal affects any channel of a call's outputs, weights or sizes."""
     axes = [labels for output in effect.outputs for labels in output]
     axes += [labels for weight in effect.weights.values() for labels in weight.axes]
     axes += [*effect.sizes, *effect.produced.values()]
@@ -128,5 +137,5 @@ def is_touched(effect: Effect, keep: Keep) -> bool:
 
 
 def _first_calls(calls: tuple[Call, ...]) -> list[Call]:
-    """One call per distinct layer."""
+    """Returns the first call of each distinct layer."""
     return list({call.name: call for call in reversed(calls)}.values())[::-1]

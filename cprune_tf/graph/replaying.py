@@ -25,7 +25,7 @@ Make = Callable[[Call], Any]
 def plain_invoke(
     position: int, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Just the call."""
+    """Calls the operation without any change."""
     return operation(*args, **kwargs)
 
 
@@ -37,14 +37,15 @@ def replay(
 ) -> Any:
     """Repeats all calls on new inputs.
 
-    New weights start as zeroes, to be overwritten: random numbers would cost time. The state of
-    Python's random numbers, from which Keras draws seeds, is left as it was.
+    New weights start as zeros, because they are overwritten and random numbers would cost time. The
+    state of Python's random numbers, from which Keras draws seeds, does not change.
 
     Args:
         flat: The original graph.
-        make: Gives the new layer or operation for a call; asked once per distinct operation.
-        invoke: Calls it.
-        arguments: New arguments (with the original's Tensors) of the call at a position.
+        make: Makes the new layer or operation of a call; used once per distinct operation.
+        invoke: Calls the new layer or operation.
+        arguments: Returns new arguments (with the original's Tensors) of the call at a position;
+            None to keep all arguments.
 
     Returns:
         A new functional keras.Model with the original's name and input and output structure.
@@ -81,7 +82,7 @@ def replay(
 
 @contextlib.contextmanager
 def deep_recursion(frames: int) -> Iterator[None]:
-    """Allows this many more nested calls: Keras walks a graph by recursion, a frame per layer."""
+    """Allows this many nested calls: Keras walks a graph by recursion, one frame per layer."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, frames + 1000))
     try:
@@ -91,7 +92,7 @@ def deep_recursion(frames: int) -> Iterator[None]:
 
 
 def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
-    """Sets a new layer's random initializers to zeroes; returns (layer, attribute, original)."""
+    """Sets a new layer's random initializers to zeros; returns (layer, attribute, original)."""
     initializers = [
         (layer, name, value)
         for name, value in vars(layer).items()
@@ -105,7 +106,7 @@ def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
 
 
 def model_class(model: Any) -> Any:
-    """The user's own functional model class, where it can be made from inputs and outputs."""
+    """Returns the user's functional model class if it can be made from inputs and outputs."""
     if isinstance(model, keras.Sequential):
         return keras.Model
     parameters = inspect.signature(type(model).__init__).parameters
@@ -113,23 +114,23 @@ def model_class(model: Any) -> Any:
 
 
 def new_input(layer: Any) -> Any:
-    """A new model input like an existing InputLayer's."""
+    """Makes a new model input like that of an existing InputLayer."""
     config = layer.get_config()
     return keras.layers.InputLayer.from_config(config).output
 
 
 def make_operation(call: Call, changes: dict[str, Any]) -> Any:
-    """A new layer or operation like a call's, of its flat name, with config entries changed.
+    """Makes a copy of a call's layer or operation, with its flat name and some config changes.
 
     Args:
-        call: Any call of the original.
-        changes: Config entries by name.
+        call: Any call of the original layer or operation.
+        changes: New values of config entries, by name.
 
     Returns:
         The new, unbuilt layer, or the new operation.
 
     Raises:
-        GraphError: Where the layer cannot be made from its own config.
+        GraphError: The layer cannot be made from its own config.
     """
     original = call.operation
     if not call.is_layer:
@@ -154,18 +155,18 @@ def copy_weights(
     keep: Keep | None,
     additions: Mapping[str, Any] | None = None,
 ) -> None:
-    """Copies a layer's weights, without the removed channels, and which of them are trainable.
+    """Copies a layer's weights without the removed channels, and their trainable flags.
 
     Args:
         call: A call of the original layer.
-        twin: Its new counterpart, built.
-        weights: The channel axes of its weights by name.
-        keep: What remains; None for everything.
-        additions: Arrays to add to weights (to zero where only the new layer has the weight), by
-            name and in the original's shape.
+        twin: The new layer, built.
+        weights: The channel axes of the weights, by name.
+        keep: The labels that remain; None to keep all.
+        additions: Arrays to add to weights, by name and in the original's shape. A weight that only
+            the new layer has starts from zero.
 
     Raises:
-        GraphError: Where what remains does not fit the new layer, so its rule is wrong.
+        GraphError: The remaining values do not fit the new layer, so the layer's rule is wrong.
     """
     if not call.is_layer or not call.operation.weights:
         return
@@ -186,7 +187,7 @@ def copy_weights(
                 "list the weight's axes and resize the config; see docs/extending.md."
             )
         if any(indices is not None for indices in kept):
-            # All axes at once: one after the other would hold copies that are larger than the last.
+            # Cutting all axes at once avoids larger intermediate copies.
             full = [
                 np.arange(n) if i is None else i for n, i in zip(value.shape, kept, strict=True)
             ]
@@ -199,7 +200,7 @@ def copy_weights(
 def _kept_indices(
     weight: Weight | None, keep: Keep | None, shape: tuple[int, ...]
 ) -> list[Indices | None]:
-    """The indices that remain on each axis of a weight; None for all of them."""
+    """Returns the indices that remain on each axis of a weight; None if all of them remain."""
     kept: list[Indices | None] = [None] * len(shape)
     if weight is not None and keep is not None:
         for axis, labels in enumerate(weight.axes):
@@ -209,20 +210,21 @@ def _kept_indices(
 
 
 def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
-    """The weights of a new layer under the names they have in the original.
+    """Returns the weights of a new layer by their names in the original.
 
-    The names agree unless the layer holds others: Keras numbers those that were given no name, and
-    a wrapper's may be built before it is. Then the order counts, as it does for `set_weights`.
+    The names agree unless the layer contains other layers: Keras numbers layers without a name, and
+    the layer inside a wrapper may be built before the wrapper. Then weights are matched by order,
+    as `set_weights` does.
 
     Args:
         call: A call of the original layer.
-        twin: Its new counterpart, built.
+        twin: The new layer, built.
 
     Returns:
-        Variables by name; under a name of its own what only the new layer has.
+        The new layer's variables by name, including those that the original lacks.
 
     Raises:
-        GraphError: Where the new layer has other weights.
+        GraphError: The new layer has other weights.
     """
     names = keras_internals.relative_weight_names(call.operation)
     new_names = keras_internals.relative_weight_names(twin)
@@ -240,10 +242,10 @@ def twin_weights(call: Call, twin: Any) -> dict[str, Any]:
 
 
 def copy_compile_state(model: Any, twin: Any) -> None:
-    """Compiles `twin` as `model` was compiled; the optimizer is made anew.
+    """Compiles `twin` as `model` was compiled, with a new optimizer.
 
     Args:
-        model: The original.
+        model: The original model; nothing happens if it is not compiled.
         twin: The new model.
     """
     if not getattr(model, "compiled", False):
@@ -251,15 +253,15 @@ def copy_compile_state(model: Any, twin: Any) -> None:
     arguments = keras_internals.compile_arguments(model)
     for key in ("metrics", "weighted_metrics"):
         if key in arguments:
-            arguments[key] = keras.tree.map_structure(_fresh_metric, arguments[key])
+            arguments[key] = keras.tree.map_structure(_stateless_copy, arguments[key])
     if model.optimizer is not None:
         optimizer = model.optimizer
         arguments["optimizer"] = type(optimizer).from_config(optimizer.get_config())
     twin.compile(**arguments)
 
 
-def _fresh_metric(metric: Any) -> Any:
-    """A metric without state; names and functions as they are."""
+def _stateless_copy(metric: Any) -> Any:
+    """Copies a metric without its state; names and functions are returned as they are."""
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric

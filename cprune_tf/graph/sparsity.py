@@ -1,4 +1,4 @@
-"""Sparsity budgets: from scores and a budget to a removal."""
+"""Sparsity budgets: chooses the units to remove from scores and a budget."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ MEASURES = ("channels", "params", "macs")
 
 @dataclass(frozen=True)
 class SparsityBudget:
-    """How much may go, and from where.
+    """How many units may be removed, and from which groups.
 
     Attributes:
-        fraction: Share to remove, 0 to below 1.
-        scope: "per_group": that share of every group's units, the least important of each;
-            "global": the least important units of all groups until that share of the measure is
-            reached. Global scores must be comparable between groups, as `importance.score`'s are.
-        measure: For "global", what the share is counted in: "channels" (units), "params" or "macs",
-            each unit counted with its share of its group as it is now. A kernel between two groups
-            shrinks on both sides, so the model loses somewhat more than that share of its work.
-        overrides: Other shares for groups whose name, or one of whose producers, matches an fnmatch
-            pattern; the first match counts. With "global" they cap these groups.
-        multiple: What remains is rounded up to a multiple of this many units.
-        min_channels: Units that at least remain in a group and in each layer that makes them.
-        max_fraction: At most this share of a group goes.
+        fraction: The share to remove, in [0, 1).
+        scope: "per_group" removes this share of every group's units, the least important ones;
+            "global" removes the least important units of all groups until this share of the measure
+            is reached. Global scores must be comparable between groups, as those of
+            `importance.score` are.
+        measure: For "global", the unit in which the share is counted: "channels" (units), "params"
+            or "macs". Each unit counts with its share of its group before the removal. A kernel
+            between two groups shrinks on both sides, so the model loses somewhat more than this
+            share of its work.
+        overrides: Other shares by fnmatch pattern, for groups whose name or one of whose producers
+            matches; the first match counts. With "global" they cap these groups.
+        multiple: The remaining number of units is rounded up to a multiple of this.
+        min_channels: Smallest number of units that remain in a group, and in each layer that holds
+            only some of its units.
+        max_fraction: Largest share of a group's units that may be removed.
     """
 
     fraction: float = 0.3
@@ -47,7 +50,7 @@ class SparsityBudget:
     max_fraction: float = 0.95
 
     def validate(self) -> SparsityBudget:
-        """Returns self, or raises GraphError naming the first field that cannot work."""
+        """Returns self, or raises a GraphError that names the first invalid field."""
         _require(0 <= self.fraction < 1, "fraction", self.fraction, "a number in [0, 1)")
         _require(self.scope in SCOPES, "scope", self.scope, f"one of {', '.join(SCOPES)}")
         _require(self.measure in MEASURES, "measure", self.measure, f"one of {', '.join(MEASURES)}")
@@ -73,14 +76,14 @@ def plan_removal(
         graph: The analysed model.
         scores: Importance of each unit by group name, [num_channels]; groups that are missing and
             protected groups stay whole.
-        budget: How much may go.
+        budget: How many units to remove.
 
     Returns:
-        A removal for `rebuild`; groups from which nothing goes are left out.
+        A removal for `rebuild`, without the groups that lose nothing.
 
     Raises:
-        GraphError: For a budget that cannot work, unknown groups, or scores of a wrong length or
-            with NaN.
+        GraphError: The budget is invalid, a group is unknown, or scores have a wrong length or are
+            not finite.
     """
     budget.validate()
     groups = [_checked(graph, name, scores[name]) for name in scores]
@@ -115,7 +118,7 @@ def _checked(graph: ChannelGraph, name: str, values: npt.ArrayLike) -> ChannelGr
 
 
 def _limit(group: ChannelGroup, budget: SparsityBudget) -> int:
-    """Most units that may go from one group."""
+    """The largest number of units that one group may lose."""
     fraction = budget.fraction if budget.scope == "per_group" else budget.max_fraction
     for pattern, share in budget.overrides.items():
         if any(fnmatch.fnmatchcase(name, pattern) for name in (group.name, *group.producers)):
@@ -126,9 +129,9 @@ def _limit(group: ChannelGroup, budget: SparsityBudget) -> int:
 
 
 def _rounded(num_channels: int, count: int, budget: SparsityBudget) -> int:
-    """Fewer removals, so that what remains is a multiple (or everything remains)."""
-    kept = -(-(num_channels - count) // budget.multiple) * budget.multiple
-    return max(0, num_channels - kept)
+    """Lowers a number of removals so that a multiple of `budget.multiple` remains, or all."""
+    num_remaining = -(-(num_channels - count) // budget.multiple) * budget.multiple
+    return max(0, num_channels - num_remaining)
 
 
 def _global_counts(
@@ -138,7 +141,7 @@ def _global_counts(
     budget: SparsityBudget,
     limits: Mapping[str, int],
 ) -> dict[str, int]:
-    """How many units of each group are among the least important of all."""
+    """The number of units of each group that are among the least important of all groups."""
     costs = {group.name: 1.0 for group in groups}
     if budget.measure != "channels":
         for counted in group_statistics(graph):
@@ -174,21 +177,21 @@ def _cost(counted: object, measure: str) -> float:
 def _least(
     group: ChannelGroup, scores: npt.NDArray[np.float64], count: int, minimum: int
 ) -> list[int]:
-    """The least important units, without emptying any layer that holds only some of them."""
+    """The least important units, chosen so that no layer with only some of the units is emptied."""
     partial = [
         np.bincount(m.units[m.units >= 0], minlength=group.num_channels) > 0
         for m in group.members
         if len(np.unique(m.units[m.units >= 0])) < group.num_channels
     ]
-    left = [int(held.sum()) for held in partial]
+    num_remaining = [int(has_unit.sum()) for has_unit in partial]
     chosen: list[int] = []
     for unit in np.argsort(scores, kind="stable"):
         if len(chosen) == count:
             break
-        touched = [i for i, held in enumerate(partial) if held[unit]]
-        if any(left[i] <= min(minimum, int(partial[i].sum())) for i in touched):
+        touched = [i for i, has_unit in enumerate(partial) if has_unit[unit]]
+        if any(num_remaining[i] <= min(minimum, int(partial[i].sum())) for i in touched):
             continue
         for i in touched:
-            left[i] -= 1
+            num_remaining[i] -= 1
         chosen.append(int(unit))
     return chosen

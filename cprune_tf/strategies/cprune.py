@@ -28,10 +28,6 @@ if typing.TYPE_CHECKING:
     from cprune_tf.compiler.structure import ProgramStructure
     from cprune_tf.strategies.workbench import CurrentModel, Target
 
-# A price is a sum of measurements made at other times than the current model's: what it puts just
-# above the gate is measured whole, beside the current model.
-_PRICE_MARGIN = 1.03
-
 
 @dataclasses.dataclass(frozen=True)
 class CPruneConfig:
@@ -176,7 +172,6 @@ class CPrune(Strategy):
         """The first step of a target whose price passes the latency gate; None where none does."""
         bench, decisions = self.bench, self.decisions
         allowance = bench.removable(target.groups, current, self.original)
-        limit = _PRICE_MARGIN * self.settings.beta
         while True:
             too_slow = decisions.too_slow.get(target.key, 0)
             step = next_step(structure, too_slow, allowance, bench.runtime.lanes)
@@ -185,7 +180,7 @@ class CPrune(Strategy):
             removal = bench.least_important(current, target.groups, step, decisions.num_candidates)
             draft = bench.draft(current, removal)
             price = bench.price(current, draft)
-            if price.ratio <= limit:
+            if price.ratio <= self.settings.beta:
                 task = target.task
                 return Candidate(target.key, draft, step, task.name, task.layers, price)
             reason = f"priced at {price.ratio:.1%} of the current model's tasks"

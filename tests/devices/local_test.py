@@ -307,7 +307,7 @@ def test_a_library_written_over_another_is_the_one_that_runs(device, tmp_path, i
         (np.zeros((2, 15), np.float32), r"15 vs\. 16"),
         (np.zeros((2, 16), np.int32), "float32"),
         (np.zeros((0, 16), np.float32), "at least one"),
-        ([np.zeros((2, 16), np.float32)] * 2, "has 1 inputs; 2 were given"),
+        ([np.zeros((2, 16), np.float32)] * 2, "has 1 inputs, but 2 arrays were passed"),
         ([np.zeros((2, 16), np.float32), np.zeros((3, 16), np.float32)], "same number of samples"),
     ],
 )

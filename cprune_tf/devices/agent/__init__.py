@@ -1,1 +1,1 @@
-"""Everything that runs on a device: numpy, TVM's runtime and LiteRT are all it needs."""
+"""Everything that runs on a device; it needs only numpy, TVM's runtime and LiteRT."""

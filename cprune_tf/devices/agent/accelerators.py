@@ -1,8 +1,8 @@
-"""GPUs as TVM's runtime sees them: which there are, what they are, what is compiled for them.
+"""GPUs as TVM's runtime sees them: which exist, their properties, and their targets.
 
-What asks a GPU runs in the device's process and imports TVM's runtime when it is first needed; the
-rest is plain data for both sides. Of each kind the first GPU counts: CUDA_VISIBLE_DEVICES and its
-like say which that is.
+Functions that query a GPU run in the device's process and import TVM's runtime when it is first
+needed; the rest is plain data for both sides. Only the first GPU of each kind is used; variables
+like CUDA_VISIBLE_DEVICES choose which one that is.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from typing import Any
 
 from cprune_tf.devices.agent.runtimes import load_runtime_part, load_tvm
 
-# As TVM calls its devices and its targets.
+# TVM's names of its devices and targets.
 KINDS = ("cuda", "opencl", "vulkan")
-# What an architecture's name starts with, for the kinds of which code is compiled for one.
+# The start of an architecture's name, for kinds whose code is compiled for one architecture.
 _ARCH_PREFIXES = {"cuda": "sm_"}
-# What CUDA's GPUs have had for ten years, 32 bits each; TVM's runtime does not tell it.
+# 32-bit registers that CUDA's GPUs have had for ten years; TVM's runtime does not report them.
 _REGISTERS_PER_BLOCK = 65536
 _LOST_STATUS = 86
 
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """A GPU; None for what TVM's runtime does not tell of it.
+    """A GPU; a field is None if TVM's runtime does not report it.
 
     Attributes:
         kind: One of KINDS.
-        name: As its maker calls it.
-        arch: What code is compiled for, e.g. "sm_75"; "" for kinds without such a thing.
-        max_threads_per_block: Threads that can be started together.
-        warp_size: Threads that run in step.
-        shared_memory_bytes: What a block may use at most.
-        memory_bytes: Memory of the whole GPU.
+        name: The maker's name of the GPU.
+        arch: The architecture to compile for, e.g. "sm_75"; "" for kinds that have none.
+        max_threads_per_block: Largest number of threads in a block.
+        warp_size: Number of threads that run in step.
+        shared_memory_bytes: Largest amount of shared memory in bytes that a block may use.
+        memory_bytes: Memory of the whole GPU in bytes.
     """
 
     kind: str
@@ -57,42 +57,42 @@ class Accelerator:
         return f"{self.name} ({self.kind}{arch}{memory})"
 
     def target(self, host: Mapping[str, Any]) -> dict[str, Any]:
-        """What to compile for: kernels for the GPU, what starts them for its host.
+        """Returns the target: kernels for the GPU, and the code that starts them for its host.
 
         Args:
-            host: The target of the processor beside it.
+            host: The target of the processor that starts the kernels.
 
         Returns:
             A dict for `tvm.target.Target`.
         """
-        told = {
+        properties = {
             "arch": self.arch or None,
             "max_threads_per_block": self.max_threads_per_block,
             "max_shared_memory_per_block": self.shared_memory_bytes,
             "thread_warp_size": self.warp_size,
             "registers_per_block": _REGISTERS_PER_BLOCK if self.kind == "cuda" else None,
         }
-        known = {name: value for name, value in told.items() if value is not None}
-        return {"kind": self.kind, **known, "host": dict(host)}
+        reported = {name: value for name, value in properties.items() if value is not None}
+        return {"kind": self.kind, **reported, "host": dict(host)}
 
 
 def present() -> list[dict[str, Any]]:
     """Describes the first GPU of each kind that TVM can use in this process.
 
     Returns:
-        The fields of Accelerator, as JSON types; empty also where TVM is not installed.
+        The fields of each Accelerator, as JSON types; empty also if TVM is not installed.
     """
     return [_describe(kind) for kind in KINDS if not why_missing(kind)]
 
 
 def why_missing(kind: str) -> str:
-    """Why TVM can use no GPU of a kind in this process, and what to do about it.
+    """Explains why TVM can use no GPU of a kind in this process, and what to do about it.
 
     Args:
         kind: One of KINDS.
 
     Returns:
-        The reason as a sentence; "": there is a GPU.
+        The reason as a sentence; "" if there is a GPU.
     """
     try:
         tvm = load_tvm()
@@ -101,12 +101,12 @@ def why_missing(kind: str) -> str:
         return str(error)
     if tvm.get_global_func(f"device_api.{kind}", allow_missing=True) is None:
         return (
-            f"TVM's runtime there is built without {kind}; build TVM for the device with "
-            f"USE_{kind.upper()}=ON and install it there in place of apache-tvm."
+            f"TVM's runtime on the device is built without {kind}; build TVM for the device with "
+            f"USE_{kind.upper()}=ON and install it on the device in place of apache-tvm."
         )
     if not tvm.device(kind, 0).exist:
         return (
-            f"TVM sees no {kind} device there; check that the GPU's driver is installed and new "
+            f"TVM sees no {kind} device; check that the GPU's driver is installed and new "
             "enough (nvidia-smi for CUDA, which has to say 13.0 or later) and that no variable "
             "like CUDA_VISIBLE_DEVICES hides it."
         )
@@ -114,7 +114,7 @@ def why_missing(kind: str) -> str:
 
 
 def runtime_device(kind: str) -> Any:
-    """What TVM runs code on.
+    """Returns TVM's handle of the GPU or the CPU that runs code.
 
     Args:
         kind: One of KINDS, or "" for the CPU.
@@ -123,7 +123,7 @@ def runtime_device(kind: str) -> Any:
         A tvm.runtime.Device.
 
     Raises:
-        RuntimeError: There is no such GPU; says why.
+        RuntimeError: There is no such GPU; the message says why.
     """
     if not kind:
         return load_tvm().cpu(0)
@@ -134,13 +134,14 @@ def runtime_device(kind: str) -> Any:
 
 @contextlib.contextmanager
 def ending_when_lost(device: Any) -> Iterator[None]:
-    """Ends this process where an error has left the GPU unusable for it.
+    """Ends this process if an error inside the block left the GPU unusable for it.
 
-    After a kernel's invalid access every further call of the process fails. As the process is over
-    then, that costs one call, as a crash on a CPU does: the next one starts in a fresh process.
+    After a kernel's invalid memory access, every further call of the process fails. Ending the
+    process limits the damage to one call, like a crash on a CPU: the next call starts a new
+    process.
 
     Args:
-        device: From runtime_device.
+        device: The GPU or CPU, from runtime_device.
     """
     try:
         yield
@@ -176,14 +177,14 @@ def _describe(kind: str) -> dict[str, Any]:
 
 
 def load_runtime(tvm: Any, kind: str) -> None:
-    """Loads TVM's part for a kind, which a runtime-only import leaves out.
+    """Loads the part of TVM for a kind, which a runtime-only import leaves out.
 
     Args:
         tvm: The `tvm` module.
-        kind: One of KINDS; nothing happens where TVM has no such part.
+        kind: One of KINDS; nothing happens if TVM has no such part.
 
     Raises:
-        OSError: It is there, but a library that it needs is not; says which and what to do.
+        OSError: The part needs a library that is missing; the message says which, and what to do.
     """
     if tvm.get_global_func(f"device_api.{kind}", allow_missing=True) is not None:
         return
@@ -196,11 +197,11 @@ def load_runtime(tvm: Any, kind: str) -> None:
             if kind == "cuda"
             else ""
         )
-        raise OSError(f"TVM's runtime for {kind} cannot be loaded there: {error}{hint}.") from error
+        raise OSError(f"TVM's runtime for {kind} cannot be loaded: {error}{hint}.") from error
 
 
 def _load_pip_libraries(kind: str) -> None:
-    """Loads CUDA's runtime from its wheel, where no loader would look for it."""
+    """Loads CUDA's runtime from its wheel, which is not on the loader's search path."""
     spec = importlib.util.find_spec("nvidia") if kind == "cuda" else None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(pathlib.Path(folder).glob("*/lib/libcudart.so.*")):

@@ -1,4 +1,4 @@
-"""Values to time programs with: deterministic, of ordinary magnitude, never subnormal."""
+"""Values for timing programs: deterministic, of ordinary magnitude, never subnormal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CACHE_LIMIT_BYTES = 256 << 20
 
 
 def random_array(dtype: str, shape: Sequence[int], seed: int = 0) -> npt.NDArray[Any]:
-    """Random values whose magnitude cannot make arithmetic slow.
+    """Makes random values whose magnitude does not change the speed of arithmetic.
 
-    Zeros and subnormal numbers are avoided: some processors compute with them much faster or much
-    slower. Integers of 32 bits and more may be indices, so they are all 0: always in range.
+    Zeros and subnormal numbers are avoided, because some processors compute with them much faster
+    or much slower. Integers of 32 bits and more may be indices, so they are all 0, always in range.
 
     Args:
         dtype: A numpy type's name, e.g. "float32", "int8", "bool".
@@ -42,17 +42,17 @@ def random_array(dtype: str, shape: Sequence[int], seed: int = 0) -> npt.NDArray
 
 
 class ArgumentBuffers:
-    """Device buffers for kernels' arguments, kept between kernels of the same shapes.
+    """Device buffers for kernels' arguments, reused by kernels with the same shapes.
 
-    A kernel overwrites its output and may leave anything there, so each use starts with fresh
-    values; only the drawing of random numbers and the allocation are saved.
+    A kernel overwrites its output, so each use starts by copying the values in again; only the
+    drawing of random numbers and the allocation are saved.
     """
 
     def __init__(self, limit_bytes: int = _CACHE_LIMIT_BYTES) -> None:
-        """Starts empty.
+        """Starts without buffers.
 
         Args:
-            limit_bytes: Above it, the buffers used longest ago are given up.
+            limit_bytes: Above this size, the buffers used longest ago are given up.
         """
         self._limit_bytes = limit_bytes
         self._cache: collections.OrderedDict[Any, tuple[npt.NDArray[Any], Any]] = (
@@ -61,11 +61,11 @@ class ArgumentBuffers:
         self._num_bytes = 0
 
     def get(self, arguments: Sequence[tuple[str, Sequence[int]]], tensor: Any) -> list[Any]:
-        """Buffers for one kernel, filled.
+        """Returns filled buffers for one kernel.
 
         Args:
             arguments: (dtype, shape) of each argument.
-            tensor: Makes a device tensor from a numpy array.
+            tensor: Function that makes a device tensor from a numpy array.
 
         Returns:
             One device tensor for each argument; equal arguments get different buffers.

@@ -1,8 +1,8 @@
-"""TensorFlow Lite's own `benchmark_model` as a second timing of a `.tflite` file.
+"""TensorFlow Lite's `benchmark_model` as a second way to time a `.tflite` file.
 
 Its command line and output are described in TensorFlow's repository, in the README.md of
 tensorflow/lite/tools/benchmark; the line of statistics comes from core/util/stats_calculator.h.
-Runs on the device: only the standard library is needed.
+This module runs on the device and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import subprocess
 
 _STATISTICS = re.compile(r"count=(\d+)\b(.*)")
 _VALUE = re.compile(r"\b(min|max|avg|std|median|curr)=([0-9.eE+-]+)")
-# A phone's server runs with libraries of its own, which Android's programs must not see.
+# A phone's server runs with the bundle's libraries, which Android's programs must not load.
 _NOT_INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "PYTHONPATH")
 _LAST_LINES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ToolLatency:
-    """What `benchmark_model` says of one model.
+    """The latency of one model that `benchmark_model` reports.
 
     Attributes:
-        num_runs: Timed runs.
-        mean_ms: Mean duration of one run.
-        std_ms: Standard deviation.
-        min_ms: Duration of the fastest run.
-        max_ms: Duration of the slowest run.
-        median_ms: None where the tool is too old to tell.
+        num_runs: Number of timed runs.
+        mean_ms: Mean duration of one run in ms.
+        std_ms: Standard deviation in ms.
+        min_ms: Duration of the fastest run in ms.
+        max_ms: Duration of the slowest run in ms.
+        median_ms: Median duration in ms; None if the tool is too old to report it.
     """
 
     num_runs: int
@@ -52,13 +52,13 @@ def parse_output(printed: str) -> ToolLatency:
     """Reads the statistics of the timed runs, which follow those of the warm-up.
 
     Args:
-        printed: Standard output and error of the tool.
+        printed: The tool's standard output and standard error.
 
     Returns:
         The latency.
 
     Raises:
-        RuntimeError: There are no such statistics; quotes the last lines.
+        RuntimeError: The output has no such statistics; the message quotes its last lines.
     """
     printed_statistics = _STATISTICS.findall(printed)
     if len(printed_statistics) < 2 or int(printed_statistics[1][0]) == 0:
@@ -69,7 +69,7 @@ def parse_output(printed: str) -> ToolLatency:
         )
     count, rest = printed_statistics[1]
     values = {name: float(value) / 1000 for name, value in _VALUE.findall(rest)}
-    # Runs that all took as long are told by one number.
+    # The tool prints only "curr" if all runs took equally long.
     mean_ms = values.get("avg", values.get("curr", 0.0))
     return ToolLatency(
         int(count),
@@ -89,15 +89,15 @@ def run_tool(
     Args:
         program: The tool's path on this device.
         model: The file's path on this device.
-        num_threads: Threads.
-        max_time_sec: Running time of the timed runs at most; fifty runs at least are tried for.
-        timeout_sec: Time that the whole call may take.
+        num_threads: Number of threads.
+        max_time_sec: Longest time in seconds for the timed runs; the tool aims at fifty or more.
+        timeout_sec: Longest time that the whole call may take.
 
     Returns:
         The fields of a ToolLatency.
 
     Raises:
-        RuntimeError: The tool cannot be run here, fails, or prints something else.
+        RuntimeError: The tool cannot be run here, fails, or prints no statistics.
     """
     os.chmod(program, os.stat(program).st_mode | stat.S_IXUSR)
     command = [
@@ -106,7 +106,7 @@ def run_tool(
     ]
     environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_sec, env=environment
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -114,8 +114,8 @@ def run_tool(
             f"benchmark_model cannot be run on this device: {error}. It must be built for the "
             "device's system and processor."
         ) from error
-    printed = done.stdout + done.stderr
-    if done.returncode != 0:
+    printed = result.stdout + result.stderr
+    if result.returncode != 0:
         last = " / ".join(printed.strip().splitlines()[-_LAST_LINES:])
-        raise RuntimeError(f"benchmark_model ended with code {done.returncode}: {last}")
+        raise RuntimeError(f"benchmark_model ended with code {result.returncode}: {last}")
     return dataclasses.asdict(parse_output(printed))

@@ -1,6 +1,6 @@
-"""Which cores a device's process runs on, and how warm they get meanwhile.
+"""Pins the device's process to cores, and watches how warm the device gets during a measurement.
 
-Only the standard library: this runs in the device's process.
+This module runs in the device's process and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from typing import Any
 from cprune_tf.devices.agent.description import read_mhz, temperature_celsius
 
 _COOL_POLL_SEC = 0.5
-# A device that lies in the sun never cools down: its numbers then say how warm it was.
+# A device in a hot place never cools down; it is then measured warm, and the result says how warm.
 _LONGEST_COOLING_SEC = 120.0
-# Once warm, it gets this much cooler before it goes on; else every block would wait.
+# A device that was too warm cools to this much below the limit; otherwise every block would wait.
 _HYSTERESIS_CELSIUS = 2.0
 _READ_PERIOD_SEC = 0.05
 _THROTTLED_BELOW = 0.95
 _TASKS = pathlib.Path("/proc/self/task")
-# What the process was given when it started; never more than that is used.
-_GIVEN_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+# The cores that the process was allowed to use at its start; it never uses others.
+_ALLOWED_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def pin(cores: Sequence[int]) -> None:
-    """Makes all threads of this process run on some cores only; later ones inherit it.
+    """Restricts all threads of this process to some cores; threads started later inherit that.
 
     Args:
-        cores: Their numbers; none: all.
+        cores: Numbers of the cores; empty for all cores that the process was started with.
 
     Raises:
-        OSError: None of them can be used.
+        OSError: None of the cores can be used.
     """
     if not hasattr(os, "sched_setaffinity"):
         if cores:
             raise OSError("this system cannot pin threads to cores; leave measure.cores empty.")
         return
-    allowed = set(cores) or _GIVEN_CORES
+    allowed = set(cores) or _ALLOWED_CORES
     if allowed == os.sched_getaffinity(0):
         return
     for task in os.listdir(_TASKS):
-        with contextlib.suppress(ProcessLookupError):  # it may end in between
+        with contextlib.suppress(ProcessLookupError):  # the thread may have ended
             os.sched_setaffinity(int(task), allowed)
 
 
@@ -51,13 +51,13 @@ class Climate:
     """Watches temperature and frequency limits during a measurement.
 
     Args:
-        cores: The cores that are used; none: all.
-        limit_celsius: Above it, before_block waits; None: it never does.
+        cores: Numbers of the cores in use; empty for all.
+        limit_celsius: Temperature above which before_block waits; None to never wait.
     """
 
     def __init__(self, cores: Sequence[int], limit_celsius: float | None) -> None:
         self._cores = tuple(cores)
-        self._watched = self._cores or tuple(_GIVEN_CORES)
+        self._watched = self._cores or tuple(_ALLOWED_CORES)
         self._limit_celsius = limit_celsius
         self._highest_celsius = temperature_celsius()
         self._cooled_sec = 0.0
@@ -65,7 +65,7 @@ class Climate:
         self._read_at = -_READ_PERIOD_SEC
 
     def before_block(self) -> None:
-        """Looks at the device, and waits for it to cool down where it is too warm."""
+        """Reads temperature and frequency limits, and waits for a device that is too warm."""
         now = time.monotonic()
         if now - self._read_at < _READ_PERIOD_SEC:
             return
@@ -74,7 +74,7 @@ class Climate:
         self._read_at = time.monotonic()
 
     def conditions(self) -> dict[str, Any]:
-        """The fields of base.Conditions, but `emulated`."""
+        """Returns the fields of latency.Conditions except `emulated` and `processor`."""
         self._look()
         return {
             "cores": list(self._cores),

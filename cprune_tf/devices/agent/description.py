@@ -1,6 +1,6 @@
-"""What the machine this process runs on is and has, as far as it tells.
+"""Describes the machine that this process runs on.
 
-Only the standard library: this runs in the device's process.
+This module runs in the device's process and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def describe() -> dict[str, Any]:
     """Describes this device.
 
     Returns:
-        The fields of DeviceInfo but `kind`, as JSON types; None for what is not told.
+        All fields of DeviceInfo except `kind` and `accelerators`, as JSON types; None for what the
+        system does not report.
     """
     cpu_info = _cpu_info()
     return {
@@ -45,13 +46,13 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_features() -> frozenset[str]:
-    """Instruction set extensions as the system names them; empty where it does not."""
+    """Returns the system's names of instruction set extensions; empty if it lists none."""
     cpu_info = _cpu_info()
     return frozenset((cpu_info.get("flags") or cpu_info.get("Features") or "").split())
 
 
 def temperature_celsius() -> float | None:
-    """The hottest thermal zone, or None where the device tells none."""
+    """Returns the temperature of the hottest thermal zone, or None if the device has none."""
     temperatures = []
     for zone in sorted(_THERMAL.glob("thermal_zone*/temp")):
         value = _read(zone)
@@ -78,13 +79,21 @@ def _memory_bytes() -> int | None:
 
 
 def read_mhz(core: int, name: str) -> float | None:
-    """A frequency of a core from its cpufreq folder, e.g. "cpuinfo_max_freq"; None: not told."""
+    """Reads a frequency in MHz from a core's cpufreq folder; None if the core does not report it.
+
+    Args:
+        core: The core's number.
+        name: The file in the folder, e.g. "cpuinfo_max_freq".
+
+    Returns:
+        The frequency in MHz, or None.
+    """
     value = _read(_CPU / f"cpu{core}/cpufreq/{name}")
     return int(value) / 1000 if value and value.isdigit() else None
 
 
 def _clusters() -> list[dict[str, Any]]:
-    """Cores that are alike, slowest first; ARM's kernels tell each core's part."""
+    """Groups cores that are alike, slowest first, by frequency, capacity and ARM's part number."""
     parts: dict[int, str] = {}
     core = 0
     fields: dict[str, str] = {}
@@ -102,7 +111,7 @@ def _clusters() -> list[dict[str, Any]]:
         capacity = _read(_CPU / f"cpu{core}/cpu_capacity") or ""
         key = (mhz, int(capacity) if capacity.isdigit() else 0, parts.get(core, ""))
         groups.setdefault(key, []).append(core)
-    # The capacity knows that a small core at 2 GHz is slower than a large one at 1.9.
+    # Sorted by capacity first, since a small core at 2 GHz is slower than a large one at 1.9 GHz.
     ordered = sorted(groups.items(), key=lambda item: (item[0][1], item[0][0]))
     return [
         {"cores": cores, "part": part, "max_frequency_mhz": mhz or None}
@@ -116,7 +125,7 @@ def _max_frequency_mhz() -> float | None:
 
 
 def _tvm_version() -> str | None:
-    # Looked up, not imported: that takes a second.
+    # The module is only looked up, because importing it takes a second.
     if importlib.util.find_spec("tvm") is None:
         return None
     return package_version("apache-tvm")
@@ -130,9 +139,10 @@ def _litert_version() -> str | None:
 
 
 def _is_emulated() -> bool:
-    """Whether another kind of processor runs this: user-mode qemu shows the host's /sys."""
+    """Returns whether this process runs on an emulated processor."""
     if os.environ.get("CPRUNE_TF_EMULATED", "0") not in ("", "0"):
         return True
+    # User-mode qemu shows the host's /sys to an emulated ARM process.
     arm = platform.machine().startswith(("aarch64", "arm"))
     host = (_read(_CPU / "modalias") or "") + (_read(pathlib.Path("/proc/sys/kernel/arch")) or "")
     return arm and "x86" in host

@@ -1,23 +1,23 @@
-"""What a device's process is started with. Only the standard library: nothing may load before."""
+"""The environment variables of a device's process; only the standard library may load before."""
 
 from __future__ import annotations
 
 import os
 
-# Times a worker of TVM's pool spins (0.5 us each) before it sleeps. TVM's own default, 300,000,
-# keeps all cores busy for 150 ms after the last parallel loop: whatever is timed next, LiteRT above
-# all, would run beside spinning threads. 1 ms still bridges the gaps inside a model.
+# How often a worker of TVM's pool spins (0.5 us each) before it sleeps. TVM's default of 300,000
+# keeps all cores busy for 150 ms after the last parallel loop, so the next model to be timed (above
+# all in LiteRT) would run beside spinning threads. 1 ms still bridges the gaps inside a model.
 _SPIN_COUNT = 2000
 
 
 def process_environment(num_cores: int) -> dict[str, str]:
-    """The variables a device's process must be started with for its measurements to be right.
+    """Returns the variables that a device's process needs for its measurements to be right.
 
     Args:
-        num_cores: The largest number of threads that will be asked for.
+        num_cores: The largest number of threads that any call will use.
 
     Returns:
-        Environment variables.
+        Values of environment variables by name.
     """
     return {
         # The size of TVM's thread pool can only go down later, and defaults to half of the cores.
@@ -25,7 +25,7 @@ def process_environment(num_cores: int) -> dict[str, str]:
         # TVM would pin its main thread to core 0; LiteRT's threads, started from it, inherit that.
         "TVM_BIND_THREADS": "0",
         "TVM_THREAD_POOL_SPIN_COUNT": str(_SPIN_COUNT),
-        # What a board has: no compiler. It also starts faster.
+        # A board has only TVM's runtime, without the compiler; it also starts faster.
         "TVM_USE_RUNTIME_LIB": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",

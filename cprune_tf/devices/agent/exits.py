@@ -1,4 +1,4 @@
-"""How a process ended, in words. Only the standard library."""
+"""Describes in words how a process ended; needs only the standard library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import signal
 
 
 def describe_exit(status: int) -> str:
-    """How a process ended, as the end of a sentence: "was ended by SIGSEGV"."""
+    """Says how a process ended, as the end of a sentence: "was ended by SIGSEGV".
+
+    Args:
+        status: The exit status, or the negative number of the signal.
+
+    Returns:
+        The text.
+    """
     if status < 0:
         try:
             name = signal.Signals(-status).name

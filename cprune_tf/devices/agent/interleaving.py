@@ -1,6 +1,6 @@
-"""Timing several things against each other: interleaved, warmed up, until the medians are stable.
+"""Times several functions against each other: interleaved, warmed up, until medians are stable.
 
-Only the standard library and numpy: this runs in the device's process.
+This module runs in the device's process and needs only the standard library and numpy.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# Long enough that the caches and branch predictors are the model's own, short enough that a slow
-# drift of the clock frequency meets all models alike.
+# Long enough to fill caches and branch predictors with the model's data, short enough for a slow
+# drift of the clock frequency to affect all models alike.
 _BLOCK_MS = 10.0
 _REFRESH_MS = 1.0
 _MIN_ROUNDS = 6
@@ -30,23 +30,23 @@ def interleave(
 ) -> list[list[float]]:
     """Times calls in the order A B C A B C ..., a few milliseconds each at a time.
 
-    Every block starts with untimed calls (about 1 ms, at least one where a call is shorter than a
-    block) that bring the code and data back into the caches after the others' blocks.
+    If a call is shorter than a block, every block starts with untimed calls (about 1 ms, at least
+    one) that bring code and data back into the caches after the other functions' blocks.
 
     Args:
-        invokes: What to time; each is called without arguments.
-        warmup_ms: Running time of each thrown away first.
-        min_samples: Samples of each at least, unless its time ends before.
-        max_time_sec: Running time of each at most (the call under way is finished).
-        stable_fraction: The end comes when, for each, the medians of the first and the second half
-            of its samples differ by less than this fraction.
+        invokes: The functions to time; each is called without arguments.
+        warmup_ms: Running time of each function before samples count, in ms.
+        min_samples: Smallest number of samples of each function, unless its time ends earlier.
+        max_time_sec: Longest running time of each function; a call that has begun is finished.
+        stable_fraction: Timing ends when, for every function, the medians of the first and the
+            second half of its samples differ by at most this fraction.
         before_block: Called before every block, untimed.
 
     Returns:
-        For each, the duration of every timed call in ms, in the order they were made.
+        For each function, the duration of every timed call in ms, in the order of the calls.
     """
     budget_ms = max_time_sec * 1000
-    enabled = gc.isenabled()
+    collects_garbage = gc.isenabled()
     gc.disable()
     try:
         call_ms = [_warm_up(invoke, warmup_ms, before_block) for invoke in invokes]
@@ -63,25 +63,25 @@ def interleave(
             rounds += 1
             if all(
                 spent >= budget_ms
-                or (rounds >= _MIN_ROUNDS and is_stable(taken, min_samples, stable_fraction))
-                for spent, taken in zip(spent_ms, samples, strict=True)
+                or (rounds >= _MIN_ROUNDS and is_stable(durations, min_samples, stable_fraction))
+                for spent, durations in zip(spent_ms, samples, strict=True)
             ):
                 return samples
     finally:
-        if enabled:
+        if collects_garbage:
             gc.enable()
 
 
 def is_stable(samples: Sequence[float], min_samples: int, stable_fraction: float) -> bool:
-    """Whether more samples would hardly move the median.
+    """Returns whether more samples would hardly move the median.
 
     Args:
-        samples: Durations in the order they were taken.
-        min_samples: Fewer than that are never stable.
+        samples: Durations in the order in which they were measured.
+        min_samples: Fewer samples than this are never stable.
         stable_fraction: Largest relative difference between the medians of the two halves.
 
     Returns:
-        True where there are enough samples and their halves agree.
+        True if there are enough samples and their halves agree.
     """
     if len(samples) < max(2, min_samples):
         return False
@@ -94,10 +94,10 @@ def _warm_up(
     invoke: Callable[[], object], warmup_ms: float, before_block: Callable[[], object]
 ) -> float:
     before_block()
-    taken = [_timed(invoke), _timed(invoke)]
-    while sum(taken) < warmup_ms:
-        taken.append(_timed(invoke))
-    return float(np.median(taken[1:]))
+    durations_ms = [_timed(invoke), _timed(invoke)]
+    while sum(durations_ms) < warmup_ms:
+        durations_ms.append(_timed(invoke))
+    return float(np.median(durations_ms[1:]))
 
 
 def _block(invoke: Callable[[], object], call_ms: float) -> tuple[list[float], float]:

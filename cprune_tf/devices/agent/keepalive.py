@@ -1,8 +1,9 @@
-"""Tells a connection whose other side is gone without a word: power cut, cable pulled, host asleep.
+"""Detects connections whose other side vanished: power cut, cable pulled, host asleep.
 
-Nothing arrives then, and whoever waits for an answer would wait until the call's own limit. The
-kernel asks the other side now and then, and ends the connection where nothing answers. It answers
-there without the process, so a measurement is not disturbed and one that hangs is still "there".
+No message announces such a loss, so a caller would wait for its answer until the call's time limit.
+With TCP keep-alive, the kernel probes the other side now and then and ends the connection if
+nothing answers. The other kernel answers without its process, so probes neither disturb a
+measurement nor mistake a hanging process for a lost one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import pathlib
 import socket
 
-# A board that is gone is noticed within this time.
+# A lost board is noticed within about this time.
 SILENCE_SEC = 20
 _PROBES = 3
 _PROBE_SEC = SILENCE_SEC // (_PROBES + 1)
@@ -20,18 +21,18 @@ _OPEN_FILES = pathlib.Path("/proc/self/fd")
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Ends a TCP connection some SILENCE_SEC after its other side has gone.
+    """Lets the kernel end a TCP connection about SILENCE_SEC after its other side vanished.
 
     Args:
-        connection: Connected.
+        connection: A connected TCP socket.
     """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Where the system cannot be told when to ask, it asks after two hours.
+    # A system without these options probes only after two hours.
     for name, value in (
         ("TCP_KEEPIDLE", _PROBE_SEC),
         ("TCP_KEEPINTVL", _PROBE_SEC),
         ("TCP_KEEPCNT", _PROBES),
-        ("TCP_USER_TIMEOUT", SILENCE_SEC * 1000),  # for what was sent and not acknowledged
+        ("TCP_USER_TIMEOUT", SILENCE_SEC * 1000),  # for sent data without acknowledgement
     ):
         option = getattr(socket, name, None)
         if option is not None:
@@ -39,11 +40,17 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def keep_own_connections_alive() -> None:
-    """Does so with all connections of this process: TVM's client gives no access to its own."""
-    with contextlib.suppress(FileNotFoundError):  # only Linux lists them
+    """Applies keep_alive to all TCP connections of this process.
+
+    TVM's client gives no access to its socket, so all open files are searched.
+    """
+    with contextlib.suppress(FileNotFoundError):  # only Linux lists open files
         for entry in os.listdir(_OPEN_FILES):
-            # Pipes, files, listening sockets, and what was closed meanwhile.
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry))) as found:
-                if found.family in (socket.AF_INET, socket.AF_INET6):
-                    found.getpeername()
-                    keep_alive(found)
+            # OSError: a pipe, a file, a listening socket, or a file that was closed meanwhile.
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(fileno=os.dup(int(entry))) as connection,
+            ):
+                if connection.family in (socket.AF_INET, socket.AF_INET6):
+                    connection.getpeername()
+                    keep_alive(connection)

@@ -1,12 +1,12 @@
-"""LiteRT's own profiler: how long each operator of a `.tflite` file takes.
+"""LiteRT's profiler: how long each operator of a `.tflite` file takes.
 
-The Python package has no call for it, but the library in the same wheel has: what is used here is
-declared in `litert/c/*.h` of github.com/google-ai-edge/LiteRT. The model runs as a CompiledModel,
-with the same XNNPACK as `runtimes.LitertModel`. XNNPACK reports whole microseconds for each of its
-operators, rounded down.
+The Python package does not expose the profiler, but the library in the same wheel does: the
+functions used here are declared in `litert/c/*.h` of github.com/google-ai-edge/LiteRT. The model
+runs as a CompiledModel, with the same XNNPACK as `runtimes.LitertModel`. XNNPACK reports whole
+microseconds for each of its operators, rounded down.
 
-A struct of the profiler is read here, and its size is not part of any contract; so it is found out
-from what the library writes, and anything that does not look as it should is an error.
+This module reads a struct of the profiler whose size no contract fixes. It derives the size from
+the bytes that the library writes, and any unexpected layout is an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cprune_tf.devices.agent.arrays import random_array
 from cprune_tf.devices.agent.runtimes import litert_interpreter, package_version
 
 _PACKAGE = "ai-edge-litert"
-_OLDEST, _NEWEST = (2, 3), (3, 0)  # releases that the declarations below are of
+_OLDEST, _NEWEST = (2, 3), (3, 0)  # the releases that the declarations below match
 _CPU = 1  # kLiteRtHwAcceleratorCpu
 _WRITE = 1  # kLiteRtTensorBufferLockModeWrite
 _FLOAT32 = 1  # kLiteRtElementTypeFloat32
@@ -43,13 +43,13 @@ _Free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @dataclasses.dataclass(frozen=True)
 class OperatorEvent:
-    """One operator that ran.
+    """One execution of one operator.
 
     Attributes:
-        name: As LiteRT or its delegate calls it: "CONV_2D", "Convolution (NHWC, F32) IGEMM".
+        name: The name that LiteRT or its delegate uses: "CONV_2D", "Convolution (NHWC, F32) IGEMM".
         delegated: Whether a delegate ran it.
-        index: The operator's number in the file, or among the delegate's own operators.
-        microseconds: How long.
+        index: The operator's number in the file, or among the delegate's operators if delegated.
+        microseconds: The duration in microseconds.
     """
 
     name: str
@@ -63,17 +63,18 @@ class ProfiledModel:
 
     Args:
         path: The file on this device.
-        num_threads: Threads, the calling one included.
+        num_threads: Number of threads, the calling one included.
 
     Raises:
         ImportError: This device has no LiteRT with a profiler.
         FileNotFoundError: There is no such file.
-        ValueError: LiteRT refuses the model; says in which call.
+        ValueError: LiteRT refuses the model; the message names the call.
     """
 
     def __init__(self, path: str, num_threads: int) -> None:
         self._library = _load()
-        self._owned: list[tuple[str, ctypes.c_void_p]] = []
+        # Handles to free, each with the name of the function that frees it.
+        self._handles: list[tuple[str, ctypes.c_void_p]] = []
         if not os.path.isfile(path):
             raise FileNotFoundError(f"There is no file {path} on this device.")
         try:
@@ -87,18 +88,18 @@ class ProfiledModel:
         self._call("LiteRtRunCompiledModel", self._compiled, _size(0), *self._buffers)
 
     def profile(self, runs: int) -> list[list[OperatorEvent]]:
-        """Runs the model a few times under the profiler.
+        """Runs the model several times under the profiler.
 
         Args:
-            runs: How often.
+            runs: Number of runs.
 
         Returns:
-            For every run: its operators in the order they ran.
+            For every run, its operators in the order in which they ran.
 
         Raises:
-            RuntimeError: The profiler's events are not what they are expected to be.
+            RuntimeError: The profiler's events have an unexpected layout or number.
         """
-        self._call("LiteRtStartProfiler", self._profiler)  # forgets what it had
+        self._call("LiteRtStartProfiler", self._profiler)  # drops earlier events
         for _ in range(runs):
             self.run()
         self._call("LiteRtStopProfiler", self._profiler)
@@ -113,8 +114,8 @@ class ProfiledModel:
 
     def close(self) -> None:
         """Frees the model."""
-        while self._owned:
-            destroy, handle = self._owned.pop()
+        while self._handles:
+            destroy, handle = self._handles.pop()
             function = getattr(self._library, destroy)
             function.restype = None
             function(handle)
@@ -140,7 +141,8 @@ class ProfiledModel:
         self._buffers = (_size(len(inputs)), inputs, _size(len(outputs)), outputs)
 
     def _add_options(self, options: ctypes.c_void_p, kind: str, toml: str) -> None:
-        """Options of a part of LiteRT, which frees their text itself."""
+        """Adds options of one part of LiteRT, as TOML text."""
+        # LiteRT frees the text itself, so it must come from the C library's allocator.
         process = ctypes.CDLL(None)
         process.malloc.restype = ctypes.c_void_p
         text = toml.encode() + b"\0"
@@ -182,7 +184,8 @@ class ProfiledModel:
         return (ctypes.c_void_p * len(buffers))(*(buffer.value for buffer in buffers))
 
     def _fill(self, buffer: ctypes.c_void_p, is_float: bool) -> None:
-        """Random floats, as zeros can be faster to compute with; other types may be indices: 0."""
+        """Fills a buffer with random floats, as zeros can be faster, or with 0 for other types."""
+        # Integers may be indices, and 0 is always in range.
         size, address = ctypes.c_size_t(), ctypes.c_void_p()
         self._call("LiteRtGetTensorBufferPackedSize", buffer, ctypes.byref(size))
         values = random_array("float32" if is_float else "int32", (-(-size.value // 4),), seed=0)
@@ -201,11 +204,20 @@ class ProfiledModel:
         return operator_events(memory, count.value, _text)
 
     def _new(self, destroy: str | None, create: str, *arguments: Any) -> ctypes.c_void_p:
-        """Calls a function whose last argument receives a handle."""
+        """Calls a function whose last argument receives a handle; returns the handle.
+
+        Args:
+            destroy: The function that frees the handle in `close`; None if another object owns it.
+            create: The function to call.
+            *arguments: Its arguments before the handle.
+
+        Returns:
+            The handle.
+        """
         handle = ctypes.c_void_p()
         self._call(create, *arguments, ctypes.byref(handle))
         if destroy is not None:
-            self._owned.append((destroy, handle))
+            self._handles.append((destroy, handle))
         return handle
 
     def _call(self, name: str, *arguments: Any) -> None:
@@ -222,15 +234,16 @@ def operator_events(
     """Reads the profiler's structs.
 
     Args:
-        memory: Bytes, of which the library wrote the first; the others are still 0xA5.
-        count: How many structs it wrote.
-        text: The string at an address; called only once everything else looks right.
+        memory: Bytes (uint8) that held 0xA5 before the library wrote the first of them.
+        count: Number of structs that the library wrote.
+        text: Function that reads the string at an address; called only after the layout was
+            checked.
 
     Returns:
-        What ran operators, in order.
+        The events of operators, in order.
 
     Raises:
-        RuntimeError: The structs do not look as expected.
+        RuntimeError: The structs have an unexpected layout.
     """
     written = int(np.flatnonzero(memory != _UNWRITTEN)[-1]) + 1
     size = -(-(written // count) // 8) * 8  # the last one's padding may not be written
@@ -253,14 +266,15 @@ def operator_events(
 
 
 def mean_times(runs: Sequence[Sequence[OperatorEvent]]) -> list[tuple[str, bool, int, float]]:
-    """How long each operator takes over many runs of one model.
+    """Returns how long each operator takes over many runs of one model.
 
     Args:
-        runs: From `ProfiledModel.profile`.
+        runs: The runs of one model, from `ProfiledModel.profile`.
 
     Returns:
-        Name, whether delegated, index, and ms of every operator: the mean of the middle half of its
-        runs. (Times are whole microseconds, so a median would be one too.)
+        For every operator: its name, whether it is delegated, its index, and its duration in ms,
+        the mean over the middle half of its runs. (A median would be rounded to whole
+        microseconds.)
 
     Raises:
         RuntimeError: The runs differ in their operators.
@@ -278,13 +292,13 @@ def mean_times(runs: Sequence[Sequence[OperatorEvent]]) -> list[tuple[str, bool,
 
 
 def _load() -> Any:
-    _, present_version = litert_interpreter()
+    _, installed_version = litert_interpreter()
     spec = importlib.util.find_spec("ai_edge_litert")
     version = tuple(int(part) for part in re.findall(r"\d+", package_version(_PACKAGE))[:2])
     if spec is None or spec.origin is None or not _OLDEST <= version < _NEWEST:
         raise ImportError(
             f"Times of single operators need {_PACKAGE} {'.'.join(map(str, _OLDEST))} or a later "
-            f"2.x on the device; it has {present_version}."
+            f"2.x on the device; it has {installed_version}."
         )
     path = pathlib.Path(spec.origin).parent / "libLiteRt.so"
     try:

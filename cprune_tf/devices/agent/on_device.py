@@ -1,8 +1,8 @@
-"""What a device's process can be asked to do: plain functions of plain arguments.
+"""The functions that a device's process offers; their arguments and results are plain values.
 
-Every device runs these, wherever its process is: a child here, a server on a board or a phone. So
-this needs numpy, TVM's runtime and LiteRT (or tflite-runtime) only, and imports the last two when
-first used.
+Every device runs these functions, whether its process is a local child or a server on a board or a
+phone. So this module needs only numpy, TVM's runtime and LiteRT (or tflite-runtime), and imports
+the last two when they are first used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cprune_tf.devices.agent.runtimes import (
 TensorSpecs = Sequence[tuple[str, Sequence[int]]]
 
 # Allocating and filling arguments costs as much as timing a small kernel, and the tuner times
-# thousands of kernels with the same arguments in one process. By accelerator.
+# thousands of kernels with the same arguments in one process. One entry per accelerator.
 _ARGUMENT_BUFFERS: dict[str, ArgumentBuffers] = collections.defaultdict(ArgumentBuffers)
 _PROFILED_BATCH = 20
 
@@ -57,14 +57,14 @@ def time_kernel(
 
     Args:
         library_path: The shared library on this device.
-        function_name: The function; its outputs are arguments too.
+        function_name: The function's name; its outputs are arguments too.
         arguments: (dtype, shape) of each argument.
-        num_threads: Threads its parallel loops run on.
-        number: Calls in one sample.
-        repeat: Samples.
-        min_repeat_ms: `number` grows until a sample takes that long.
-        cores: Cores to run on; none: all.
-        accelerator: The kind of GPU that the library is for; "": none.
+        num_threads: Number of threads its parallel loops run on.
+        number: Number of calls in one sample.
+        repeat: Number of samples.
+        min_repeat_ms: `number` grows until a sample takes this long.
+        cores: Numbers of the cores to run on; empty for all.
+        accelerator: The kind of GPU that the library is for; "" for the CPU.
 
     Returns:
         `repeat` samples: the mean duration of one call, in ms.
@@ -72,7 +72,9 @@ def time_kernel(
     pin(cores)
     tvm = load_tvm()
     set_tvm_threads(num_threads)
-    device = accelerators.runtime_device(accelerator)  # first: it can load what the library needs
+    device = accelerators.runtime_device(
+        accelerator
+    )  # first, as it may load what the library needs
     library = load_library(library_path)
     with accelerators.ending_when_lost(device):
         tensor = functools.partial(tvm.runtime.tensor, device=device)
@@ -89,10 +91,11 @@ def run_tvm(
     """Runs a TVM model of batch size 1 on many samples, one after the other.
 
     Args:
-        library_path: Exported from a Relax VM executable; "main" takes the data inputs.
+        library_path: A library exported from a Relax VM executable; its "main" takes the data
+            inputs.
         inputs: One array for each input of the model, [num_samples, ...].
-        num_threads: Threads its parallel loops run on.
-        accelerator: The kind of GPU that the library is for; "": none.
+        num_threads: Number of threads its parallel loops run on.
+        accelerator: The kind of GPU that the library is for; "" for the CPU.
 
     Returns:
         One array for each output of the model, [num_samples, ...].
@@ -107,7 +110,7 @@ def run_litert(path: str, inputs: Sequence[Array], num_threads: int) -> list[Arr
     Args:
         path: The `.tflite` file on this device.
         inputs: One array for each input of the model, [num_samples, ...].
-        num_threads: Threads of LiteRT.
+        num_threads: Number of LiteRT's threads.
 
     Returns:
         One array for each output of the model, [num_samples, ...].
@@ -130,26 +133,28 @@ def time_models(
 
     Args:
         entries: (runtime, path, inputs) of each model: "tvm" or "litert"; the file on this device;
-            (dtype, shape) of each input, or none where the file tells them itself.
-        num_threads: Threads of each.
-        warmup_ms: Running time of each thrown away first.
-        min_samples: Samples of each at least.
-        max_time_sec: Running time of each at most.
-        stable_fraction: See interleave.
-        cores: Cores to run on; none: all.
-        max_temperature_celsius: Above it, the device is left to cool down between blocks.
-        accelerator: The kind of GPU that the TVM libraries are for; "": none.
+            (dtype, shape) of each input, empty if the file describes its inputs itself.
+        num_threads: Number of threads of each model.
+        warmup_ms: Running time of each model before samples count, in ms.
+        min_samples: Smallest number of samples of each model.
+        max_time_sec: Longest running time of each model.
+        stable_fraction: Largest relative difference between the medians of the two halves of the
+            samples at which timing ends, as in `interleave`.
+        cores: Numbers of the cores to run on; empty for all.
+        max_temperature_celsius: Temperature above which the device cools down between blocks; None
+            for no limit.
+        accelerator: The kind of GPU that the TVM libraries are for; "" for the CPU.
 
     Returns:
-        "samples": for each model, the duration of every timed inference in ms; "conditions": see
-        base.Conditions.
+        "samples": for each model, the duration of every timed inference in ms; "conditions": the
+        fields of latency.Conditions that the device knows.
     """
     pin(cores)
     climate = Climate(cores, max_temperature_celsius)
 
     def before_block() -> None:
         climate.before_block()
-        if num_threads > 1:  # with one thread nothing is left spinning by the model before
+        if num_threads > 1:  # only the threads of a pool keep spinning after a model
             wait_until_idle()
 
     with _gpu(accelerator) as gpu:
@@ -176,13 +181,14 @@ def profile_litert(
 
     Args:
         path: The `.tflite` file on this device.
-        num_threads: Threads of LiteRT.
-        warmup_ms: Running time thrown away first.
-        max_time_sec: Running time; at least twenty runs are made.
-        cores: Cores to run on; none: all.
+        num_threads: Number of LiteRT's threads.
+        warmup_ms: Running time before the profiled runs, in ms.
+        max_time_sec: Running time of the profiled runs; there are at least twenty of them.
+        cores: Numbers of the cores to run on; empty for all.
 
     Returns:
-        See litert_profiler.mean_times.
+        (name, whether delegated, index, duration in ms) of each operator, from
+        litert_profiler.mean_times.
     """
     pin(cores)
     with contextlib.closing(ProfiledModel(path, num_threads)) as model:
@@ -200,15 +206,15 @@ def run_benchmark_model(
     run_timeout_sec: float,
     cores: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Times a `.tflite` file with a `benchmark_model` of the user's.
+    """Times a `.tflite` file with the user's build of `benchmark_model`.
 
     Args:
-        program: The tool on this device.
+        program: The tool's path on this device.
         path: The `.tflite` file on this device.
-        num_threads: Threads.
-        max_time_sec: Running time of the timed runs at most.
-        run_timeout_sec: Time that the whole run may take.
-        cores: Cores to run on; none: all.
+        num_threads: Number of threads.
+        max_time_sec: Longest running time of the timed runs.
+        run_timeout_sec: Longest time that the whole run may take.
+        cores: Numbers of the cores to run on; empty for all.
 
     Returns:
         The fields of a benchmark_model.ToolLatency.
@@ -218,20 +224,20 @@ def run_benchmark_model(
 
 
 def describe() -> dict[str, Any]:
-    """What this device is and has; see DeviceInfo for the keys."""
+    """Describes this device; the keys are the fields of DeviceInfo except `kind`."""
     return {**description.describe(), "accelerators": accelerators.present()}
 
 
 def why_no_accelerator(kind: str) -> str:
-    """Why there is no GPU of a kind here that TVM can use; "": there is one."""
+    """Explains why TVM can use no GPU of a kind on this device; "" if it can use one."""
     return accelerators.why_missing(kind)
 
 
 @contextlib.contextmanager
 def _gpu(accelerator: str) -> Iterator[Any]:
-    """What TVM runs a model on; None: the CPU, which needs no TVM here."""
+    """Yields TVM's handle of the GPU that runs a model; None for the CPU."""
     if not accelerator:
-        yield None
+        yield None  # the handle of the CPU would load TVM, which a LiteRT model does not need
         return
     device = accelerators.runtime_device(accelerator)
     with accelerators.ending_when_lost(device):
@@ -239,7 +245,7 @@ def _gpu(accelerator: str) -> Iterator[Any]:
 
 
 def _run_for(seconds: float, function: Callable[[], Any]) -> None:
-    """Calls a function until the time is over, once at least."""
+    """Calls a function until the time is over, at least once."""
     deadline = time.monotonic() + seconds
     while True:
         function()

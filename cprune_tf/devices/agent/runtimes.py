@@ -1,6 +1,7 @@
-"""Models as the device's process runs them: TVM libraries and `.tflite` files behind one face.
+"""Models as the device's process runs them: one interface to TVM libraries and `.tflite` files.
 
-Only numpy, TVM's runtime and LiteRT, each imported when first needed: a board has nothing else.
+This module needs only numpy, TVM's runtime and LiteRT, each imported when first needed, because a
+board has nothing else.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class Model(Protocol):
         """Runs the model once."""
 
     def outputs(self) -> list[Array]:
-        """Copies of all outputs of the last run."""
+        """Returns copies of all outputs of the last run."""
 
     def random_inputs(self) -> list[Array]:
-        """Inputs of the right shapes and types to time the model with."""
+        """Returns inputs of the right shapes and types for timing the model."""
 
 
 def load_tvm() -> Any:
@@ -69,14 +70,14 @@ def load_tvm() -> Any:
 
 
 def load_runtime_part(tvm: Any, name: str) -> None:
-    """Loads a part of TVM's runtime that is a library of its own; nothing where there is none.
+    """Loads a part of TVM's runtime that has its own library, if this TVM has the part.
 
     Args:
         tvm: The `tvm` module.
         name: The part, e.g. "extra" or "cuda".
 
     Raises:
-        OSError: The library is there, but something that it needs is not.
+        OSError: The library exists, but something that it needs is missing.
     """
     directory = pathlib.Path(tvm.__file__).parent / "lib"
     if any(directory.glob(f"libtvm_runtime_{name}.*")):
@@ -86,32 +87,32 @@ def load_runtime_part(tvm: Any, name: str) -> None:
 
 
 def set_tvm_threads(num_threads: int) -> None:
-    """Makes TVM's parallel loops run on this many threads from now on, the calling one included.
+    """Sets how many threads TVM's parallel loops use from now on, the calling one included.
 
     Args:
-        num_threads: 1 up to TVM_NUM_THREADS at the start of the process.
+        num_threads: From 1 to the value of TVM_NUM_THREADS at the start of the process.
 
     Raises:
-        RuntimeError: TVM does not use that many threads (its pool was created smaller).
+        RuntimeError: TVM uses another number of threads, because its pool was created smaller.
     """
     tvm = load_tvm()
-    all_cores = 1  # TVM's name for it is "big": no choice between clusters without pinning
+    all_cores = 1  # TVM calls this mode "big"; without pinning it does not choose a cluster
     tvm.get_global_func("runtime.config_threadpool")(all_cores, num_threads)
-    used = tvm.get_global_func("runtime.NumThreads")()
-    if used != num_threads:
+    actual = tvm.get_global_func("runtime.NumThreads")()
+    if actual != num_threads:
         raise RuntimeError(
-            f"TVM runs on {used} threads although {num_threads} were asked for; start this process "
-            f"with TVM_NUM_THREADS={num_threads} or more "
+            f"TVM runs on {actual} threads instead of the requested {num_threads}; start this "
+            f"process with TVM_NUM_THREADS={num_threads} or more "
             f"(it is {os.environ.get('TVM_NUM_THREADS', 'not set')})."
         )
 
 
 def load_library(path: str) -> Any:
-    """Loads a TVM library, to be unloaded again with the last reference to it.
+    """Loads a TVM library, which is unloaded again with the last reference to it.
 
-    `tvm.runtime.load_module` keeps what it loads until the process ends. Then another library that
-    is written to the same path later would never be loaded, the system giving back the first; and
-    after some ten thousand measured programs the process could map no more memory.
+    `tvm.runtime.load_module` keeps every library until the process ends. Then a library written to
+    the same path later would never be loaded, because the system returns the first one, and after
+    some ten thousand measured programs the process could map no more memory.
 
     Args:
         path: The shared library on this device.
@@ -121,7 +122,7 @@ def load_library(path: str) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file can't be loaded; says why.
+        ValueError: The file cannot be loaded; the message says why.
     """
     _require_file(path)
     load_tvm()
@@ -132,13 +133,13 @@ def load_library(path: str) -> Any:
 
 
 def litert_interpreter() -> tuple[Any, str]:
-    """Finds LiteRT under whichever name this device has it.
+    """Finds LiteRT in the first installed package that contains it.
 
     Returns:
-        The Interpreter class, and "package version" of what it came from.
+        The Interpreter class, and the package's name and version as one string.
 
     Raises:
-        ImportError: None of the packages is installed; says which were tried.
+        ImportError: None of the packages is installed; the message says what to install.
     """
     for module_name, package in _LITERT_MODULES:
         try:
@@ -153,7 +154,7 @@ def litert_interpreter() -> tuple[Any, str]:
 
 
 def package_version(package: str) -> str:
-    """The version of an installed package, or "unknown"."""
+    """Returns the version of an installed package, or "unknown"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -168,13 +169,13 @@ class TvmModel:
 
         Args:
             path: The shared library on this device.
-            num_threads: Threads its parallel loops run on. The pool is the process's: the model
-                loaded last, or set_tvm_threads, decides.
-            gpu: What it runs on, from accelerators.runtime_device; None: the CPU.
+            num_threads: Number of threads its parallel loops run on. All models share the process's
+                pool, so the last loaded model or call of set_tvm_threads decides.
+            gpu: The GPU to run on, from accelerators.runtime_device; None for the CPU.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is no TVM model; says why.
+            ValueError: The file is no TVM model; the message says why.
             RuntimeError: TVM does not use that many threads.
         """
         self._library = load_library(path)
@@ -203,15 +204,15 @@ class TvmModel:
     def invoke(self) -> None:
         """See Model."""
         self._invoke("main")
-        if self._gpu is not None:  # which was only told what to do so far
+        if self._gpu is not None:  # the call above only queued the work
             self._gpu.sync()
 
     def outputs(self) -> list[Array]:
         """See Model."""
-        # VirtualMachine.get_outputs would leave a reference cycle: the library would stay loaded.
+        # VirtualMachine.get_outputs leaves a reference cycle, which would keep the library loaded.
         module = self._vm.module
         num_outputs = module["get_output_arity"]("main")
-        if num_outputs < 0:  # no tuple
+        if num_outputs < 0:  # a single tensor instead of a tuple
             return [module["get_output"]("main").numpy()]
         return [module["get_output"]("main", i).numpy() for i in range(num_outputs)]
 
@@ -219,19 +220,19 @@ class TvmModel:
         """See Model.
 
         Raises:
-            ValueError: The library does not tell the shapes of its inputs.
+            ValueError: The library does not contain the shapes of its inputs.
         """
-        # The only place where a library holds its input shapes is what the shape check would say.
-        found = {
+        # A library holds its input shapes only in the error messages of its shape checks.
+        specs = {
             int(position): (dtype, tuple(int(size) for size in shape.split(",") if size.strip()))
             for position, shape, dtype in _INPUT_ANNOTATION.findall(self._library["stats"]())
         }
-        if sorted(found) != list(range(self._num_inputs)):
+        if sorted(specs) != list(range(self._num_inputs)):
             raise ValueError(
-                f"{self._path} does not tell the shapes of its {self._num_inputs} inputs (found "
-                f"{found}); give ModelFile(..., inputs=((dtype, shape), ...))."
+                f"{self._path} does not contain the shapes of its {self._num_inputs} inputs (found "
+                f"{specs}); pass ModelFile(..., inputs=((dtype, shape), ...))."
             )
-        return [random_array(*found[i], seed=i) for i in range(self._num_inputs)]
+        return [random_array(*specs[i], seed=i) for i in range(self._num_inputs)]
 
 
 class LitertModel:
@@ -242,11 +243,11 @@ class LitertModel:
 
         Args:
             path: The `.tflite` file on this device.
-            num_threads: Threads of this model's own pool, the calling one included.
+            num_threads: Number of threads of this model's pool, the calling one included.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is no TFLite model; says why.
+            ValueError: The file is no TFLite model; the message says why.
             ImportError: No TFLite runtime is installed.
         """
         _require_file(path)
@@ -287,14 +288,14 @@ def load_model(runtime: str, path: str, num_threads: int, gpu: Any = None) -> Mo
     Args:
         runtime: "tvm" or "litert".
         path: The file on this device.
-        num_threads: See TvmModel and LitertModel.
-        gpu: See TvmModel; LiteRT runs on the CPU whatever it is.
+        num_threads: Number of threads.
+        gpu: The GPU that a TVM model runs on; None for the CPU. LiteRT always runs on the CPU.
 
     Returns:
         The loaded model.
 
     Raises:
-        ValueError: For another runtime, or a file that is no such model.
+        ValueError: The runtime is unknown, or the file is no model of this runtime.
     """
     if runtime == "tvm":
         return TvmModel(path, num_threads, gpu)
@@ -304,10 +305,10 @@ def load_model(runtime: str, path: str, num_threads: int, gpu: Any = None) -> Mo
 
 
 def wait_until_idle() -> None:
-    """Returns once no other thread of this process runs, after a second at the latest.
+    """Waits until no other thread of this process runs, for a second at most.
 
-    Looks at the threads' states, not at the time they use: on a busy machine a spinning thread may
-    wait for a core a while, and would spin on in the middle of the next measurement.
+    This reads the threads' states instead of the time they use: on a busy machine, a spinning
+    thread may wait for a core for a while and then spin in the middle of the next measurement.
     """
     deadline = time.monotonic() + _IDLE_LIMIT_SEC
     while _another_thread_runs() and time.monotonic() < deadline:
@@ -315,18 +316,21 @@ def wait_until_idle() -> None:
 
 
 def _another_thread_runs() -> bool:
-    own = str(threading.get_native_id())
+    this_thread = str(threading.get_native_id())
     tasks = pathlib.Path("/proc/self/task")
     for task in os.listdir(tasks) if tasks.is_dir() else ():
-        with contextlib.suppress(OSError):  # it may end in between
+        with contextlib.suppress(OSError):  # the thread may have ended
             state = (tasks / task / "stat").read_text().rpartition(")")[2].split()[0]
-            if state == "R" and task != own:
+            if state == "R" and task != this_thread:
                 return True
     return False
 
 
 def _details_in_order(interpreter: Any) -> tuple[list[Any], list[Any]]:
-    """Inputs and outputs in the order of the signature's names, else the file's own order."""
+    """Returns inputs and outputs sorted by the signature's names, or in the file's order.
+
+    The file's order applies if the file does not have exactly one signature.
+    """
     if len(interpreter.get_signature_list()) != 1:
         return interpreter.get_input_details(), interpreter.get_output_details()
     runner = interpreter.get_signature_runner()
@@ -338,7 +342,7 @@ def _details_in_order(interpreter: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _natural_order(name: str) -> list[tuple[int, str]]:
-    """Sorts "args_2" before "args_10"."""
+    """Returns a sort key that puts "args_2" before "args_10"."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -349,4 +353,6 @@ def _require_file(path: str) -> None:
 
 def _require_count(path: str, received: int, expected: int) -> None:
     if received != expected:
-        raise ValueError(f"{path} has {expected} inputs; {received} were given.")
+        raise ValueError(
+            f"{path} has {expected} inputs, but {received} arrays were passed; pass one per input."
+        )

@@ -1,11 +1,11 @@
-r"""The server on a board or phone: TVM RPC with TVM and LiteRT behind it, one session at a time.
+r"""The server on a board or phone: offers TVM and LiteRT over TVM RPC, one session at a time.
 
     python -m cprune_tf.devices.agent.server                                  this machine only
     python -m cprune_tf.devices.agent.server --host=0.0.0.0 --key=SECRET      on a trusted network
     python -m cprune_tf.devices.agent.server --key=rpi4 --tracker=HOST:9190   one of several boards
 
-Needs numpy, apache-tvm, apache-tvm-ffi and ai-edge-litert (or tflite-runtime), nothing else. What a
-session does, crashes included, happens in a process of its own.
+The server needs only numpy, apache-tvm, apache-tvm-ffi and ai-edge-litert (or tflite-runtime). Each
+session runs in a forked process, so that its crashes do not end the server.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from cprune_tf.devices.agent.tracking import TrackerLink
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# TVM's handshake: the client sends [magic, length, "client:KEY options..."]; IN_USE is what TVM's
-# own proxy says of a key that is taken already.
+# TVM's handshake: the client sends [magic, length, "client:KEY options..."]. TVM's proxy answers
+# IN_USE for a key that another client uses already.
 MAGIC, IN_USE, MISMATCH = 0xFF271, 0xFF272, 0xFF273
 _WORD = struct.Struct("<i")
 _HANDSHAKE_TIMEOUT_SEC = 10.0
@@ -68,7 +68,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The TCP port that the server listens on."""
         return int(self._listener.getsockname()[1])
 
     def serve(self) -> NoReturn:
@@ -81,10 +81,10 @@ class Server:
                     self._session(connection, expected)
 
     def _accept(self, expected: str) -> socket.socket | None:
-        """The next connection with the right key; None: the board has to be offered again."""
+        """Waits for a connection with the right key; None if the board must be offered again."""
         start = time.monotonic()
         while True:
-            # Without a tracker to ask, waking up now and then costs nothing.
+            # A tracker is asked often; otherwise this only wakes up to check `exit_after_sec`.
             wait_sec = _WAKE_SEC if self._tracker is None else self._tracker.PERIOD_SEC
             if select.select([self._listener], [], [], wait_sec)[0]:
                 connection = self._greet(expected)
@@ -96,7 +96,7 @@ class Server:
                 sys.exit(0)
 
     def _greet(self, expected: str, *, in_use: bool = False) -> socket.socket | None:
-        """Takes the next connection; None: it was refused, and told why."""
+        """Accepts the next connection; None if it was refused, of which the client is told."""
         connection, address = self._listener.accept()
         try:
             self._shake_hands(connection, expected, in_use)
@@ -115,8 +115,8 @@ class Server:
         if in_use:
             connection.sendall(_WORD.pack(IN_USE))
             raise OSError("a session is under way")
-        own = f"server:{self._options.key}".encode()
-        connection.sendall(_WORD.pack(MAGIC) + _WORD.pack(len(own)) + own)
+        reply = f"server:{self._options.key}".encode()
+        connection.sendall(_WORD.pack(MAGIC) + _WORD.pack(len(reply)) + reply)
         connection.settimeout(None)
         keep_alive(connection)
 
@@ -127,29 +127,29 @@ class Server:
         log = self._work_dir / "session.log"
         start = time.monotonic()
         sys.stdout.flush()
-        # Its end tells of the child's end: the child alone has the other side open.
-        ending, held_by_child = os.pipe()
+        # Only the child holds the write end, so the read end reports when the child ends.
+        child_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
             self._serve_in_child(connection, log)
         connection.close()
-        os.close(held_by_child)
-        # Others are told at once that they come too late, instead of waiting in the queue.
-        waited_for: list[int] = [ending, self._listener.fileno()]
-        while ending not in select.select(waited_for, [], [])[0]:
+        os.close(write_end)
+        # Other clients are refused at once instead of waiting in the queue.
+        descriptors: list[int] = [child_end, self._listener.fileno()]
+        while child_end not in select.select(descriptors, [], [])[0]:
             self._greet(expected, in_use=True)
-        os.close(ending)
+        os.close(child_end)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         ended = ""
         if code != 0:
             printed = log.read_bytes()[:_LOG_EXCERPT_BYTES].decode("utf-8", "replace").strip()
             ended = describe_exit(code)
-            said = f" It printed:\n{printed}" if printed else ""
-            self._ended[self._num_sessions] = f"{ended}.{said}"
+            output = f" It printed:\n{printed}" if printed else ""
+            self._ended[self._num_sessions] = f"{ended}.{output}"
             self._ended.pop(self._num_sessions - _REMEMBERED_SESSIONS, None)
-        lasted = f"{time.monotonic() - start:.0f} s"
-        print(f"session {self._num_sessions}: {lasted} {ended}".rstrip(), flush=True)
+        duration = f"{time.monotonic() - start:.0f} s"
+        print(f"session {self._num_sessions}: {duration} {ended}".rstrip(), flush=True)
 
     def _serve_in_child(self, connection: socket.socket, log: pathlib.Path) -> NoReturn:
         status = 1
@@ -180,15 +180,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the server until it is stopped.
 
     Args:
-        arguments: The command line; None: the process's own.
+        arguments: The words of the command line; None for those of this process.
     """
     options = _parse(arguments)
     os.environ.update(process_environment(available_cores()))
-    import cprune_tf.devices.agent.session  # noqa: F401 - loaded once: sessions are forks
+    import cprune_tf.devices.agent.session  # noqa: F401 - loaded once for all forks
     from cprune_tf.devices.agent.runtimes import litert_interpreter, load_tvm, package_version
 
     try:
-        load_tvm()  # once: sessions are forks of this process
+        load_tvm()  # loaded once for all sessions, which are forks of this process
     except ImportError as error:
         sys.exit(f"error: TVM can't be imported here ({error}); pip install apache-tvm==VERSION.")
     try:
@@ -221,7 +221,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=9090, help="0: any free one")
-    parser.add_argument("--key", default="", help="what hosts must give; the name at a tracker")
+    parser.add_argument(
+        "--key", default="", help="the key that hosts must send; a tracker lists the board under it"
+    )
     parser.add_argument(
         "--tracker", default="", help="HOST:PORT of `python -m tvm.exec.rpc_tracker`"
     )

@@ -1,6 +1,6 @@
 """The device's side of one RPC session: a process that answers calls of `on_device`'s functions.
 
-Needs numpy and TVM's runtime only, and LiteRT (or tflite-runtime) for `.tflite` files.
+It needs only numpy and TVM's runtime, and LiteRT (or tflite-runtime) for `.tflite` files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cprune_tf.devices.agent.description import package_version
 from cprune_tf.devices.agent.runtimes import load_tvm
 from cprune_tf.devices.agent.storage import Storage
 
-# Raised when a host of another version would misunderstand this server, or the reverse.
+# To be incremented when hosts and servers of different versions would misunderstand each other.
 PROTOCOL = 3
 CALL = "cprune_tf.call"
 
@@ -43,13 +43,13 @@ _ON_DEVICE = (
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a session may use.
+    """The limits of a session.
 
     Attributes:
-        max_call_sec: A call that takes longer ends the session, whatever the host allows it.
-        max_session_sec: A session that is older ends as soon as no call is under way.
-        max_idle_sec: So does one that was not called for this long.
-        max_stored_bytes: Size that all files sent by hosts may have together.
+        max_call_sec: A call that takes longer ends the session, even if the host allows more time.
+        max_session_sec: A session that is older ends as soon as no call is running.
+        max_idle_sec: A session ends after this time without a call.
+        max_stored_bytes: Largest total size in bytes of the files that hosts sent.
     """
 
     max_call_sec: float = 3600.0
@@ -60,13 +60,13 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class ServerState:
-    """What a session knows of its server.
+    """The facts about the server that a session knows.
 
     Attributes:
-        server_id: Differs between servers and after a restart.
-        session_id: Counts the server's sessions.
+        server_id: The identity of the server process; a restart changes it.
+        session_id: The number of this session on the server, from 1.
         work_dir: The server's folder.
-        ended: How earlier sessions ended, by session_id; only those that crashed.
+        ended: For each earlier session that crashed, how it ended, by session_id.
     """
 
     server_id: str
@@ -108,19 +108,19 @@ class Session:
         importlib.import_module("tvm_ffi").get_global_func("rpc.ServerLoop")(descriptor)
 
     def answer(self, request: bytes) -> bytearray:
-        """Runs one call; what it raises is part of the answer.
+        """Runs one call; an exception becomes part of the answer.
 
         Args:
-            request: wire.encode([function, timeout_sec, arguments]).
+            request: The bytes of wire.encode([function, timeout_sec, arguments]).
 
         Returns:
-            wire.encode([True, result]) or wire.encode([False, reason]).
+            The bytes of wire.encode([True, result]) or wire.encode([False, reason]).
         """
         self._busy = True
         try:
             function, timeout_sec, arguments = wire.decode(bytes(request), self._storage.path)
             limit_sec = min(timeout_sec, self._limits.max_call_sec, _LONGEST_TIMER_SEC)
-            # Needs no interpreter lock to act: native code that hangs is ended too.
+            # This timer needs no interpreter lock, so it also ends native code that hangs.
             faulthandler.dump_traceback_later(limit_sec, exit=True)
             try:
                 answer = wire.encode([True, self._find(function)(**arguments)])
@@ -129,7 +129,7 @@ class Session:
         except Exception as error:
             traceback.print_exc()
             answer = wire.encode([False, f"{type(error).__name__}: {error}"])
-            gc.collect()  # what the failed call left in cycles may keep a library loaded
+            gc.collect()  # reference cycles of the failed call may keep a library loaded
         finally:
             self._last_call = time.monotonic()
             self._busy = False
@@ -152,13 +152,15 @@ class Session:
         }
 
     def _confine_stock_functions(self, register: Callable[..., Any]) -> None:
-        """TVM's own file functions take any path; here only plain names, in a folder."""
+        """Replaces TVM's file functions, which accept any path, by ones confined to one folder."""
         folder = self._state.work_dir / "stock"
         folder.mkdir(exist_ok=True)
 
         def confined(name: str) -> str:
             if not name or name != os.path.basename(name) or name in (".", ".."):
-                raise ValueError(f"{name!r} is not a plain file name; uploads have no folders.")
+                raise ValueError(
+                    f"{name!r} is not a plain file name; expected a name without folders."
+                )
             return str(folder / name)
 
         def upload(name: str, data: bytes) -> None:
@@ -180,7 +182,8 @@ class Session:
         while True:
             time.sleep(_WATCH_PERIOD_SEC)
             if self._busy and _is_gone(connection):
-                # TVM's loop would look only after the call, and keep the next host out until then.
+                # TVM's loop notices this only after the call, and would keep other hosts out until
+                # then.
                 print("session ended: its host is gone", flush=True)
                 os._exit(0)
             now = time.monotonic()
@@ -192,7 +195,10 @@ class Session:
 
 
 def _is_gone(connection: socket.socket) -> bool:
-    """Whether the other side has closed the connection; a host sends nothing during a call."""
+    """Returns whether the other side has closed the connection.
+
+    A host sends nothing during a call, so nothing of a request is read here.
+    """
     try:
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except BlockingIOError:

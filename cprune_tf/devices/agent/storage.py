@@ -1,6 +1,6 @@
-"""Files sent to a device: named by their content, checked, confined to one folder.
+"""Files sent to a device: named by their content, verified, and confined to one folder.
 
-Only the standard library: this runs in the device's process.
+This module runs in the device's process and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _PARTIAL = ".partial"
 
 
 class StoredFileError(ValueError):
-    """A file that cannot be stored or found; says why."""
+    """A file cannot be stored or does not exist; the message says why."""
 
 
 def file_name(path: str) -> str:
-    """The name a file has in every device's storage.
+    """Returns the name that a file has in every device's storage.
 
     Args:
         path: The file on this machine.
 
     Returns:
-        The SHA-256 of its content, with its suffix.
+        The SHA-256 of the file's content in hexadecimal digits, with the file's suffix.
     """
     suffix = pathlib.Path(path).suffix.lower()
     return sha256_of(path) + (suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "")
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits."""
+    """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -46,8 +46,8 @@ class Storage:
     """One folder of files.
 
     Args:
-        directory: Made if missing, readable by its owner only.
-        limit_bytes: Above it, the files used longest ago go.
+        directory: The folder; made if missing, readable by its owner only.
+        limit_bytes: Total size above which the files used longest ago are deleted.
     """
 
     def __init__(self, directory: pathlib.Path, limit_bytes: int) -> None:
@@ -56,26 +56,26 @@ class Storage:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, name: str) -> str:
-        """Where a stored file is.
+        """Returns the path of a stored file.
 
         Args:
-            name: As file_name gave it on the host.
+            name: The name that file_name returned on the host.
 
         Returns:
-            The path here.
+            The file's path on this device.
 
         Raises:
-            StoredFileError: The name is none of file_name's, or there is no such file.
+            StoredFileError: The name does not have file_name's form, or there is no such file.
         """
         path = self._checked(name)
         if not path.is_file():
             raise StoredFileError(f"The device does not hold the file {name} (any more).")
         with contextlib.suppress(OSError):
-            os.utime(path)  # what is used stays longest
+            os.utime(path)  # so that it counts as recently used
         return str(path)
 
     def stored_bytes(self, name: str) -> int:
-        """How much of a file is here: all of it, or the part that an upload got to."""
+        """Returns the number of bytes of a file that are stored: all, or those uploaded so far."""
         path = self._checked(name)
         for candidate in (path, _partial(path)):
             if candidate.is_file():
@@ -86,26 +86,28 @@ class Storage:
         """Adds a part of a file; the last part makes it complete.
 
         Args:
-            name: As file_name gave it on the host.
-            size: Size of the whole file, in bytes.
-            offset: Where the part begins: at what stored_bytes says, or 0 to start again.
-            data: The part.
+            name: The name that file_name returned on the host.
+            size: Size of the whole file in bytes.
+            offset: Position of the part in the file: the value of stored_bytes, or 0 to start
+                again.
+            data: The bytes of the part.
 
         Returns:
-            Bytes that are here now.
+            Number of bytes that are stored now.
 
         Raises:
-            StoredFileError: The part does not follow the last one, the whole file is not what its
-                name says (it is dropped), or the disk is full.
+            StoredFileError: The part does not follow the last one, the checksum of the whole file
+                differs from its name (the file is then deleted), or the disk is full.
         """
         path = self._checked(name)
         if path.is_file():
             return path.stat().st_size
         partial = _partial(path)
-        have = partial.stat().st_size if partial.is_file() else 0
-        if offset not in (0, have):
+        stored = partial.stat().st_size if partial.is_file() else 0
+        if offset not in (0, stored):
             raise StoredFileError(
-                f"The part at {offset} of {name} does not follow the first {have}."
+                f"The part of {name} at byte {offset} does not follow the {stored} bytes that are "
+                f"stored; send the part at {stored}, or start again at 0."
             )
         self._make_room(size - offset, keep=partial)
         try:
@@ -124,14 +126,16 @@ class Storage:
         if sha256_of(partial) != name[:64]:
             partial.unlink()
             raise StoredFileError(
-                f"What arrived as {name} is not what was sent: its checksum differs."
+                f"The checksum of the received file differs from its name {name}; send it again."
             )
         os.replace(partial, path)
         return size
 
     def _checked(self, name: str) -> pathlib.Path:
         if not _NAME.fullmatch(name):
-            raise StoredFileError(f"{name!r} is no name of a stored file: a SHA-256 and a suffix.")
+            raise StoredFileError(
+                f"{name!r} is no name of a stored file; expected a SHA-256 and a suffix."
+            )
         return self._directory / name
 
     def _make_room(self, num_bytes: int, keep: pathlib.Path) -> None:

@@ -1,4 +1,4 @@
-"""A board's registration with TVM's RPC tracker, kept up while trackers come and go."""
+"""A board's registration with TVM's RPC tracker, renewed when the tracker restarts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 _RETRY_SEC = 2.0
 _ANSWER_TIMEOUT_SEC = 10.0
-# A host that was given this board and did not come within this time has gone.
+# If a host was assigned this board and does not connect within this time, the offer is void.
 _UNUSED_OFFER_SEC = 10.0
 
 
@@ -16,9 +16,9 @@ class TrackerLink:
     """Offers this server to a tracker under its key.
 
     Args:
-        address: "HOST:PORT".
-        key: What hosts ask for.
-        port: Where this server listens.
+        address: The tracker's address, "HOST:PORT".
+        key: The key under which hosts ask the tracker for a board.
+        port: The TCP port that this server listens on.
     """
 
     PERIOD_SEC = 1.0
@@ -30,19 +30,19 @@ class TrackerLink:
         self._port = port
         self._socket: socket.socket | None = None
         self._match_key = ""
-        self._taken_since: float | None = None
+        self._assigned_since: float | None = None
 
     def offer(self) -> str:
-        """Tells the tracker that this board is free; waits for a tracker to be there.
+        """Tells the tracker that this board is free; retries until a tracker answers.
 
         Returns:
-            The key that the next host will come with: as the tracker hands it out, used once.
+            The key that the next host will send; the tracker hands it out, and it is used once.
         """
         from tvm.rpc import base
 
         while True:
             self._match_key = base.random_key(self._key)
-            self._taken_since = None
+            self._assigned_since = None
             try:
                 self._ask([base.TrackerCode.PUT, self._key, (self._port, self._match_key), None])
                 return self._match_key
@@ -52,7 +52,7 @@ class TrackerLink:
                 time.sleep(_RETRY_SEC)
 
     def is_offered(self) -> bool:
-        """Whether a host may still come with the key; asks the tracker."""
+        """Asks the tracker whether a host may still connect with the key."""
         from tvm.rpc import base
 
         try:
@@ -61,11 +61,11 @@ class TrackerLink:
             self._drop()
             return False
         if self._match_key in pending:
-            self._taken_since = None
+            self._assigned_since = None
             return True
         now = time.monotonic()
-        self._taken_since = self._taken_since or now
-        return now - self._taken_since < _UNUSED_OFFER_SEC
+        self._assigned_since = self._assigned_since or now
+        return now - self._assigned_since < _UNUSED_OFFER_SEC
 
     def _ask(self, message: list[Any]) -> Any:
         from tvm.rpc import base

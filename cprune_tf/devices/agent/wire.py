@@ -1,6 +1,6 @@
-"""Calls and answers as bytes: a `.npz` archive of one JSON text and the arrays it mentions.
+"""Encodes calls and answers as bytes: a `.npz` archive of one JSON text and the arrays in it.
 
-Nothing that can run code is ever read (no pickles): a board is not to be trusted by its host.
+Pickles are never read, because they can run code and the host must not trust a board.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class StoredFile:
     """A file of the host that is also in the device's storage.
 
     Attributes:
-        name: Its name there; see storage.file_name.
-        path: Where it is on the host.
+        name: The file's name in the device's storage, from storage.file_name.
+        path: The file's path on the host.
     """
 
     name: str
@@ -39,16 +39,16 @@ def encode(value: Any) -> bytes:
             and dicts with text keys of these. Tuples become lists.
 
     Returns:
-        The bytes.
+        The encoded bytes.
 
     Raises:
-        TypeError: For anything else.
+        TypeError: The value contains something else.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     text = json.dumps(_plain(value, arrays))
     buffer = io.BytesIO()
     text_bytes = np.frombuffer(text.encode(), np.uint8)
-    savez: Any = np.savez  # its own types take no further names
+    savez: Any = np.savez  # numpy's type hints do not accept **arrays
     savez(buffer, **{_TEXT: text_bytes}, **arrays)
     return buffer.getvalue()
 
@@ -57,14 +57,15 @@ def decode(data: bytes, stored_path: Callable[[str], str] | None = None) -> Any:
     """The reverse of encode.
 
     Args:
-        data: What encode gave.
-        stored_path: Tells where a stored file is here; None: there may be none.
+        data: The bytes that encode returned.
+        stored_path: Function that returns the local path of a stored file by its name; None if the
+            value may contain no stored files.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: The bytes are no such archive.
+        ValueError: The bytes are not an archive made by encode.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -74,7 +75,7 @@ def decode(data: bytes, stored_path: Callable[[str], str] | None = None) -> Any:
 
 
 def files_in(value: Any) -> tuple[StoredFile, ...]:
-    """All stored files that a value mentions."""
+    """Returns all stored files that a value contains."""
     if isinstance(value, StoredFile):
         return (value,)
     if isinstance(value, dict):
@@ -111,6 +112,6 @@ def _value(plain: Any, archive: Any, stored_path: Callable[[str], str] | None) -
         return archive[plain[_ARRAY]]
     if set(plain) == {_FILE}:
         if stored_path is None:
-            raise ValueError("The message mentions a stored file; there is no storage here.")
+            raise ValueError("The message contains a stored file, but this side has no storage.")
         return stored_path(plain[_FILE])
     return {key: _value(item, archive, stored_path) for key, item in plain.items()}

@@ -17,10 +17,10 @@ import time
 import traceback
 from typing import IO, Any
 
-# Of every message between parent and child: its length in bytes.
+# Every message between parent and child starts with its length in bytes.
 HEADER = struct.Struct("<Q")
 _ORPHAN_POLL_SEC = 2.0
-# The parent stops a call that takes too long. Where there's no parent left to do so, the call ends
+# The parent stops a call that takes too long. If the parent is gone, the child ends the call
 # itself, this much later.
 _GRACE_SEC = 30.0
 _LONGEST_TIMER_SEC = 1e6
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 def _answer(request: bytes) -> bytes:
     try:
         function, args, kwargs, timeout_sec = pickle.loads(request)
-        # Needs no interpreter lock to act, unlike a Python thread.
+        # Unlike a Python thread, this timer needs no interpreter lock to act.
         limit_sec = min(timeout_sec + _GRACE_SEC, _LONGEST_TIMER_SEC)
         faulthandler.dump_traceback_later(limit_sec, exit=True)
         try:
@@ -55,7 +55,7 @@ def _answer(request: bytes) -> bytes:
     except Exception as error:
         traceback.print_exc()
         answer = pickle.dumps((False, f"{type(error).__name__}: {error}"), protocol=5)
-    gc.collect()  # what the failed call left in cycles may keep a library loaded
+    gc.collect()  # reference cycles of the failed call may keep a library loaded
     return answer
 
 

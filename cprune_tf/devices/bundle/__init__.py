@@ -1,6 +1,6 @@
-"""The bundle: what a phone or board needs to run the device server, in one archive.
+"""The bundle: one archive with everything a phone or board needs to run the device server.
 
-CPython, TVM's runtime, LiteRT and the C library they were linked with, so that nothing of the
+It holds CPython, TVM's runtime, LiteRT and the C library they were linked with. So nothing of the
 device's own userland is needed: no APK, no NDK, no root.
 """
 

@@ -1,4 +1,4 @@
-"""Debian packages into a folder: fetched and verified by apt, unpacked, nothing installed."""
+"""Unpacks Debian packages into a folder: apt fetches and verifies them, nothing is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT_SEC = 600.0
 
 
 class FetchError(UserError, RuntimeError):
-    """Packages could not be fetched; says which, from where and why."""
+    """Packages could not be fetched; the message says which, from where and why."""
 
 
 def unpack(
@@ -32,18 +32,18 @@ def unpack(
     """Downloads Debian packages and unpacks them into a folder.
 
     Args:
-        packages: Their names.
-        directory: The root that their files end up under; made if missing.
-        architecture: Debian's name, e.g. "arm64"; need not be this machine's.
-        suite: E.g. "bookworm".
-        dependencies: Also everything they depend on.
+        packages: Names of the packages.
+        directory: The folder that becomes the root of their files; made if missing.
+        architecture: Debian's name of the architecture, e.g. "arm64"; need not be this machine's.
+        suite: Debian's name of the release, e.g. "bookworm".
+        dependencies: Whether to unpack everything the packages depend on as well.
 
     Raises:
-        FetchError: No apt, no Debian keyring, or apt's own reason.
+        FetchError: apt or the Debian keyring is missing, or apt failed; the message says why.
     """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise FetchError(f"{tool} is not on this machine; Debian or Ubuntu is needed for this.")
+            raise FetchError(f"{tool} is not installed; run this on Debian or Ubuntu.")
     if not _KEYRING.is_file():
         raise FetchError(
             f"There is no {_KEYRING} to verify packages with; run "
@@ -65,7 +65,7 @@ def unpack(
 
 
 def _configure(apt: pathlib.Path, architecture: str, suite: str) -> pathlib.Path:
-    """A configuration of apt that neither reads nor writes the machine's own state."""
+    """Writes a configuration of apt that leaves the machine's own apt state alone."""
     for part in ("state/lists/partial", "cache/archives/partial", "parts"):
         (apt / part).mkdir(parents=True, exist_ok=True)
     (apt / "state" / "status").touch()
@@ -91,9 +91,9 @@ def _configure(apt: pathlib.Path, architecture: str, suite: str) -> pathlib.Path
 
 
 def _mirror() -> str:
-    """The Debian mirror that this machine uses already, else Debian's own."""
-    listed = [_SOURCES / "sources.list", *sorted((_SOURCES / "sources.list.d").glob("*"))]
-    for path in listed:
+    """Returns the Debian mirror of this machine's apt sources, else Debian's main mirror."""
+    source_lists = [_SOURCES / "sources.list", *sorted((_SOURCES / "sources.list.d").glob("*"))]
+    for path in source_lists:
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             for url in re.findall(r"^(?:URIs:|deb(?: \[[^]]*\])?)\s+(\S+)", text, re.MULTILINE):
@@ -103,7 +103,7 @@ def _mirror() -> str:
 
 
 def _run(command: Sequence[str], config: pathlib.Path, directory: pathlib.Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=directory,
         env={**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"},
@@ -112,6 +112,6 @@ def _run(command: Sequence[str], config: pathlib.Path, directory: pathlib.Path) 
         timeout=_TIMEOUT_SEC,
         check=False,
     )
-    if done.returncode != 0:
-        reason = (done.stderr or done.stdout).strip().splitlines()[-3:]
+    if result.returncode != 0:
+        reason = (result.stderr or result.stdout).strip().splitlines()[-3:]
         raise FetchError(f"`{' '.join(command[:4])} ...` failed: {' / '.join(reason)}")

@@ -25,7 +25,7 @@ _DESCRIPTION = "bundle.json"
 _SUITE = "bookworm"
 _PYTHON = "3.11"
 _DEBIAN_PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
-# Versions are those of this machine: a library compiled by one TVM is not for another.
+# Fetched in this machine's versions: a library compiled by one TVM does not run in another.
 _WHEELS = (
     "apache-tvm",
     "apache-tvm-ffi",
@@ -62,7 +62,7 @@ _UNUSED_WHEEL_PARTS = (
     "ai_edge_litert/libLiteRtWebGpuAccelerator.so",
     "bin",
 )
-# The loader is named, so the device's own C library is never looked at.
+# Starting through the bundle's loader keeps the device's own C library out.
 _LAUNCHER = """\
 #!/bin/sh
 D=${0%/*}; case $D in /*) ;; *) D=$PWD/$D;; esac
@@ -74,7 +74,7 @@ exec $CPRUNE_TF_EMULATOR $L/ld-linux-aarch64.so.1 --library-path $L $D/usr/bin/p
 
 
 class BundleError(UserError, RuntimeError):
-    """There is no bundle, it is damaged, or it could not be made; says what to do."""
+    """The bundle is missing, damaged or could not be made; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Bundle:
     Attributes:
         path: The `.tar.gz`.
         sha256: The archive's checksum, in hexadecimal digits.
-        abi: What it runs on: "aarch64".
-        runtimes: Version of each package in it.
+        abi: The machine type it runs on: "aarch64".
+        runtimes: The version of each Python package in the bundle.
     """
 
     path: pathlib.Path
@@ -95,31 +95,31 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """What tells it from other bundles on a device."""
+        """The start of the checksum, which tells bundles on a device apart."""
         return self.sha256[:12]
 
     def is_current(self) -> bool:
-        """Whether its TVM is this machine's: libraries of another one do not run there."""
+        """Whether its TVM has this machine's version; other versions cannot run our libraries."""
         return self.runtimes["apache-tvm"] == importlib.metadata.version("apache-tvm")
 
 
 def default_directory() -> pathlib.Path:
-    """Where bundles are kept: CPRUNE_TF_BUNDLES, or a folder in the user's cache."""
+    """Returns the folder of bundles: CPRUNE_TF_BUNDLES, or one in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(os.environ.get("CPRUNE_TF_BUNDLES") or f"{cache}/cprune_tf/bundles")
 
 
 def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
-    """The bundle that was made last, checked against its checksum.
+    """Finds the bundle that was made last and verifies its checksum.
 
     Args:
-        directory: Where it was made; None: default_directory().
+        directory: The folder it was made in; None for default_directory().
 
     Returns:
         The bundle.
 
     Raises:
-        BundleError: There is none, or it is damaged.
+        BundleError: There is no bundle, or it is damaged.
     """
     directory = directory or default_directory()
     description = directory / _DESCRIPTION
@@ -146,11 +146,11 @@ def find_bundle(directory: pathlib.Path | None = None) -> Bundle:
 def make_bundle(
     directory: pathlib.Path | None = None, note: Callable[[str], None] = lambda text: None
 ) -> Bundle:
-    """Makes the aarch64 bundle; what was there is replaced at the end.
+    """Makes the aarch64 bundle; older bundles in the folder are removed at the end.
 
     Args:
-        directory: Where to; None: default_directory().
-        note: Told what is being done.
+        directory: The folder to make it in; None for default_directory().
+        note: Called with a short text before each step.
 
     Returns:
         The bundle.
@@ -195,9 +195,9 @@ def _install_wheels(site: pathlib.Path) -> dict[str, str]:
     command += [f"--platform={platform}" for platform in _PLATFORMS]
     command += ["--only-binary=:all:", "--no-deps", "--no-compile"]
     command += [f"{name}=={version}" for name, version in versions.items()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise debian.FetchError(f"pip could not fetch the wheels: {done.stderr.strip()[-400:]}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise debian.FetchError(f"pip could not fetch the wheels: {result.stderr.strip()[-400:]}")
     for part in _UNUSED_WHEEL_PARTS:
         path = site / part
         if path.is_dir():
@@ -222,12 +222,13 @@ def _copy_python(root: pathlib.Path, bundle: pathlib.Path) -> None:
     for name in _LIBRARIES.split():
         library = next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
         if library is None:
-            raise BundleError(f"Debian's packages for arm64 do not hold {name}.")
+            raise BundleError(f"Debian's arm64 packages contain no library {name}.")
         shutil.copy2(library.resolve(), bundle / "lib" / name)
 
 
 def _compile_byte_code(bundle: pathlib.Path) -> None:
-    """Halves the time of the first start there; another Python's byte code would be of no use."""
+    """Compiles the bundle's modules, which halves the time of the first start on the device."""
+    # Only the bundle's own Python version can use the byte code.
     if sys.version_info[:2] == (3, 11):
         for folder in ("usr/lib/python3.11", "site"):
             compileall.compile_dir(

@@ -14,7 +14,7 @@ register_rule(_CLASSES["CustomScaleLayer"])(merge)
 
 @register_rule(_CLASSES["LayerScale"])
 def layer_scale(call: LayerCall) -> Effect:
-    """ConvNeXt's factor per channel."""
+    """Multiplies each channel by its own factor, as in ConvNeXt."""
     axes = call.inputs[0]
     labels = axes[-1]
     return Effect(

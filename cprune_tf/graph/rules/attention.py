@@ -1,4 +1,4 @@
-"""Rules of attention over heads: whole heads, and the width of the output."""
+"""Rules of attention layers: the units are whole heads, and channels of the output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TENSORS = ("query", "value", "key")
 
 @register_rule(keras.layers.MultiHeadAttention)
 def multi_head_attention(call: LayerCall) -> Effect:
-    """Heads are made here ("name/heads"), and so is the output; inputs are consumed."""
+    """The layer makes heads ("name/heads") and output channels, and consumes its inputs."""
     layer: Any = call.layer
     if tuple(layer.attention_axes or (1,)) != (1,):
         return call.opaque(f"{call.title} attends along more than one axis")
@@ -27,31 +27,35 @@ def multi_head_attention(call: LayerCall) -> Effect:
         call,
         heads,
         heads,
-        lambda keep, made: {"num_heads": keep.count(heads), "output_shape": (keep.count(made),)},
+        lambda keep, outputs: {
+            "num_heads": keep.count(heads),
+            "output_shape": (keep.count(outputs),),
+        },
     )
 
 
 @register_rule(keras.layers.GroupQueryAttention)
 def group_query_attention(call: LayerCall) -> Effect:
-    """A unit is a key and value head with all its query heads; of a single one, a query head.
+    """A unit is a key and value head with all its query heads.
 
-    The output is as wide as the query, so both are tied.
+    If there is only one key and value head, a unit is a query head. The output is as wide as the
+    query, so both are tied.
     """
     layer: Any = call.layer
     shared = layer.num_key_value_heads == 1
     heads = call.fresh(layer.num_query_heads if shared else layer.num_key_value_heads)
     queries = heads if shared else np.repeat(heads, layer.num_repeats)
 
-    def resize(keep: Keep, made: Labels) -> dict[str, Any]:
-        pairs = 1 if shared else keep.count(heads)
-        return {"num_query_heads": keep.count(queries), "num_key_value_heads": pairs}
+    def resize(keep: Keep, outputs: Labels) -> dict[str, Any]:
+        num_pairs = 1 if shared else keep.count(heads)
+        return {"num_query_heads": keep.count(queries), "num_key_value_heads": num_pairs}
 
     effect = _attention(call, queries, None if shared else heads, resize, heads)
-    made, width = effect.produced[""], call.inputs[0][-1]
+    outputs, width = effect.produced[""], call.inputs[0][-1]
     if width is None:
-        call.protect(made, f"the output of {call.title} is as wide as its query")
+        call.protect(outputs, f"the output of {call.title} is as wide as its query")
     else:
-        call.tie(made, width)
+        call.tie(outputs, width)
     return effect
 
 
@@ -62,14 +66,14 @@ def _attention(
     resize: Callable[[Keep, Labels], dict[str, Any]],
     heads: Labels | None = None,
 ) -> Effect:
-    """What both attentions share.
+    """Makes the effect of either attention layer.
 
     Args:
         call: The call.
-        queries: Labels of the query heads.
-        pairs: Labels of the key and value heads; None where they stay.
-        resize: Config entries from what remains and the labels of the output.
-        heads: The labels that are made; those of the query heads where not given.
+        queries: The labels of the query heads.
+        pairs: The labels of the key and value heads; None if these heads are never removed.
+        resize: Returns config entries from the remaining labels and the labels of the output.
+        heads: The labels that the layer makes for its heads; None for those of the query heads.
 
     Returns:
         The effect.
@@ -81,18 +85,18 @@ def _attention(
     if bound.get("key") is None:
         widths["key"] = widths["value"]
     _check_masks(call, bound, queries)
-    made = call.fresh(int(call.output_shapes[0][-1] or 0))
-    outputs: tuple[Axes, ...] = ((None, None, made), (None, queries, None, None))
+    outputs = call.fresh(int(call.output_shapes[0][-1] or 0))
+    axes: tuple[Axes, ...] = ((None, None, outputs), (None, queries, None, None))
     return Effect(
-        outputs[: len(call.output_shapes)],
-        _weights(widths, queries, pairs, made),
-        {"": made, "heads": queries if heads is None else heads},
-        lambda keep: resize(keep, made),
+        axes[: len(call.output_shapes)],
+        _weights(widths, queries, pairs, outputs),
+        {"": outputs, "heads": queries if heads is None else heads},
+        lambda keep: resize(keep, outputs),
     )
 
 
 def _weights(
-    widths: dict[str, Labels | None], queries: Labels, pairs: Labels | None, made: Labels
+    widths: dict[str, Labels | None], queries: Labels, pairs: Labels | None, outputs: Labels
 ) -> dict[str, Weight]:
     weights = {}
     for name in (*_TENSORS, "gate"):
@@ -101,13 +105,13 @@ def _weights(
         out_axis = None if heads is None else 1
         weights[f"{name}/kernel"] = Weight((arriving, heads, None), "kernel", out_axis)
         weights[f"{name}/bias"] = Weight((heads, None), "bias", None if heads is None else 0)
-    weights["attention_output/kernel"] = Weight((queries, None, made), "kernel", 2)
-    weights["attention_output/bias"] = Weight((made,), "bias", 0)
+    weights["attention_output/kernel"] = Weight((queries, None, outputs), "kernel", 2)
+    weights["attention_output/bias"] = Weight((outputs,), "bias", 0)
     return weights
 
 
 def _width(call: LayerCall, tensor: Any) -> Labels | None:
-    """Labels of an input's last axis; channels on its other axes stay."""
+    """Returns the labels of an input's last axis; channels on its other axes are protected."""
     if not isinstance(tensor, Tensor):
         return None
     axes = call.labels_of(tensor)
@@ -117,7 +121,7 @@ def _width(call: LayerCall, tensor: Any) -> Labels | None:
 
 
 def _check_masks(call: LayerCall, bound: dict[str, Any], heads: Labels) -> None:
-    """A mask with an axis for the heads fixes their number."""
+    """Protects the heads if a mask has an axis for them, which fixes their number."""
     for name, value in bound.items():
         if name in _TENSORS or not isinstance(value, Tensor):
             continue

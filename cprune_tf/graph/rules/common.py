@@ -1,4 +1,4 @@
-"""What several rules share: channel axes, broadcasting, activations that act value by value."""
+"""Helpers of several rules: channel axes, broadcasting, and activations of single values."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _NONZERO_AT_ZERO = names_in(
 
 
 def channel_axis(layer: Any, rank: int) -> int:
-    """The axis a layer's `data_format` calls channels."""
+    """The number of the channel axis according to a layer's `data_format`."""
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     return 1 if first else rank - 1
 
 
 def activation_name(function: Any) -> str:
-    """An activation's name, or "" where the function is neither Keras's own nor TensorFlow's."""
+    """An activation's name, or "" if the function is neither Keras's nor TensorFlow's."""
     name = getattr(function, "__name__", "")
     tensorflow = getattr(sys.modules.get("tensorflow"), "nn", None)
     homes = (keras.activations, keras.ops, tensorflow)
@@ -60,7 +60,7 @@ def is_zero_at_zero(function: Any) -> bool:
 
 
 def check_activation(call: LayerCall, labels: Labels | None) -> None:
-    """Protects a layer's output channels where its activation mixes them."""
+    """Protects a layer's output channels if its activation may mix them."""
     function = getattr(call.layer, "activation", None)
     if not is_pointwise(function):
         name = getattr(function, "__name__", type(function).__name__)
@@ -68,13 +68,13 @@ def check_activation(call: LayerCall, labels: Labels | None) -> None:
 
 
 def protect_others(call: LayerCall, axes: Axes, axis: int, what: str) -> Axes:
-    """Protects channels on any axis but `axis` and forgets them.
+    """Protects the channels on all axes but `axis` and drops their labels.
 
     Args:
         call: The call.
-        axes: The labels of an input.
-        axis: The axis that may carry channels.
-        what: How the call uses the other axes, for the reason: "slides over".
+        axes: The labels of each axis of an input.
+        axis: The number of the axis that may carry channels.
+        what: What the call does with the other axes, as part of the reason: "slides over".
 
     Returns:
         The labels with None on all other axes.
@@ -86,15 +86,16 @@ def protect_others(call: LayerCall, axes: Axes, axis: int, what: str) -> Axes:
 
 
 def same_axes(call: LayerCall, groups: Sequence[tuple[Shape, Axes]], out: Shape) -> Axes:
-    """Labels of an element by element combination, its operands' channels tied.
+    """Ties the channels of operands that are combined element by element.
 
     Args:
         call: The call.
-        groups: Shape and labels of each operand, all of the output's rank (ones prepended).
+        groups: The shape and the labels of each operand, padded to the output's rank with axes of
+            size one.
         out: The output's shape.
 
     Returns:
-        Labels per output axis.
+        The labels of each axis of the output.
     """
     result: list[Labels | None] = []
     for axis, size in enumerate(out):
@@ -114,12 +115,12 @@ def tied(call: LayerCall, operands: Sequence[Labels | None], what: str) -> Label
 
     Args:
         call: The call.
-        operands: The labels of each operand; None where it has no channels there, and then the
-            others' channels are protected.
-        what: What the call does with operands without channels, for the reason.
+        operands: The labels of each operand on this axis. If one of them is None (no channels on
+            this axis), the channels of the others are protected.
+        what: What the call does with operands without channels, as part of the reason.
 
     Returns:
-        The labels of the first operand that has some; None where no operand has.
+        The labels of the first operand that has channels; None if no operand has.
     """
     labelled = [labels for labels in operands if labels is not None]
     if not labelled:
@@ -132,7 +133,7 @@ def tied(call: LayerCall, operands: Sequence[Labels | None], what: str) -> Label
 
 
 def pad_rank(shape: Shape, axes: Axes, rank: int, position: int) -> tuple[Shape, Axes]:
-    """Inserts axes of size one at `position` until the rank fits."""
+    """Inserts axes of size one at `position` until the rank is `rank`."""
     missing = rank - len(shape)
     ones: Shape = (1,) * missing
     empty: Axes = (None,) * missing
@@ -143,5 +144,5 @@ def pad_rank(shape: Shape, axes: Axes, rank: int, position: int) -> tuple[Shape,
 
 
 def repeat(labels: Labels | None, times: int) -> Labels | None:
-    """Each label `times` times in a row."""
+    """Repeats each label `times` times in a row."""
     return labels if labels is None or times == 1 else np.repeat(labels, times)

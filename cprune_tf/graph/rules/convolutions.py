@@ -21,7 +21,7 @@ _SLIDES = "slides over"
 
 
 def _arrive(call: LayerCall) -> tuple[int, Labels | None]:
-    """The channel axis of the input and its labels; other axes are protected."""
+    """Returns the input's channel axis and its labels; channels on other axes are protected."""
     axes = call.inputs[0]
     axis = channel_axis(call.layer, len(axes))
     return axis, protect_others(call, axes, axis, _SLIDES)[axis]
@@ -41,16 +41,16 @@ def _kernel(call: LayerCall, *last: Labels | None, out: int | None) -> Weight:
 def _makes_filters(
     call: LayerCall, axis: int, filters: Labels, kernels: Mapping[str, Weight]
 ) -> Effect:
-    """What all convolutions that make filters share.
+    """Makes the effect of a convolution that makes filters.
 
     Args:
         call: The call.
-        axis: The channel axis of the output.
+        axis: The number of the output's channel axis.
         filters: The labels of the filters, [number of filters].
         kernels: The kernels, by their name in the layer.
 
     Returns:
-        The effect: the filters leave on the channel axis, each with its bias.
+        The effect: the filters become the output's channels, and each filter owns its bias.
     """
     return Effect(
         _leave(call, axis, filters),
@@ -62,7 +62,7 @@ def _makes_filters(
 
 @register_rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 def convolution(call: LayerCall) -> Effect:
-    """Filters are made here; a grouped convolution is handed on."""
+    """The layer makes its filters; grouped convolutions have their own rule below."""
     layer: Any = call.layer
     axis, arriving = _arrive(call)
     if layer.groups > 1:
@@ -72,10 +72,11 @@ def convolution(call: LayerCall) -> Effect:
 
 
 def _grouped(call: LayerCall, axis: int, arriving: Labels | None) -> Effect:
-    """Evenly across the groups where a group has several inputs and filters, else group by group.
+    """Prunes a grouped convolution evenly across the groups, or group by group.
 
-    Evenly: filter j of every group is one unit, and so is input i of every group. Group by group:
-    a unit is a whole group, its inputs and its filters together (as in a depthwise convolution).
+    If a group has several inputs and filters, it is pruned evenly: filter j of every group is one
+    unit, and so is input i of every group. Otherwise it is pruned group by group: a unit is a whole
+    group, its inputs and its filters together (as in a depthwise convolution).
     """
     groups, filters = call.layer.groups, call.layer.filters
     per_input = call.input_shapes[0][axis] // groups
@@ -100,22 +101,22 @@ def _grouped(call: LayerCall, axis: int, arriving: Labels | None) -> Effect:
 
 def _evenly(call: LayerCall, axis: int, arriving: Labels | None, per_input: int) -> Effect:
     groups, filters = call.layer.groups, call.layer.filters
-    made = call.fresh(filters)
-    by_group = made.reshape(groups, filters // groups)
+    labels = call.fresh(filters)
+    by_group = labels.reshape(groups, filters // groups)
     call.tie(by_group, by_group[:1])
     inner = None
     if arriving is not None:
         inputs = arriving.reshape(groups, per_input)
         call.tie(inputs, inputs[:1])
         inner = inputs[0]
-    return _makes_filters(call, axis, made, {"kernel": _kernel(call, inner, made, out=1)})
+    return _makes_filters(call, axis, labels, {"kernel": _kernel(call, inner, labels, out=1)})
 
 
 @register_rule(
     keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose
 )
 def transposed(call: LayerCall) -> Effect:
-    """As a convolution, but the kernel holds filters before inputs."""
+    """Like a convolution, but the kernel's filter axis comes before its input axis."""
     layer: Any = call.layer
     axis, arriving = _arrive(call)
     if getattr(layer, "groups", 1) != 1:
@@ -126,7 +127,7 @@ def transposed(call: LayerCall) -> Effect:
 
 @register_rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 def depthwise(call: LayerCall) -> Effect:
-    """Follows its input: input channel i becomes outputs i*m .. i*m + m - 1."""
+    """The outputs follow the input: input channel i becomes outputs i*m to i*m + m - 1."""
     axis, arriving = _arrive(call)
     leaving = repeat(arriving, call.layer.depth_multiplier)
     weights = {
@@ -138,7 +139,7 @@ def depthwise(call: LayerCall) -> Effect:
 
 @register_rule(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 def separable(call: LayerCall) -> Effect:
-    """A depthwise kernel that follows the input and a pointwise kernel that makes filters."""
+    """The depthwise kernel follows the input, and the pointwise kernel makes filters."""
     layer: Any = call.layer
     axis, arriving = _arrive(call)
     filters = call.fresh(layer.filters)

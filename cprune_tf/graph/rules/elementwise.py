@@ -1,4 +1,4 @@
-"""Rules of layers that act value by value: activations, dropouts, rescaling, merges."""
+"""Rules of layers that act on single values: activations, dropouts, rescaling, merges."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _layers = keras.layers
 
 @register_rule(_layers.ReLU)
 def relu(call: LayerCall) -> Effect:
-    """With a threshold and a negative slope, zero does not stay zero."""
+    """A function of each value; a threshold with a negative slope maps zero to another value."""
     layer: Any = call.layer
     keeps_zero = not (layer.threshold and layer.negative_slope)
     return Effect((call.inputs[0],), keeps_zero=keeps_zero, flow="pointwise")
@@ -46,7 +46,7 @@ def passes(call: LayerCall) -> Effect:
 
 @register_rule(_layers.Dropout)
 def dropout(call: LayerCall) -> Effect:
-    """As above; channels stay on an axis for which the noise has a fixed size."""
+    """Like `passes`, but channels on an axis for which the noise has a fixed size are protected."""
     noise = call.layer.noise_shape or (None,) * len(call.inputs[0])
     for size, labels in zip(noise, call.inputs[0], strict=True):
         if size not in (None, 1):
@@ -56,7 +56,7 @@ def dropout(call: LayerCall) -> Effect:
 
 @register_rule(_layers.Activation)
 def activation(call: LayerCall) -> Effect:
-    """A function of each value, or one that mixes channels (softmax), which then stay."""
+    """A function of each value; if it mixes channels (softmax), they are protected."""
     for labels in call.inputs[0]:
         check_activation(call, labels)
     keeps_zero = is_zero_at_zero(call.layer.activation)
@@ -65,7 +65,7 @@ def activation(call: LayerCall) -> Effect:
 
 @register_rule(_layers.Softmax)
 def softmax(call: LayerCall) -> Effect:
-    """Channels on the axis it runs over stay: each share depends on all of them."""
+    """Channels on the axis of the softmax are protected: each output depends on all of them."""
     axes = call.inputs[0]
     axis = call.layer.axis
     for a in axis if isinstance(axis, (list, tuple)) else [axis]:
@@ -75,12 +75,12 @@ def softmax(call: LayerCall) -> Effect:
 
 @register_rule(_layers.PReLU)
 def prelu(call: LayerCall) -> Effect:
-    """One slope per value except along the shared axes."""
+    """The layer has one slope per value except along the shared axes."""
     axes = call.inputs[0]
     shared = call.layer.shared_axes or []
     slopes = tuple(None if a in shared else axes[a] for a in range(1, len(axes)))
-    held = [i for i, labels in enumerate(slopes) if labels is not None]
-    out_axis = held[-1] if held else None
+    channel_axes = [i for i, labels in enumerate(slopes) if labels is not None]
+    out_axis = channel_axes[-1] if channel_axes else None
     flow = "pointwise" if len(shared) == len(axes) - 2 else ""
     alpha = Weight(slopes, "other", out_axis)
     return Effect((axes,), {"alpha": alpha}, keeps_zero=True, flow=flow)
@@ -88,7 +88,7 @@ def prelu(call: LayerCall) -> Effect:
 
 @register_rule(_layers.Rescaling)
 def rescaling(call: LayerCall) -> Effect:
-    """One factor for all, or one for each channel, which then stays."""
+    """One factor for all values; channels with factors of their own are protected."""
     layer: Any = call.layer
     if np.size(layer.scale) > 1 or np.size(layer.offset) > 1:
         call.protect_all(call.inputs[0], f"{call.title} has a constant for each")
@@ -105,7 +105,7 @@ def rescaling(call: LayerCall) -> Effect:
     _layers.Minimum,
 )
 def merge(call: LayerCall) -> Effect:
-    """Channels at the same place live and die together; axes of size one are broadcast."""
+    """Channels with the same index live and die together; axes of size one are broadcast."""
     rank = len(call.output_shapes[0])
     operands = [
         pad_rank(shape, axes, rank, 1)

@@ -1,4 +1,4 @@
-"""Rules of normalisations: what they keep per channel, and which of them mix channels."""
+"""Rules of normalisations: their parameters per channel, and which of them mix channels."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _ROLES = {
 
 
 def _parameters(axes: Axes) -> dict[str, Weight]:
-    """Every parameter a normalisation may have, all of the same axes."""
+    """Describes all parameters a normalisation may have, which have the same axes."""
     return {name: Weight(axes, role, 0) for name, role in _ROLES.items()}
 
 
 @register_rule(keras.layers.BatchNormalization)
 def batch(call: LayerCall) -> Effect:
-    """Each channel has its own statistics, so nothing mixes."""
+    """Each channel has its own statistics, so channels do not mix."""
     axes = call.inputs[0]
     return Effect((axes,), _parameters((axes[call.layer.axis],)), flow="pointwise")
 
 
 @register_rule(keras.layers.LayerNormalization, keras.layers.RMSNormalization)
 def layer_or_rms(call: LayerCall) -> Effect:
-    """Mean and variance run over the channels: what is removed no longer counts in them."""
+    """Mean and variance run over the channels, so removed channels no longer count in them."""
     axes = call.inputs[0]
     axis = call.layer.axis
     over = [a % len(axes) for a in (axis if isinstance(axis, (list, tuple)) else [axis])]
@@ -42,7 +42,7 @@ def layer_or_rms(call: LayerCall) -> Effect:
 
 @register_rule(keras.layers.GroupNormalization)
 def group(call: LayerCall) -> Effect:
-    """Whole groups of channels go together; a single group is a layer normalisation."""
+    """Whole groups of channels are removed; a single group acts as a layer normalisation."""
     axes = call.inputs[0]
     layer: Any = call.layer
     axis = layer.axis % len(axes)
@@ -64,7 +64,7 @@ def group(call: LayerCall) -> Effect:
 
 @register_rule(keras.layers.UnitNormalization)
 def unit(call: LayerCall) -> Effect:
-    """Divides by the length of the vector: what is removed no longer counts in it."""
+    """Divides by the vector's length, in which removed channels no longer count."""
     axes = call.inputs[0]
     axis = call.layer.axis
     over = axis if isinstance(axis, (list, tuple)) else [axis]
@@ -73,6 +73,6 @@ def unit(call: LayerCall) -> Effect:
 
 @register_rule(keras.layers.Normalization)
 def preprocessing(call: LayerCall) -> Effect:
-    """Its statistics belong to the data, so its channels stay."""
+    """The statistics belong to the data, so all channels are protected."""
     call.protect_all(call.inputs[0], f"{call.title} holds one statistic of the data for each")
     return Effect((call.inputs[0],))

@@ -52,7 +52,7 @@ def unary(call: LayerCall) -> Effect:
 
 @register_rule(*_ops(_BINARY))
 def binary(call: LayerCall) -> Effect:
-    """Operands are tied with numpy's broadcasting; a constant array shrinks with its channels."""
+    """Ties the operands as numpy broadcasts them; constant arrays shrink with their channels."""
     out_shape = call.output_shapes[0]
     rank = len(out_shape)
     operands: list[tuple[Shape, Axes]] = []
@@ -69,7 +69,7 @@ def binary(call: LayerCall) -> Effect:
 
 
 def _shrunk(value: Any, out: Axes, keep: Keep) -> Any:
-    """A constant operand without the removed channels; anything else unchanged."""
+    """Removes channels from a constant operand; returns anything else unchanged."""
     if isinstance(value, Tensor) or not hasattr(value, "shape") or not len(value.shape):
         return value
     array = np.asarray(keras.ops.convert_to_numpy(value))

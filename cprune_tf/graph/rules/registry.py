@@ -1,9 +1,10 @@
-"""What a layer rule is, and where it is registered.
+"""The interface of layer rules, and the registry of all rules.
 
 A rule is a function of one call (`LayerCall`) that returns an `Effect`: the labels of the outputs,
 the labels of the weights, and what changes in the layer's config (or in the call's arguments) when
-channels are removed. Analysis, rebuilding, masking, importance and statistics all read the effects;
-none of them knows a layer class. `docs/extending.md` shows how to write one for a custom layer.
+channels are removed. Analysis, rebuilding, masking, importance and statistics all read the effects,
+so none of them depends on layer classes. `docs/extending.md` shows how to write one for a custom
+layer.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Keep:
-    """What remains after a removal, asked by labels."""
+    """Answers which labels remain after a removal."""
 
     def __init__(self, removed: npt.NDArray[np.bool_]) -> None:
         self._removed = removed
@@ -41,11 +42,11 @@ class Keep:
         return int(self.mask(labels).sum())
 
     def touches(self, labels: Labels | None) -> bool:
-        """Whether any of these indices goes."""
+        """Whether any of these indices is removed."""
         return labels is not None and bool(self._removed[labels].any())
 
     def size(self, labels: Labels | None, unchanged: int) -> int:
-        """The new size of an axis; `unchanged` where it carries no channels."""
+        """The new size of an axis; `unchanged` if the axis carries no channels."""
         return unchanged if labels is None else self.count(labels)
 
 
@@ -54,11 +55,11 @@ class Weight:
     """The channel axes of one weight.
 
     Attributes:
-        axes: Labels per axis of the weight.
+        axes: The labels of each axis of the weight.
         role: "kernel" (multiplies inputs), "bias", "scale" (a normalisation's gamma), "shift" (its
             beta), "statistic" (its mean or variance) or "other".
-        out_axis: The axis whose index says which output channel a value belongs to; None where the
-            weight belongs to its input's channels only.
+        out_axis: The number of the axis whose index is the output channel of a value; None if the
+            weight belongs only to channels of the input.
     """
 
     axes: Axes
@@ -71,21 +72,23 @@ class Effect:
     """How one call maps channels.
 
     Attributes:
-        outputs: Labels per axis, for each output tensor.
-        weights: Channel axes of the layer's weights, by name relative to the layer; a weight that
-            is not listed is copied whole.
-        produced: Fresh labels this call makes, by suffix of the group's name: "" for the layer's
-            output channels, e.g. "heads" for an inner width.
-        resize: Config entries for a removal; called only when channels of this layer go.
-        reargument: New (args, kwargs) of the call for a removal.
+        outputs: For each output tensor, the labels of each axis.
+        weights: The channel axes of the layer's weights, by name relative to the layer; a weight
+            that is not listed is copied whole.
+        produced: New labels that this call makes, by suffix of the group's name: "" for the layer's
+            output channels, e.g. "heads" for channels inside the layer.
+        resize: Returns the config entries that a removal changes; called only if the layer loses
+            channels. None if the config does not depend on channels.
+        reargument: Returns the new (args, kwargs) of the call for a removal; None if the arguments
+            stay.
         sizes: Label arrays that `resize` and the layer's state depend on; they are tied across the
             calls of a shared layer.
-        keeps_zero: A channel that is zero in all inputs is zero in the outputs.
-        mixes: The call mixes channels in a way that zeroes disturb (a layer normalisation's mean),
-            so that masking must take the removed ones out of its way.
-        flow: What becomes of a channel that has one and the same value everywhere: "pointwise" (a
-            function of that value), "same" (that value), "zero" (that value if it is zero), "moves"
-            (that value, elsewhere), "" (not known).
+        keeps_zero: Whether a channel that is zero in all inputs is zero in the outputs.
+        mixes: Whether the call mixes channels in a way that zeros disturb (the mean of a layer
+            normalisation), so that masking must take the removed channels out before the call.
+        flow: The output of a channel that has the same value everywhere: "pointwise" (a function of
+            that value), "same" (that value), "zero" (that value if it is zero), "moves" (that
+            value, at another index), "" (not known).
     """
 
     outputs: tuple[Axes, ...]
@@ -125,37 +128,37 @@ class LayerCall:
         return f"'{self.name}' ({type(self.layer).__name__})"
 
     def labels_of(self, tensor: Tensor) -> Axes:
-        """Labels of one of the input tensors."""
+        """The labels of each axis of an input tensor."""
         return self.inputs[next(i for i, t in enumerate(self.call.inputs) if t is tensor)]
 
     def fresh(self, count: int) -> Labels:
-        """New channels, made by this layer."""
+        """Makes labels for new channels that this layer makes."""
         return self._space.fresh(count)
 
     def tie(self, first: Labels, second: Labels) -> None:
-        """These channels live and die together, index by index."""
+        """Declares that these channels live and die together, index by index."""
         self._space.tie(first, second)
 
     def protect(self, labels: Labels | None, reason: str) -> None:
-        """These channels can never be removed."""
+        """Declares that these channels can never be removed."""
         if labels is not None:
             self._space.protect(labels, reason)
 
     def protect_all(self, axes: Axes, reason: str) -> None:
-        """None of the channels of this tensor can be removed."""
+        """Declares that no channel of this tensor can be removed."""
         for labels in axes:
             self.protect(labels, reason)
 
     def inside(self, layer: Any) -> LayerCall:
-        """This call as the layer inside a wrapper sees it, which gets every index of axis 1."""
+        """This call as seen by the layer inside a wrapper, which runs on each index of axis 1."""
         arriving = tuple((axes[0], *axes[2:]) for axes in self.inputs)
         return LayerCall(self.call.inside(layer), arriving, self._space)
 
     def opaque(self, reason: str) -> Effect:
-        """The effect of a call nothing is known about: all it touches is protected.
+        """Protects all channels that a call without a usable rule touches.
 
         Args:
-            reason: Why, for the user.
+            reason: Why they are protected, as the user reads it.
 
         Returns:
             An effect whose outputs carry protected channels on their last axis.
@@ -176,7 +179,7 @@ Rule = Callable[[LayerCall], Effect]
 
 
 class RuleRegistry:
-    """Rules by layer class (exact: a subclass may compute something else) or operation name."""
+    """Rules by layer class or operation name; a subclass does not inherit its class's rule."""
 
     def __init__(self) -> None:
         self._rules: dict[type | str, Rule] = {}
@@ -203,7 +206,7 @@ class RuleRegistry:
         self._rules.pop(kind, None)
 
     def find(self, operation: Any) -> Rule | None:
-        """The rule of a layer or raw operation; None where there is none."""
+        """Returns the rule of a layer or raw operation; None if it has no rule."""
         return self._rules.get(keras_internals.operation_kind(operation))
 
 
@@ -212,7 +215,7 @@ register_rule = REGISTRY.register
 
 
 def no_rule_reason(call: LayerCall) -> str:
-    """Why a call without a rule protects what it touches, and what to do about it."""
+    """Explains why a call without a rule protects its channels, and what to do about it."""
     return (
         f"touches {call.title}, which has no rule; "
         "register one with cprune_tf.graph.register_rule, see docs/extending.md"
@@ -220,7 +223,7 @@ def no_rule_reason(call: LayerCall) -> str:
 
 
 def special_weights_reason(call: LayerCall) -> str:
-    """Why a layer's weights are not what its rule describes; "" where they are."""
+    """Explains why a layer's rule does not describe its weights; "" if it does."""
     layer = call.layer
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return f"touches {call.title}, which is quantised or has LoRA weights"

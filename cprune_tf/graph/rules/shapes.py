@@ -17,7 +17,7 @@ _layers = keras.layers
 
 
 def _named(*templates: str) -> list[type]:
-    """The layer classes of these names for 1, 2 and 3 dimensions."""
+    """Returns the layer classes with these names for 1, 2 and 3 dimensions."""
     names = [template + f"{rank}D" for template in templates for rank in (1, 2, 3)]
     return [getattr(_layers, name) for name in names if hasattr(_layers, name)]
 
@@ -37,7 +37,7 @@ def spatial(call: LayerCall) -> Effect:
 
 @register_rule(_layers.Resizing, _layers.CenterCrop)
 def resizing(call: LayerCall) -> Effect:
-    """Works along the spatial axes; padding, where there is any, may not be zero."""
+    """Works along the spatial axes; padding, if there is any, may differ from zero."""
     axes = call.inputs[0]
     axis = channel_axis(call.layer, len(axes))
     pads = getattr(call.layer, "pad_to_aspect_ratio", False)
@@ -49,14 +49,14 @@ def global_pooling(call: LayerCall) -> Effect:
     """The spatial axes disappear or shrink to one."""
     axes = call.inputs[0]
     axis = channel_axis(call.layer, len(axes))
-    kept = protect_others(call, axes, axis, "pools over")
-    out = kept if call.layer.keepdims else (None, kept[axis])
+    pooled = protect_others(call, axes, axis, "pools over")
+    out = pooled if call.layer.keepdims else (None, pooled[axis])
     return Effect((out,), keeps_zero=True, flow="same")
 
 
 @register_rule(_layers.Concatenate)
 def concatenate(call: LayerCall) -> Effect:
-    """Along the axis the channels of the inputs follow one another; elsewhere they are tied."""
+    """The inputs' channels follow one another along the axis; on other axes they are tied."""
     return Effect(
         (concatenated(call, call.layer.axis, list(call.inputs), list(call.input_shapes)),),
         keeps_zero=True,
@@ -65,16 +65,16 @@ def concatenate(call: LayerCall) -> Effect:
 
 
 def concatenated(call: LayerCall, axis: int, inputs: list[Axes], shapes: list[Shape]) -> Axes:
-    """Labels of a concatenation.
+    """Returns the labels of a concatenation.
 
     Args:
         call: The call.
-        axis: Along which.
-        inputs: Labels per axis of each part.
-        shapes: Shape of each part.
+        axis: The number of the axis along which the parts are joined.
+        inputs: For each part, the labels of each axis.
+        shapes: The shape of each part.
 
     Returns:
-        Labels per axis of the whole.
+        The labels of each axis of the result.
     """
     rank = len(shapes[0])
     axis %= rank
@@ -94,13 +94,13 @@ def _joined(call: LayerCall, parts: list[Labels | None], sizes: list[int | None]
         for labels in parts:
             call.protect(labels, f"{call.title} has an unknown size along these channels")
         return None
-    filled = []
+    arrays = []
     for labels, size in zip(parts, sizes, strict=True):
         if labels is None:
             labels = call.fresh(int(size or 0))
-            call.protect(labels, f"{call.title} holds values there that are not channels")
-        filled.append(labels)
-    return np.concatenate(filled)
+            call.protect(labels, f"{call.title} joins them with values that are not channels")
+        arrays.append(labels)
+    return np.concatenate(arrays)
 
 
 @register_rule(_layers.Flatten)
@@ -117,7 +117,7 @@ def flatten(call: LayerCall) -> Effect:
 
 @register_rule(_layers.Reshape)
 def reshape(call: LayerCall) -> Effect:
-    """Axes merge and split; the target shape shrinks with its channels."""
+    """Axes are merged and split; the target shape shrinks with its channels."""
     out = reshaped(call, call.inputs[0], call.input_shapes[0], call.output_shapes[0])
     target = tuple(call.layer.target_shape)
 
@@ -130,13 +130,13 @@ def reshape(call: LayerCall) -> Effect:
 
 
 def resized(keep: Keep, size: int, labels: Labels | None) -> int:
-    """A target size after a removal; -1 and sizes of axes without channels stay."""
+    """A target size after a removal; -1 and sizes of axes without channels do not change."""
     return size if size == -1 or labels is None else keep.count(labels)
 
 
 @register_rule(_layers.Permute)
 def permute(call: LayerCall) -> Effect:
-    """Axes change places and take their channels along."""
+    """Axes change places, and their channels move with them."""
     axes = call.inputs[0]
     return Effect(((axes[0], *(axes[d] for d in call.layer.dims)),), keeps_zero=True, flow="moves")
 
@@ -149,37 +149,37 @@ def repeat_vector(call: LayerCall) -> Effect:
 
 
 def reshaped(call: LayerCall, axes: Axes, shape: Shape, out: Shape) -> Axes:
-    """Labels after a reshape in row-major order.
+    """Returns the labels after a reshape in row-major order.
 
-    Runs of axes with equal products are matched; within a run, channels on one axis are followed to
-    the axis (or axes) they end up on. What cannot be followed is protected.
+    Runs of axes with equal products are matched. Within a run, channels on one axis are followed to
+    the axis or axes on which they end up. Channels that cannot be followed are protected.
 
     Args:
         call: The call.
-        axes: Labels per input axis.
-        shape: Input shape, the batch axis first.
-        out: Output shape, likewise.
+        axes: The labels of each input axis.
+        shape: The input's shape, the batch axis first.
+        out: The output's shape, the batch axis first.
 
     Returns:
-        Labels per output axis.
+        The labels of each output axis.
     """
     result: list[Labels | None] = [None] * len(out)
     for (i0, i1), (o0, o1) in _runs(shape, out):
-        held = [i for i in range(i0, i1) if axes[i] is not None]
-        if not held:
+        channel_axes = [i for i in range(i0, i1) if axes[i] is not None]
+        if not channel_axes:
             continue
         if i1 - i0 == 1 and o1 - o0 == 1:
             result[o0] = axes[i0]
             continue
         dims, targets = shape[i0:i1], out[o0:o1]
-        if len(held) > 1 or not _same_size(dims, targets):
-            for i in held:
+        if len(channel_axes) > 1 or not _same_size(dims, targets):
+            for i in channel_axes:
                 call.protect(axes[i], f"{call.title} reshapes them in a way that is not followed")
             continue
-        labels = axes[held[0]]
+        labels = axes[channel_axes[0]]
         assert labels is not None
         column = [1] * len(dims)
-        column[held[0] - i0] = -1
+        column[channel_axes[0] - i0] = -1
         flat = np.broadcast_to(labels.reshape(column), [int(d or 0) for d in dims]).ravel()
         placed = _place(call, flat.reshape([int(t or 0) for t in targets]))
         for offset, placed_labels in enumerate(placed):
@@ -188,10 +188,11 @@ def reshaped(call: LayerCall, axes: Axes, shape: Shape, out: Shape) -> Axes:
 
 
 def _place(call: LayerCall, block: Labels) -> list[Labels | None]:
-    """Puts the labels of a block on the one axis along which they run.
+    """Puts the labels of a block on one axis along which they vary.
 
-    Where they run along several axes (channels split into heads x width), the channels along all
-    axes but the longest (of equal ones the last) are tied, so that what remains is removed evenly.
+    If they vary along several axes (channels split into heads x width), only the longest axis (the
+    last of equally long ones) keeps its channels. Channels with the same index on it are tied, so
+    that they are removed evenly along the other axes.
     """
     rank = block.ndim
     runs = [a for a in range(rank) if (block != block.take([0], axis=a)).any()]
@@ -207,7 +208,7 @@ def _place(call: LayerCall, block: Labels) -> list[Labels | None]:
 
 
 def _runs(shape: Shape, out: Shape) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Matches runs of axes of equal product: [((in start, end), (out start, end)), ...]."""
+    """Matches runs of axes with equal products: [((in start, end), (out start, end)), ...]."""
     i, o = _unknown_prefix(shape, out)
     result = [((k, k + 1), (k, k + 1)) for k in range(min(i, o))]
     while i < len(shape) and o < len(out):
@@ -238,7 +239,7 @@ def _runs(shape: Shape, out: Shape) -> list[tuple[tuple[int, int], tuple[int, in
 def _from_the_right(
     shape: Shape, out: Shape, i: int, o: int
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Matches equal known sizes at the end; what is left in front is one run."""
+    """Matches equal known sizes at the end; all axes before them form one run."""
     same = 0
     limit = min(len(shape) - i, len(out) - o)
     while same < limit and shape[-1 - same] is not None and shape[-1 - same] == out[-1 - same]:
@@ -255,7 +256,7 @@ def _same_size(dims: Shape, targets: Shape) -> bool:
 
 
 def _unknown_prefix(shape: Shape, out: Shape) -> tuple[int, int]:
-    """Number of leading axes, the batch included, that both shapes have unknown."""
+    """The number of leading axes, with the batch axis, whose size is unknown in both shapes."""
     count = 0
     for a, b in zip(shape, out, strict=False):
         if a is not None or b is not None:

@@ -19,7 +19,7 @@ _KEEPS_CONSTANT = names_in("Mean Max Amax Min Amin Median")
 
 @register_rule("ops.Reshape")
 def reshape(call: LayerCall) -> Effect:
-    """As the Reshape layer, with the batch axis in the target."""
+    """Like the Reshape layer, with the batch axis in the target."""
     out = reshaped(call, call.inputs[0], call.input_shapes[0], call.output_shapes[0])
     target = tuple(call.layer.newshape)
 
@@ -32,7 +32,7 @@ def reshape(call: LayerCall) -> Effect:
 
 @register_rule("ops.Ravel")
 def ravel(call: LayerCall) -> Effect:
-    """Merges the batch too, so nothing can be followed."""
+    """The batch axis is merged too, so no channel can be followed."""
     return call.opaque(f"{call.title} merges the batch with the channels")
 
 
@@ -71,7 +71,7 @@ def swapaxes(call: LayerCall) -> Effect:
 
 @register_rule("ops.ExpandDims")
 def expand_dims(call: LayerCall) -> Effect:
-    """A new axis of size one."""
+    """Inserts axes of size one."""
     axes: list[Labels | None] = list(call.inputs[0])
     added = call.layer.axis
     rank = len(call.output_shapes[0])
@@ -84,21 +84,21 @@ def expand_dims(call: LayerCall) -> Effect:
 def squeeze(call: LayerCall) -> Effect:
     """Axes of size one disappear."""
     axes, shape = call.inputs[0], call.input_shapes[0]
-    given = call.layer.axis
-    if given is None:
-        gone = {i for i, size in enumerate(shape) if size == 1}
+    axis = call.layer.axis
+    if axis is None:
+        removed_axes = {i for i, size in enumerate(shape) if size == 1}
     else:
-        listed = given if isinstance(given, (tuple, list)) else [given]
-        gone = {a % len(shape) for a in listed}
-    for a in gone:
+        listed = axis if isinstance(axis, (tuple, list)) else [axis]
+        removed_axes = {a % len(shape) for a in listed}
+    for a in removed_axes:
         call.protect(axes[a], f"{call.title} removes the axis that holds them")
-    kept = tuple(labels for i, labels in enumerate(axes) if i not in gone)
-    return Effect((kept,), keeps_zero=True, flow="moves")
+    out = tuple(labels for i, labels in enumerate(axes) if i not in removed_axes)
+    return Effect((out,), keeps_zero=True, flow="moves")
 
 
 @register_rule("ops.Concatenate")
 def concatenate(call: LayerCall) -> Effect:
-    """As the Concatenate layer."""
+    """Like the Concatenate layer."""
     parts = call.call.args[0] if call.call.args else call.call.kwargs.get("xs")
     if not isinstance(parts, (list, tuple)) or not all(isinstance(part, Tensor) for part in parts):
         return call.opaque(f"{call.title} joins tensors with constants")
@@ -108,7 +108,7 @@ def concatenate(call: LayerCall) -> Effect:
 
 @register_rule("ops.Stack")
 def stack(call: LayerCall) -> Effect:
-    """Tensors side by side on a new axis, their channels tied."""
+    """Puts tensors side by side on a new axis and ties their channels."""
     rank = len(call.output_shapes[0])
     axis = call.layer.axis % rank
     grown = [(*axes[:axis], None, *axes[axis:]) for axes in call.inputs]
@@ -118,7 +118,7 @@ def stack(call: LayerCall) -> Effect:
 
 @register_rule("ops.Split", "ops.ArraySplit")
 def split(call: LayerCall) -> Effect:
-    """Each output holds a run of the channels; the cuts move with what is removed."""
+    """Each output holds a run of the channels; the cuts move when channels are removed."""
     axes, shape = call.inputs[0], call.input_shapes[0]
     axis = call.layer.axis % len(axes)
     labels = axes[axis]
@@ -139,7 +139,7 @@ def split(call: LayerCall) -> Effect:
 
 @register_rule("ops.GetItem")
 def get_item(call: LayerCall) -> Effect:
-    """x[:, :, :, 4:8]: slices cut labels, numbers and None remove and add axes."""
+    """x[:, :, :, 4:8]: slices cut the labels, numbers remove axes, and None adds axes."""
     axes = call.inputs[0]
     key = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs["key"]
     items = list(key) if isinstance(key, tuple) else [key]
@@ -171,11 +171,11 @@ def get_item(call: LayerCall) -> Effect:
         out.append(labels)
 
     def shrink(keep: Keep) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        fresh = list(items)
+        new_items = list(items)
         for place, (labels, item) in cut.items():
             start, stop, _ = item.indices(len(labels))
-            fresh[place] = slice(keep.count(labels[:start]), keep.count(labels[:stop]))
-        return (call.call.args[0], tuple(fresh)), {}
+            new_items[place] = slice(keep.count(labels[:start]), keep.count(labels[:stop]))
+        return (call.call.args[0], tuple(new_items)), {}
 
     arriving = tuple(labels for labels, _ in cut.values())
     return Effect((tuple(out),), reargument=shrink, sizes=arriving, keeps_zero=True)
@@ -183,7 +183,10 @@ def get_item(call: LayerCall) -> Effect:
 
 @register_rule("ops.Pad")
 def pad(call: LayerCall) -> Effect:
-    """Channels of a constant before and after (a parameter-free shortcut); they follow others."""
+    """Adds channels with a constant before and after (in a parameter-free shortcut).
+
+    The added channels are removed when the channels they are combined with are removed.
+    """
     axes, layer = call.inputs[0], call.layer
     widths = np.broadcast_to(np.asarray(layer.pad_width), (len(axes), 2)).tolist()
     constant = layer.mode == "constant"
@@ -203,10 +206,10 @@ def pad(call: LayerCall) -> Effect:
             call.protect(out[-1], f"{call.title} repeats channels ({layer.mode})")
 
     def resize(keep: Keep) -> dict[str, Any]:
-        fresh = [list(pair) for pair in widths]
+        new_widths = [list(pair) for pair in widths]
         for axis, (before, after) in sides.items():
-            fresh[axis] = [keep.count(before), keep.count(after)]
-        return {"pad_width": tuple(tuple(pair) for pair in fresh)}
+            new_widths[axis] = [keep.count(before), keep.count(after)]
+        return {"pad_width": tuple(tuple(pair) for pair in new_widths)}
 
     sizes = tuple(labels for labels in out if labels is not None)
     zero = constant and not any(call.call.kwargs.values()) and len(call.call.args) == 1
@@ -216,34 +219,31 @@ def pad(call: LayerCall) -> Effect:
 
 @register_rule(*(f"ops.{name}" for name in sorted(_REDUCTIONS)))
 def reduce(call: LayerCall) -> Effect:
-    """Reduced axes go; a sum of channels misses the removed ones, other reductions keep them."""
+    """Reduced axes disappear; a sum may lose channels, other reductions protect them."""
     axes, layer = call.inputs[0], call.layer
     kind = type(layer).__name__
     rank = len(axes)
-    given = layer.axis
-    listed = (
-        range(rank) if given is None else given if isinstance(given, (tuple, list)) else [given]
-    )
-    gone = {a % rank for a in listed}
-    for axis in sorted(gone):
+    listed = layer.axis if isinstance(layer.axis, (tuple, list)) else [layer.axis]
+    reduced_axes = set(range(rank)) if layer.axis is None else {a % rank for a in listed}
+    for axis in sorted(reduced_axes):
         if kind != "Sum":
             call.protect(axes[axis], f"{call.title} reduces them to one value")
-    kept: Axes
+    out: Axes
     if layer.keepdims:
-        kept = tuple(None if a in gone else labels for a, labels in enumerate(axes))
+        out = tuple(None if a in reduced_axes else labels for a, labels in enumerate(axes))
     else:
-        kept = tuple(labels for a, labels in enumerate(axes) if a not in gone)
-    if len(kept) != len(call.output_shapes[0]):
+        out = tuple(labels for a, labels in enumerate(axes) if a not in reduced_axes)
+    if len(out) != len(call.output_shapes[0]):
         return call.opaque(f"{call.title} reduces in a way that is not followed")
     flow = "same" if kind in _KEEPS_CONSTANT else ""
-    if any(axes[a] is not None for a in gone):
+    if any(axes[a] is not None for a in reduced_axes):
         flow = ""
-    return Effect((kept,), keeps_zero=kind not in ("All", "Logsumexp"), flow=flow)
+    return Effect((out,), keeps_zero=kind not in ("All", "Logsumexp"), flow=flow)
 
 
 @register_rule("ops.Softmax", "ops.LogSoftmax")
 def softmax(call: LayerCall) -> Effect:
-    """Channels on the axis it runs over stay."""
+    """Channels on the axis of the softmax are protected."""
     axes, axis = call.inputs[0], call.layer.axis
     listed = axis if isinstance(axis, (tuple, list)) else [axis]
     for a in range(len(axes)) if axis is None else listed:
@@ -253,7 +253,7 @@ def softmax(call: LayerCall) -> Effect:
 
 @register_rule("ops.Flip", "ops.Roll", "ops.Cumsum", "ops.Sort", "ops.Repeat")
 def along(call: LayerCall) -> Effect:
-    """Works along one axis; channels there stay, other axes pass through."""
+    """Works along one axis, whose channels are protected; other axes pass through."""
     axes = call.inputs[0]
     axis = call.layer.axis
     if axis is None:
@@ -261,8 +261,8 @@ def along(call: LayerCall) -> Effect:
     listed = {a % len(axes) for a in (axis if isinstance(axis, (tuple, list)) else [axis])}
     for a in listed:
         call.protect(axes[a], f"{call.title} works along the axis that holds these channels")
-    kept = tuple(None if a in listed else labels for a, labels in enumerate(axes))
-    return Effect((kept,), keeps_zero=True)
+    out = tuple(None if a in listed else labels for a, labels in enumerate(axes))
+    return Effect((out,), keeps_zero=True)
 
 
 @register_rule(*(f"ops.{kind}" for kind in sorted(_SPATIAL)))
@@ -274,5 +274,5 @@ def spatial(call: LayerCall) -> Effect:
     for a, labels in enumerate(axes):
         if a != channels:
             call.protect(labels, f"{call.title} works along the axis that holds these channels")
-    kept = tuple(labels if a == channels else None for a, labels in enumerate(axes))
-    return Effect((kept,), keeps_zero=True)
+    out = tuple(labels if a == channels else None for a, labels in enumerate(axes))
+    return Effect((out,), keeps_zero=True)

@@ -20,7 +20,7 @@ from cprune_tf.graph.rules.registry import (
 
 @register_rule(keras.layers.TimeDistributed)
 def time_distributed(call: LayerCall) -> Effect:
-    """What the layer inside does, with the axis of time put back."""
+    """Has the effect of the wrapped layer, with the time axis put back."""
     inner = call.layer.layer
     view = call.inside(inner)
     rule = REGISTRY.find(inner)
@@ -28,19 +28,19 @@ def time_distributed(call: LayerCall) -> Effect:
     if rule is None or refusal:
         return call.opaque(refusal)
     for axes in call.inputs:
-        call.protect(axes[1], f"{call.title} takes the axis that holds these channels for time")
+        call.protect(axes[1], f"{call.title} uses the axis that holds these channels as time")
     effect = rule(view)
     resize = effect.resize
 
     def resized(keep: Keep) -> dict[str, Any]:
         record = keras.saving.serialize_keras_object(inner)
-        record.pop("build_config", None)  # it would build the new layer at the old size
+        record.pop("build_config", None)  # which would build the new layer with its old size
         record["config"].update({} if resize is None else resize(keep))
         return {"layer": record}
 
     return dataclasses.replace(
         effect,
         outputs=tuple((axes[0], None, *axes[1:]) for axes in effect.outputs),
-        weights={f"{inner.name}/{name}": held for name, held in effect.weights.items()},
+        weights={f"{inner.name}/{name}": weight for name, weight in effect.weights.items()},
         resize=resized,
     )
