@@ -84,6 +84,7 @@ def prune(
     *,
     train_data: Any = None,
     validation_data: Any = None,
+    test_data: Any = None,
     device: str | Device = "local",
     config: configs.PruneConfig | Mapping[str, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -98,8 +99,11 @@ def prune(
     Args:
         model: A functional or Sequential Keras 3 model, or a path or embedded name of one.
         train_data: A `tf.data.Dataset` of (images, labels), preprocessed; or an `ImageData` with
-            both parts. None: what config.data names.
-        validation_data: A finite `tf.data.Dataset` of (images, labels), held in memory.
+            all parts. None: the data that config.data names.
+        validation_data: A finite `tf.data.Dataset` of (images, labels), held in memory. It decides
+            which candidates are accepted.
+        test_data: Another one, looked at once: the report quotes its accuracies. None: it quotes
+            those of the validation data, which are slightly optimistic.
         device: A device's name (see open_device), or an open Device, which stays open.
         config: Everything else; missing fields keep their defaults.
         workdir: The run directory. None: a new temporary one, kept and named in the result.
@@ -132,7 +136,7 @@ def prune(
     from cprune_tf.storage.plain import to_plain
 
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
-    data = _image_data(settings, keras_model, train_data, validation_data)
+    data = _image_data(settings, keras_model, train_data, validation_data, test_data)
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
         _opened(device, settings.measure.cores) as opened,
@@ -149,7 +153,7 @@ def prune(
             settings, data, keras_model, own_compile, run.tensorboard_dir, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
-        given = pipeline.PipelineInput(keras_model, hooks, data.test_images, data.test_labels)
+        given = pipeline.PipelineInput(keras_model, hooks, data)
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
@@ -189,7 +193,11 @@ def _hooks(
 
 
 def _image_data(
-    settings: configs.PruneConfig, model: keras.Model, train_data: Any, validation_data: Any
+    settings: configs.PruneConfig,
+    model: keras.Model,
+    train_data: Any,
+    validation_data: Any,
+    test_data: Any,
 ) -> ImageData:
     from cprune_tf import data as image_data
     from cprune_tf.data.datasets import from_datasets
@@ -209,6 +217,7 @@ def _image_data(
     return from_datasets(
         train,
         validation_data,
+        test_data,
         batch_size=settings.data.batch_size,
         input_shape=shape,
         num_classes=classes,

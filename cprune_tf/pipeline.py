@@ -17,6 +17,7 @@ import numpy as np
 from cprune_tf import graph, litert
 from cprune_tf.config import ConfigError, PruneConfig
 from cprune_tf.cross_check import check_deployments
+from cprune_tf.data import ImageData
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
 from cprune_tf.runs import Progress, RunDirectory, events
@@ -44,14 +45,13 @@ class PipelineInput:
     Attributes:
         model: The original Keras model, flat or not; never modified.
         hooks: Training and evaluation.
-        test_images: float32 [n, height, width, channels], preprocessed; for the cross-check.
-        test_labels: [n] classes.
+        data: The images. The test images are looked at once, by the cross-check, unless there are
+            no validation images.
     """
 
     model: Any
     hooks: Hooks
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    data: ImageData
 
 
 class Pipeline:
@@ -102,6 +102,7 @@ class Pipeline:
                 )
             )
         with self._progress.stage("Check the input"):
+            self._describe_data()
             original = self._checked_original(runtime)
             accuracy, required = self._required_accuracy(original)
         with open_runtime(config.runtime, self._device, self._runtime_options()) as opened:
@@ -119,6 +120,18 @@ class Pipeline:
                 )
             )
         return final
+
+    def _describe_data(self) -> None:
+        """Journals, once, which images decide and which are quoted."""
+        data, journal = self._given.data, self._run.journal
+        if journal.last(events.DataDescribed) is None:
+            labels = data.validation_labels
+            num_validation = 0 if labels is None else len(labels)
+            journal.append(
+                events.DataDescribed(
+                    data.name, data.num_train, num_validation, len(data.test_labels)
+                )
+            )
 
     def _runtime_options(self) -> RuntimeOptions:
         config = self._config
@@ -169,8 +182,8 @@ class Pipeline:
         if required > accuracy:
             raise ConfigError(
                 f"config.strategy.required_accuracy is {required:.2%}, but the original model has "
-                f"{accuracy:.2%} ({strategy.metric}) on these test data. Ask for less, or check "
-                "that config.data preprocesses the images as the model was trained with."
+                f"{accuracy:.2%} ({strategy.metric}) on the images that decide. Ask for less, or "
+                "check that config.data preprocesses the images as the model was trained with."
             )
         return accuracy, required
 
@@ -270,8 +283,8 @@ class Pipeline:
         with self._progress.stage("Cross-check"):
             checked = check_deployments(
                 deployments,
-                self._given.test_images,
-                self._given.test_labels,
+                self._given.data.test_images,
+                self._given.data.test_labels,
                 self._device,
                 measure=self._config.measure,
                 thread_counts=(1, self._device.num_cores()),

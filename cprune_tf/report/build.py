@@ -15,6 +15,7 @@ from cprune_tf.runs.events import (
     RUN_EVENTS,
     Baseline,
     CrossChecked,
+    DataDescribed,
     EnvironmentChanged,
     Exported,
     Finished,
@@ -69,6 +70,7 @@ class _Builder:
         self.config = config
         self.environment = environment
         self.started = history.last(records, RunStarted)
+        self.data = history.last(records, DataDescribed)
         self.baseline = history.last(records, Baseline)
         self.stopped = history.last(records, Stopped)
         self.trained = history.last(records, LongTermTrained)
@@ -92,13 +94,16 @@ class _Builder:
         decisions = history.decisions(self.records)
         latencies = self._latencies()
         accuracies = comparisons.accuracies(
-            self._checks(), self._first_accuracy(), self._final_accuracy()
+            self._checks(),
+            self._first_accuracy(),
+            self._final_accuracy(),
+            self._num_validation() > 0,
         )
         return types.Report(
             title=started.model if started else "model",
             finished=self.end is not None,
             status=self._status(len(decisions)),
-            verdict=self._verdict(latencies),
+            verdict=self._verdict(latencies, accuracies),
             stop_reason=self._stop_reason(),
             version=started.version if started else None,
             config_hash=started.config_hash if started else None,
@@ -134,9 +139,17 @@ class _Builder:
             self.end is not None, self._stop_reason(), self.num_accepted, num_tried, last_event
         )
 
-    def _verdict(self, latencies: Sequence[types.LatencyComparison]) -> str:
+    def _num_validation(self) -> int:
+        return self.data.num_validation if self.data else 0
+
+    def _verdict(
+        self,
+        latencies: Sequence[types.LatencyComparison],
+        accuracies: Sequence[types.Comparison],
+    ) -> str:
         return sentences.verdict(
             latencies,
+            accuracies[0] if self._num_validation() and len(accuracies) > 1 else None,
             self._first_accuracy(),
             self._final_accuracy(),
             self._required_accuracy(),
@@ -189,6 +202,8 @@ class _Builder:
                 "The device is emulated: its latencies are shown only because they steered the "
                 "run, and no speed-up is given."
             )
+        if self.data is not None:
+            notes.append(_which_images(self.data))
         for event in history.of_kind(self.records, EnvironmentChanged):
             changes = "; ".join(event.changes)
             notes.append(f"The machine or its packages changed while the run was paused: {changes}")
@@ -204,6 +219,19 @@ class _Builder:
                 f"The device's CPU governor was {governor!r}, so its clock rate may have varied."
             )
         return tuple(notes)
+
+
+def _which_images(data: DataDescribed) -> str:
+    """Says which images decided, and which the accuracies are quoted on."""
+    if data.num_validation:
+        return (
+            f"{data.num_validation:,} validation images decided which candidates were accepted. "
+            f"The {data.num_test:,} test images were looked at once, at the end."
+        )
+    return (
+        f"The {data.num_test:,} images that accuracies are quoted on also decided which candidates "
+        "were accepted, so the result's accuracy is slightly optimistic."
+    )
 
 
 def _device(started: RunStarted | None, checked: CrossChecked | None) -> types.Device:

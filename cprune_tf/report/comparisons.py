@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cprune_tf.report import types
+from cprune_tf.report import formats, types
 from cprune_tf.report.cross_check import LatencyKey
 from cprune_tf.runs.results import ExportedFile
 
@@ -87,24 +87,29 @@ def _quartiles_apart(a: types.Latency, b: types.Latency) -> bool:
 
 
 def accuracies(
-    checks: Sequence[types.RuntimeCheck], keras_original: float | None, keras_pruned: float | None
+    checks: Sequence[types.RuntimeCheck],
+    decided_original: float | None,
+    decided_pruned: float | None,
+    has_validation: bool,
 ) -> tuple[types.Comparison, ...]:
     """Compares accuracies on each runtime.
 
     Args:
-        checks: The checks of the cross-check.
-        keras_original: The original's accuracy (0..1) from the run's own evaluation; used if the
-            cross-check has no accuracy for Keras.
-        keras_pruned: The result's accuracy (0..1) from the run's own evaluation, used likewise.
+        checks: The checks of the cross-check, made on the test images.
+        decided_original: The original's accuracy (0..1) on the images that decided.
+        decided_pruned: The result's accuracy (0..1) on the images that decided.
+        has_validation: Whether validation images decided, not the test images.
 
     Returns:
-        One comparison for each runtime, Keras first.
+        One comparison for each runtime, Keras first, all on the test images; then, if validation
+        images decided, one on these.
     """
     table: dict[tuple[str, str], float | None] = {
         (check.runtime, check.deployment): check.accuracy for check in checks
     }
-    table.setdefault(("keras", ORIGINAL), keras_original)
-    table.setdefault(("keras", PRUNED), keras_pruned)
+    decided = formats.VALIDATION if has_validation else "keras"
+    table.setdefault((decided, ORIGINAL), decided_original)
+    table.setdefault((decided, PRUNED), decided_pruned)
     runtimes = sorted({runtime for runtime, _ in table}, key=_runtime_order)
     return tuple(
         compare(runtime, table.get((runtime, ORIGINAL)), table.get((runtime, PRUNED)))

@@ -13,7 +13,14 @@ MISSING = "not measured"
 _GAP = "\N{NO-BREAK SPACE}"
 _FEW_COUNTS = 3
 
-RUNTIME_NAMES = {"keras": "Keras", "tvm": "TVM", "litert": "LiteRT"}
+# The row of the accuracies that decided.
+VALIDATION = "validation"
+RUNTIME_NAMES = {
+    "keras": "Keras",
+    "tvm": "TVM",
+    "litert": "LiteRT",
+    VALIDATION: "Keras, validation images",
+}
 
 DECISION_NAMES = {
     ACCEPTED: "accepted",

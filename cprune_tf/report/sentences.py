@@ -35,6 +35,7 @@ def status(
 
 def verdict(
     latencies: Sequence[types.LatencyComparison],
+    tested: types.Comparison | None,
     accuracy_before: float | None,
     accuracy_after: float | None,
     required_accuracy: float | None,
@@ -46,27 +47,36 @@ def verdict(
 
     Args:
         latencies: The latencies before and after pruning.
-        accuracy_before: The original's accuracy, 0..1; None if it was not measured.
-        accuracy_after: The result's accuracy, 0..1; None if it was not measured.
+        tested: The accuracies on test images that decided nothing; None if there are none.
+        accuracy_before: The original's accuracy on the images that decided, 0..1; None if it was
+            not measured.
+        accuracy_after: The result's accuracy on the images that decided, 0..1; None if it was not
+            measured.
         required_accuracy: The accuracy that the result must have, 0..1; None if unknown.
         metric: The metric of the accuracies; None if unknown.
         emulated: Whether the device is emulated, so that its latencies mean nothing.
         num_accepted: Number of accepted candidates.
 
     Returns:
-        One or two sentences.
+        One to three sentences.
     """
     if accuracy_before is None and not latencies:
         return "Nothing has been measured yet."
     if not num_accepted:
         return "No candidate has been accepted: the model still has the original's channels."
     parts = [_speed(latencies, emulated)]
+    name = formats.metric(metric).capitalize()
+    if tested is not None and tested.original is not None and tested.pruned is not None:
+        parts.append(f"{name} {_change(tested.original, tested.pruned)} on the test images.")
+        name = "On the validation images, which decided,"
     if accuracy_before is not None and accuracy_after is not None:
-        parts.append(
-            f"{formats.metric(metric).capitalize()} {formats.percent(accuracy_before)} → "
-            f"{formats.percent(accuracy_after)}{_requirement(accuracy_after, required_accuracy)}."
-        )
+        requirement = _requirement(accuracy_after, required_accuracy)
+        parts.append(f"{name} {_change(accuracy_before, accuracy_after)}{requirement}.")
     return " ".join(parts)
+
+
+def _change(before: float, after: float) -> str:
+    return f"{formats.percent(before)} → {formats.percent(after)}"
 
 
 def _speed(latencies: Sequence[types.LatencyComparison], emulated: bool) -> str:

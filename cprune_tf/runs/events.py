@@ -51,6 +51,25 @@ class EnvironmentChanged:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataDescribed:
+    """The data that the run trains with, is decided by and is quoted on.
+
+    Attributes:
+        name: Where they come from.
+        num_train: Number of training images; None if the source does not tell.
+        num_validation: Number of images that decide which candidates are accepted; 0 if the test
+            images decide.
+        num_test: Number of images that the accuracies of the cross-check are quoted on.
+    """
+
+    kind: ClassVar[str] = "data"
+    name: str
+    num_train: int | None
+    num_validation: int
+    num_test: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluated:
     """The original model was evaluated.
 
@@ -257,6 +276,7 @@ RUN_EVENTS = Schema(
     (
         RunStarted,
         EnvironmentChanged,
+        DataDescribed,
         Evaluated,
         Baseline,
         CountRuledOut,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import numpy as np
@@ -8,6 +9,9 @@ import tensorflow as tf
 
 from cprune_tf.config import DataConfig
 from cprune_tf.data import DataError, load
+
+# All training images, none set apart for validation.
+WholeConfig = functools.partial(DataConfig, validation_fraction=0.0)
 
 _IMAGENET = pathlib.Path(__file__).parents[3] / "shared" / "data" / "imagenet_sample"
 
@@ -19,7 +23,7 @@ def _write(path: pathlib.Path, image: np.ndarray) -> None:
 
 def _write_embedded(root: pathlib.Path, part: str, count: int) -> np.ndarray:
     """Real images of the first three classes as PNG, `count` of each."""
-    data = load(DataConfig())
+    data = load(WholeConfig())
     written = []
     for label in range(3):
         name = data.class_names[label].replace("/", "_")
@@ -34,7 +38,7 @@ def _write_embedded(root: pathlib.Path, part: str, count: int) -> np.ndarray:
 def test_train_and_test_folders(tmp_path):
     _write_embedded(tmp_path, "train", 8)
     test_images = _write_embedded(tmp_path, "test", 3)
-    config = DataConfig(name=str(tmp_path), batch_size=8, augment=False)
+    config = WholeConfig(name=str(tmp_path), batch_size=8, augment=False)
     data = load(config, input_shape=(28, 28, 1), num_classes=3)
     assert data.class_names == ("0_t-shirt_top", "1_trouser", "2_pullover")
     assert data.num_train == 24
@@ -51,18 +55,18 @@ def test_train_and_test_folders(tmp_path):
 
 def test_a_single_level_is_split_the_same_way_every_time(tmp_path):
     _write_embedded(tmp_path, ".", 10)
-    one, two = (load(DataConfig(name=str(tmp_path)), input_shape=(28, 28, 1)) for _ in range(2))
+    one, two = (load(WholeConfig(name=str(tmp_path)), input_shape=(28, 28, 1)) for _ in range(2))
     assert one.num_train == 24 and np.bincount(one.test_labels).tolist() == [2, 2, 2]
     np.testing.assert_array_equal(one.test_images, two.test_images)
 
 
 def test_images_are_brought_to_the_size_of_the_model(tmp_path):
     _write_embedded(tmp_path, ".", 4)
-    data = load(DataConfig(name=str(tmp_path)), input_shape=(16, 20, 3), num_classes=10)
+    data = load(WholeConfig(name=str(tmp_path)), input_shape=(16, 20, 3), num_classes=10)
     assert data.test_images.shape[1:] == (16, 20, 3)
     assert data.num_classes == 10
     assert next(iter(data.train))[0].shape == (9, 16, 20, 3)
-    assert load(DataConfig(name=str(tmp_path))).input_shape == (28, 28, 3)
+    assert load(WholeConfig(name=str(tmp_path))).input_shape == (28, 28, 3)
 
 
 def _empty_class(root: pathlib.Path) -> None:
@@ -95,21 +99,21 @@ def test_damaged_folders_are_refused(tmp_path, damage, message):
         _write_embedded(tmp_path, part, 2)
     damage(tmp_path)
     with pytest.raises(DataError, match=message):
-        load(DataConfig(name=str(tmp_path)))
+        load(WholeConfig(name=str(tmp_path)))
 
 
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match="has no folders"):
-        load(DataConfig(name=str(tmp_path)))
+        load(WholeConfig(name=str(tmp_path)))
     _write_embedded(tmp_path, ".", 1)
     with pytest.raises(DataError, match="a single image"):
-        load(DataConfig(name=str(tmp_path)))
+        load(WholeConfig(name=str(tmp_path)))
 
 
 def test_more_classes_than_outputs_are_refused(tmp_path):
     _write_embedded(tmp_path, ".", 2)
     with pytest.raises(DataError, match="has 3 classes; expected 2"):
-        load(DataConfig(name=str(tmp_path)), num_classes=2)
+        load(WholeConfig(name=str(tmp_path)), num_classes=2)
 
 
 @pytest.mark.skipif(not _IMAGENET.is_dir(), reason="no ImageNet sample in ../shared/data")
@@ -119,7 +123,7 @@ def test_photographs(tmp_path):
         target = tmp_path / f"class{i % 2}" / file.name
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(file)
-    data = load(DataConfig(name=str(tmp_path), mean=(127.5,), std=(127.5,), batch_size=4))
+    data = load(WholeConfig(name=str(tmp_path), mean=(127.5,), std=(127.5,), batch_size=4))
     assert data.input_shape == (224, 224, 3)
     assert len(data.test_labels) == 4
     images, _ = next(iter(data.train))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import os
@@ -15,12 +16,15 @@ from cprune_tf.data import DataError, ImageData, from_datasets, load
 
 from . import cifar10_webp
 
-_SMALL = DataConfig(max_train=300, max_test=100)
+# All training images, none set apart for validation.
+WholeConfig = functools.partial(DataConfig, validation_fraction=0.0)
+
+_SMALL = WholeConfig(max_train=300, max_test=100)
 
 
 @pytest.fixture(scope="module")
 def embedded() -> ImageData:
-    return load(DataConfig())
+    return load(WholeConfig())
 
 
 def _first_batches(data: ImageData, seed: int, epochs: int = 2) -> list[np.ndarray]:
@@ -37,7 +41,7 @@ def test_embedded_set_is_stratified_and_preprocessed(embedded):
     assert embedded.test_images.min() == 0.0
     assert embedded.test_images.max() == pytest.approx(1.0)
     assert np.bincount(embedded.test_labels).tolist() == [200] * 10
-    labels = np.concatenate([y.numpy() for _, y in load(DataConfig(batch_size=1000)).train])
+    labels = np.concatenate([y.numpy() for _, y in load(WholeConfig(batch_size=1000)).train])
     assert np.bincount(labels).tolist() == [1200] * 10
 
 
@@ -81,7 +85,7 @@ def _arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
 def test_npz_gives_its_images(tmp_path):
     arrays = _arrays()
     np.savez(tmp_path / "a.npz", **arrays)
-    config = DataConfig(name=str(tmp_path / "a.npz"), mean=(1.0, 2.0, 3.0), std=(2.0,))
+    config = WholeConfig(name=str(tmp_path / "a.npz"), mean=(1.0, 2.0, 3.0), std=(2.0,))
     data = load(config, input_shape=(12, 12, 3), num_classes=3)
     expected = (arrays["x_test"] - np.array([1.0, 2.0, 3.0])) / 2.0
     np.testing.assert_allclose(data.test_images, expected, rtol=1e-6)
@@ -109,7 +113,7 @@ def test_bad_arrays_are_refused_with_the_reason(tmp_path, case):
     changes, message = _BAD_ARRAYS[case]
     np.savez(tmp_path / "bad.npz", **_arrays(**changes))
     with pytest.raises(DataError, match=message) as error:
-        load(DataConfig(name=str(tmp_path / "bad.npz")), num_classes=3)
+        load(WholeConfig(name=str(tmp_path / "bad.npz")), num_classes=3)
     assert "\n" not in str(error.value)
 
 
@@ -117,8 +121,8 @@ def test_labels_with_gaps_are_refused_without_a_model(tmp_path):
     labels = {"y_train": np.arange(60) % 3 + 1, "y_test": np.arange(30) % 3 + 1}
     np.savez(tmp_path / "a.npz", **_arrays(**labels))
     with pytest.raises(DataError, match="the first is 0"):
-        load(DataConfig(name=str(tmp_path / "a.npz")))
-    assert load(DataConfig(name=str(tmp_path / "a.npz")), num_classes=4).num_classes == 4
+        load(WholeConfig(name=str(tmp_path / "a.npz")))
+    assert load(WholeConfig(name=str(tmp_path / "a.npz")), num_classes=4).num_classes == 4
 
 
 @pytest.mark.parametrize(
@@ -134,18 +138,18 @@ def test_labels_with_gaps_are_refused_without_a_model(tmp_path):
 )
 def test_unknown_names_are_refused(name, message):
     with pytest.raises(DataError, match=message):
-        load(DataConfig(name=name))
+        load(WholeConfig(name=name))
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"not an archive")
     with pytest.raises(DataError, match="not a readable"):
-        load(DataConfig(name=str(path)))
+        load(WholeConfig(name=str(path)))
     text = tmp_path / "a.txt"
     text.write_text("x")
     with pytest.raises(DataError, match=r"is not an \.npz file"):
-        load(DataConfig(name=str(text)))
+        load(WholeConfig(name=str(text)))
 
 
 def test_images_must_fit_the_model():
@@ -154,9 +158,9 @@ def test_images_must_fit_the_model():
     with pytest.raises(DataError, match=r"expected 0\.\.4 for 5 classes"):
         load(_SMALL, num_classes=5)
     with pytest.raises(DataError, match="mean has 3 values; expected 1"):
-        load(DataConfig(mean=(1.0, 2.0, 3.0)))
+        load(WholeConfig(mean=(1.0, 2.0, 3.0)))
     with pytest.raises(ConfigError, match="batch_size"):
-        load(DataConfig(batch_size=0))
+        load(WholeConfig(batch_size=0))
 
 
 @pytest.mark.skipif(
@@ -164,7 +168,7 @@ def test_images_must_fit_the_model():
 )
 def test_missing_tensorflow_datasets_names_the_package():
     with pytest.raises(DataError, match="pip install tensorflow-datasets"):
-        load(DataConfig(name="tfds:cifar10"))
+        load(WholeConfig(name="tfds:cifar10"))
 
 
 def test_keras_datasets_are_read(tmp_path, embedded):
@@ -179,7 +183,9 @@ def test_keras_datasets_are_read(tmp_path, embedded):
                 file.write(b"\0" * header + content.tobytes())
     script = (
         "from cprune_tf.config import DataConfig; from cprune_tf.data import load\n"
-        "data = load(DataConfig(name='keras:fashion_mnist'), input_shape=(28, 28, 1))\n"
+        "name = 'keras:fashion_mnist'\n"
+        "config = DataConfig(name=name, validation_fraction=0.0)\n"
+        "data = load(config, input_shape=(28, 28, 1))\n"
         "print(data.num_train, data.test_images.sum(), data.class_names[9])"
     )
     environment = {**os.environ, "KERAS_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
@@ -214,7 +220,7 @@ def as_arrays() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
     ],
 )
 def test_a_function_may_give_the_data(function, shape, num_classes, num_test):
-    config = DataConfig(name=f"{__name__}:{function}", max_test=num_test)
+    config = WholeConfig(name=f"{__name__}:{function}", max_test=num_test)
     data = load(config, input_shape=shape, num_classes=num_classes)
     assert (data.input_shape, data.num_classes) == (shape, num_classes)
     assert len(data.test_labels) == num_test
@@ -242,7 +248,7 @@ def test_datasets_of_something_else_are_refused():
     pairs = tf.data.Dataset.zip(images, tf.data.Dataset.range(4))
     with pytest.raises(DataError, match="training data give"):
         from_datasets(images, pairs)
-    with pytest.raises(DataError, match="test data are empty"):
+    with pytest.raises(DataError, match="validation data are empty"):
         from_datasets(pairs, pairs.take(0))
     with pytest.raises(DataError, match="training data are empty"):
         from_datasets(pairs.take(0), pairs)
@@ -254,7 +260,7 @@ def test_datasets_of_something_else_are_refused():
 @cifar10_webp.requires_cifar10
 def test_cifar10_through_a_function():
     name = f"{cifar10_webp.__name__}:load"
-    data = load(DataConfig(name=name, max_test=500), input_shape=(32, 32, 3), num_classes=10)
+    data = load(WholeConfig(name=name, max_test=500), input_shape=(32, 32, 3), num_classes=10)
     assert data.num_train == 10_000
     assert data.test_images.shape == (500, 32, 32, 3)
     assert 0.4 < data.test_images.mean() < 0.55

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import pytest
@@ -12,6 +13,9 @@ from cprune_tf.models import load_model
 from cprune_tf.training import evaluate
 
 from . import cifar10_webp
+
+# All training images, none set apart for validation.
+WholeConfig = functools.partial(DataConfig, validation_fraction=0.0)
 
 _SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "models"
 _requires_models = pytest.mark.skipif(not _SHARED.is_dir(), reason="no models in ../shared/data")
@@ -36,6 +40,6 @@ _IMAGENET_STD = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     ],
 )
 def test_pretrained_models_have_their_known_accuracy(name, mean_std, accuracy):
-    config = DataConfig(name=f"{cifar10_webp.__name__}:load", mean=mean_std[0], std=mean_std[1])
+    config = WholeConfig(name=f"{cifar10_webp.__name__}:load", mean=mean_std[0], std=mean_std[1])
     data = load(config, input_shape=(32, 32, 3), num_classes=10)
     assert evaluate(load_model(_SHARED / name), data) == pytest.approx(accuracy, abs=2e-4)
