@@ -89,7 +89,10 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         ((*_COMPARE, "--layers", "--workdir=a_file/work"), "this folder cannot be made"),
         (("doctor", "--device=local", "--cleanup"), "--cleanup is for phones"),
         (("doctor", "--devices=local"), "Unknown command line flag"),
-        (("export_programs", "--runs=none", "--output=programs"), "there is no database_workload"),
+        (
+            ("export_programs", "--runs=none", "--output=programs"),
+            "does not contain both database_workload",
+        ),
         (("export_programs", "--runs=none", "--output=a_file"), "this folder cannot be made"),
         (("inspect_model", "--model=none.keras"), "there is no model 'none.keras'"),
         ((*_INSPECT, "--draw=no/such.dot"), "Cannot draw to 'no/such.dot': No such file"),

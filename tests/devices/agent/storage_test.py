@@ -43,7 +43,7 @@ def test_parts_make_a_whole_and_an_upload_goes_on_where_it_stopped(storage, name
 
 def test_what_was_corrupted_on_the_way_is_refused_and_can_be_sent_again(storage, name):
     storage.store(name, len(DATA), 0, DATA[:4000])
-    with pytest.raises(StoredFileError, match="checksum differs"):
+    with pytest.raises(StoredFileError, match="checksum of the received file differs"):
         storage.store(name, len(DATA), 4000, DATA[4000:-1] + b"?")
     assert storage.stored_bytes(name) == 0
     storage.store(name, len(DATA), 0, DATA)
