@@ -8,7 +8,7 @@ import pytest
 
 from cprune_tf import report as report_lib
 from cprune_tf.report import build as data
-from cprune_tf.report import history
+from cprune_tf.report import history, html
 from cprune_tf.runs.directory import RunDirectory
 from cprune_tf.runs.events import (
     RUN_EVENTS,
@@ -16,6 +16,7 @@ from cprune_tf.runs.events import (
     Baseline,
     CandidateJudged,
     CrossChecked,
+    DataDescribed,
     Finished,
     RunStarted,
     StageEnded,
@@ -68,6 +69,25 @@ def test_speedups_are_ratios_of_medians_of_the_cross_check(finished):
     assert litert.is_clear is False
     assert "1.54× as fast with TVM, 1.46× as fast with LiteRT" in finished.verdict
     assert "required 90.00" in finished.verdict and "met" in finished.verdict
+
+
+def test_the_report_says_which_images_decided_and_which_are_quoted(tmp_path):
+    data = DataDescribed("images", 10_800, 1_200, 2_000)
+    report = report_lib.build_report(sample_run.make_run(tmp_path / "run", data=data))
+    assert "on the test images. On the validation images, which decided, 91.45" in report.verdict
+    assert "(required 90.00" in report.verdict
+    assert any("1,200 validation images decided" in note for note in report.notes)
+    assert [row.name for row in report.accuracies] == ["keras", "tvm", "litert", "validation"]
+    assert (report.accuracies[-1].original, report.accuracies[-1].pruned) == (0.9145, 0.9102)
+    assert "Keras, validation images" in html.render(report, [])
+
+
+def test_the_report_says_so_if_the_quoted_images_also_decided(tmp_path):
+    data = DataDescribed("images", 12_000, 0, 2_000)
+    report = report_lib.build_report(sample_run.make_run(tmp_path / "run", data=data))
+    assert any("slightly optimistic" in note for note in report.notes)
+    assert "validation" not in report.verdict
+    assert [row.name for row in report.accuracies] == ["keras", "tvm", "litert"]
 
 
 def test_sizes_and_accuracies(finished):

@@ -15,6 +15,7 @@ from cprune_tf.runs.events import (
     CandidateJudged,
     CountRuledOut,
     CrossChecked,
+    DataDescribed,
     Evaluated,
     Exported,
     Finished,
@@ -236,6 +237,7 @@ def make_run(
     emulated: bool = False,
     problems: tuple[str, ...] = (),
     num_tried: int = len(_TRIED),
+    data: DataDescribed | None = None,
 ) -> pathlib.Path:
     """Writes a run directory.
 
@@ -245,11 +247,14 @@ def make_run(
         emulated: Whether the device is.
         problems: The cross-check's.
         num_tried: Candidates tried at most.
+        data: Which images decided and are quoted; None: the journal does not say.
 
     Returns:
         The directory.
     """
     with RunDirectory.create(root, CONFIG) as run:
+        if data is not None:
+            run.journal.append(data)
         for event in _events(run, emulated, problems, num_tried):
             run.journal.append(event)
             if event.kind == until:

@@ -66,6 +66,7 @@ _JUDGED = events.CandidateJudged(
 _EVENTS = (
     events.RunStarted("0.1.0", "abc", "resnet", _DEVICE, False),
     events.EnvironmentChanged(("numpy: was 1, is 2",), {"packages": {"numpy": "2"}, "x": [1]}),
+    events.DataDescribed("images", None, 1_200, 2_000),
     events.Evaluated(0.91),
     events.Baseline(**_FIELDS, required_accuracy=0.9, metric="top5"),
     events.CountRuledOut("conv", 4, 1.01, "priced at 101 %"),
