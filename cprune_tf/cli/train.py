@@ -10,6 +10,7 @@ Any field of the config can be overridden, e.g. --config.training.long_term.epoc
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import time
 import typing
@@ -115,12 +116,14 @@ def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData
         "vgg_small": models.vgg_small,
         "mobilenet_small": models.mobilenet_small,
     }
+    # Nothing is chosen here, so no image has to be set apart.
+    data_config = dataclasses.replace(config.data, validation_fraction=0.0)
     if config.model in builders:
-        data = image_data.load(config.data)
+        data = image_data.load(data_config)
         return builders[config.model](data.input_shape, data.num_classes), data
     model = models.load_model(config.model)
     data = image_data.load(
-        config.data, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
+        data_config, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
     )
     return model, data
 
