@@ -11,7 +11,11 @@ from cprune_tf.models import load_model
 @pytest.fixture(scope="session")
 def small_data() -> ImageData:
     """A real slice: enough to learn something in seconds."""
-    return load(DataConfig(max_train=1600, max_test=500, augment=False, batch_size=32))
+    return load(
+        DataConfig(
+            validation_fraction=0.0, max_train=1600, max_test=500, augment=False, batch_size=32
+        )
+    )
 
 
 @pytest.fixture
