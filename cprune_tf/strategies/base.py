@@ -173,3 +173,16 @@ class Strategy(abc.ABC):
         Args:
             event: One of runs.events: CandidateJudged, CountRuledOut or CandidateMeasured.
         """
+
+
+def least_units(ranking: Mapping[str, tuple[int, ...]], count: int) -> dict[str, tuple[int, ...]]:
+    """The least important units of each group.
+
+    Args:
+        ranking: All unit indices by group name, the least important first.
+        count: Units to take from each group.
+
+    Returns:
+        Sorted unit indices by group name.
+    """
+    return {name: tuple(sorted(units[:count])) for name, units in ranking.items()}

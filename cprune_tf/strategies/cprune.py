@@ -21,7 +21,7 @@ from typing import Any
 
 from cprune_tf.config.checks import ConfigError, require
 from cprune_tf.runs import events
-from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict
+from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
@@ -172,13 +172,16 @@ class CPrune(Strategy):
         """The first step of a target whose price passes the latency gate; None where none does."""
         bench, decisions = self.bench, self.decisions
         allowance = bench.removable(target.groups, current, self.original)
+        # The same for every step: some criteria differentiate the model for it.
+        ranking: dict[str, tuple[int, ...]] = {}
         while True:
             too_slow = decisions.too_slow.get(target.key, 0)
             step = next_step(structure, too_slow, allowance, bench.runtime.lanes)
             if step is None:
                 return None
-            removal = bench.least_important(current, target.groups, step, decisions.num_candidates)
-            draft = bench.draft(current, removal)
+            if not ranking:
+                ranking = bench.rank_units(current, target.groups, decisions.num_candidates)
+            draft = bench.draft(current, least_units(ranking, step))
             price = bench.price(current, draft)
             if price.ratio <= self.settings.beta:
                 task = target.task

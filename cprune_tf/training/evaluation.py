@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import keras
 import tensorflow as tf
 
@@ -18,7 +20,7 @@ def evaluate(
     metric: str = "top1",
     batch_size: int = 250,
     *,
-    part: str = "test",
+    part: Literal["test", "validation"] = "test",
 ) -> float:
     """Measures a model's accuracy on all test or validation images, in inference mode.
 

@@ -9,19 +9,14 @@ import numpy as np
 import pytest
 
 from cprune_tf import graph
-from cprune_tf.config import MeasureConfig, TuningConfig
+from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import open_device
 from cprune_tf.runtimes import RuntimeOptions, open_runtime
 from cprune_tf.runtimes.base import input_specs
+from tests.compiler import workloads
 
-_FEW_TRIALS = TuningConfig(
-    trials_per_task=4,
-    trials_per_round=4,
-    population_size=16,
-    programs_per_task=2,
-    build_timeout_sec=120.0,
-    run_timeout_sec=60.0,
-    num_build_workers=2,
+_FEW_TRIALS = dataclasses.replace(
+    workloads.FEW_TRIALS, trials_per_task=4, trials_per_round=4, programs_per_task=2
 )
 _MEASURE = MeasureConfig(warmup_ms=1, min_samples=3, max_time_sec=0.05, stable_fraction=1.0)
 

@@ -13,7 +13,14 @@ from cprune_tf.devices import Latency
 from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.results import ModelRecord, TaskRecord
 from cprune_tf.runtimes import Runtime, RuntimeModel, TaskCost
-from cprune_tf.strategies.base import Candidate, Draft, Measurement, Price, Verdict
+from cprune_tf.strategies.base import (
+    Candidate,
+    Draft,
+    Measurement,
+    Price,
+    Verdict,
+    least_units,
+)
 from cprune_tf.strategies.workbench import targets
 from cprune_tf.strategies.workbench.targets import Target
 
@@ -122,16 +129,30 @@ class Workbench:
             current: The model.
             groups: Names of the groups.
             count: Units to remove from each.
-            index: Of the candidate: it decides what a random criterion draws.
+            index: The candidate's number: it decides what a random criterion draws.
 
         Returns:
             Sorted unit indices by group name.
         """
-        return targets.choose_units(
+        return least_units(self.rank_units(current, groups, index), count)
+
+    def rank_units(
+        self, current: CurrentModel, groups: tuple[str, ...], index: int
+    ) -> dict[str, tuple[int, ...]]:
+        """Ranks the units of some groups once, for a strategy that asks for several counts.
+
+        Args:
+            current: The model.
+            groups: Names of the groups.
+            index: The candidate's number: it decides what a random criterion draws.
+
+        Returns:
+            All unit indices by group name, the least important first.
+        """
+        return targets.rank_units(
             current.model,
             current.channels,
             groups,
-            count,
             method=self.config.strategy.importance,
             seed=self.config.seed + index,
             sample=self.hooks.sample,

@@ -95,41 +95,38 @@ def removable(
     return max(0, min(allowances))
 
 
-def choose_units(
+def rank_units(
     model: Any,
     channels: graph.ChannelGraph,
     groups: tuple[str, ...],
-    count: int,
     *,
     method: str,
     seed: int,
     sample: Callable[[], Any] | None = None,
 ) -> dict[str, tuple[int, ...]]:
-    """The least important units of some groups.
+    """Ranks the units of some groups by importance.
 
     Args:
         model: The current model.
         channels: Its groups.
-        groups: Names of the groups to prune.
-        count: Units to remove from each.
+        groups: Names of the groups to rank.
         method: See cprune_tf.importance.
         seed: For method "random".
         sample: Gives labelled images, for criteria that need some.
 
     Returns:
-        Sorted unit indices by group name.
+        All unit indices by group name, the least important first.
     """
     data = None
     if importance.needs_data(method) and sample is not None:
         data = sample()
         model = _with_loss(model, data)
-    removal = {}
+    ranking = {}
     for name in groups:
         scores = importance.score(model, channels[name], method, data=data, seed=seed)
         # A stable sort: equal scores go in index order on every machine.
-        least = np.argsort(scores, kind="stable")[:count]
-        removal[name] = tuple(sorted(int(index) for index in least))
-    return removal
+        ranking[name] = tuple(int(index) for index in np.argsort(scores, kind="stable"))
+    return ranking
 
 
 def _with_loss(model: Any, data: Any) -> Any:
