@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cprune_tf.data import ImageData
     from cprune_tf.devices import Device
     from cprune_tf.report.types import Report
-    from cprune_tf.runs import RunDirectory
+    from cprune_tf.runs import Progress, RunDirectory
+    from cprune_tf.training.judging import Judged
 
 Train = Callable[[Any], None]
 Evaluate = Callable[[Any], float]
@@ -148,12 +149,14 @@ def prune(
             on_stage_end=lambda name, sec: _journal_stage(run, name, sec),
         ) as progress,
     ):
+        judged = _judged(settings, data, keras_model, evaluate, run, progress)
+        data = judged.data
         own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
         hooks = _hooks(
             settings, data, keras_model, own_compile, run.tensorboard_dir, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
-        given = pipeline.PipelineInput(keras_model, hooks, data)
+        given = pipeline.PipelineInput(keras_model, hooks, data, judged.reason)
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
@@ -164,6 +167,40 @@ def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
     from cprune_tf.runs import events
 
     run.journal.append(events.StageEnded(name, elapsed_sec))
+
+
+def _judged(
+    settings: configs.PruneConfig,
+    data: ImageData,
+    model: keras.Model,
+    evaluate: Evaluate | None,
+    run: RunDirectory,
+    progress: Progress,
+) -> Judged:
+    """The data with the images that decide: as at the run's beginning if it is resumed."""
+    from cprune_tf import data as image_data
+    from cprune_tf.runs import events
+    from cprune_tf.training.judging import Judged, choose_judges
+
+    if evaluate is not None:
+        # The caller's own function decides, on whatever it likes.
+        return Judged(data, "")
+    config = settings.data
+    described = run.journal.last(events.DataDescribed)
+    if described is not None and described.validation_source in ("train", "test"):
+        config = dataclasses.replace(config, validation_source=described.validation_source)
+    judged = choose_judges(
+        model,
+        data,
+        config,
+        lambda other: image_data.load(
+            other, input_shape=data.input_shape, num_classes=data.num_classes
+        ),
+        metric=settings.strategy.metric,
+    )
+    if judged.reason and described is None:
+        progress.note(f"{judged.reason} Half of the test images decide, the other half is quoted.")
+    return judged
 
 
 def _hooks(

@@ -47,11 +47,13 @@ class PipelineInput:
         hooks: Training and evaluation.
         data: The images. The test images are looked at once, by the cross-check, unless there are
             no validation images.
+        judging_reason: Why the validation images are not those of the config; "" if they are.
     """
 
     model: Any
     hooks: Hooks
     data: ImageData
+    judging_reason: str = ""
 
 
 class Pipeline:
@@ -129,7 +131,12 @@ class Pipeline:
             num_validation = 0 if labels is None else len(labels)
             journal.append(
                 events.DataDescribed(
-                    data.name, data.num_train, num_validation, len(data.test_labels)
+                    data.name,
+                    data.num_train,
+                    num_validation,
+                    len(data.test_labels),
+                    data.validation_source if num_validation else "",
+                    self._given.judging_reason,
                 )
             )
 

@@ -23,6 +23,10 @@ class DataConfig:
         validation_fraction: The part of the training images (0..1) that is set apart to decide
             which candidates are accepted, the same share of every class. The test images are then
             looked at once, at the end. 0: the test images decide too, as in the CPrune paper.
+        validation_source: Where the deciding images come from. "train": from the training images.
+            "test": half of the test images, for a model that was trained on all training images:
+            it knows them by heart, which no candidate can match. "auto": the first, unless the
+            original is clearly better on them than on the test images.
     """
 
     name: str = "fashion_mnist_subset"
@@ -33,6 +37,7 @@ class DataConfig:
     max_train: int = 0
     max_test: int = 0
     validation_fraction: float = 0.1
+    validation_source: str = "auto"
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -42,4 +47,7 @@ class DataConfig:
         require(self.max_train >= 0, "data.max_train", self.max_train, "0 (all) or more")
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "a number in [0, 1)")
+        sources = ("auto", "train", "test")
+        source = self.validation_source
+        require(source in sources, "data.validation_source", source, "one of " + ", ".join(sources))
         require(self.max_test >= 0, "data.max_test", self.max_test, "0 (all) or more")

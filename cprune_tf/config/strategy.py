@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from cprune_tf.config.checks import require
+from cprune_tf.config.checks import ConfigError, require
 from cprune_tf.importance.registry import criterion_names
 from cprune_tf.strategies.registry import registered_strategies
 
@@ -25,7 +25,11 @@ class StrategyConfig:
         max_iterations: Maximum number of candidates.
         max_pruned_fraction: Maximum fraction of a layer's original filters that is removed.
         importance: The criterion that chooses the filters to remove, e.g. "l1"; see
-            cprune_tf.importance.
+            cprune_tf.importance. Empty: the strategy's own choice.
+        importance_batches: Number of training batches that criteria and sensitivity look at.
+        target_speedup: Pruning ends when the result is this many times as fast as the original;
+            0: no such target.
+        target_latency_ms: Pruning ends when the result takes no more than this; 0: no such target.
         metric: The metric of all accuracies: "top1" or "top5".
     """
 
@@ -34,7 +38,10 @@ class StrategyConfig:
     max_accuracy_drop: float = 0.01
     max_iterations: int = 100
     max_pruned_fraction: float = 0.8
-    importance: str = "l1"
+    importance: str = ""
+    importance_batches: int = 8
+    target_speedup: float = 0.0
+    target_latency_ms: float = 0.0
     metric: str = "top1"
 
     def validate(self) -> None:
@@ -56,14 +63,27 @@ class StrategyConfig:
         require(0 < fraction < 1, "strategy.max_pruned_fraction", fraction, "a number in (0, 1)")
         criteria = criterion_names()
         require(
-            self.importance in criteria,
+            self.importance in ("", *criteria),
             "strategy.importance",
             self.importance,
-            "one of " + ", ".join(criteria),
+            "one of " + ", ".join(criteria) + ", or empty for the strategy's own choice",
         )
+        count = self.importance_batches
+        require(count >= 1, "strategy.importance_batches", count, "1 or more")
+        self._validate_targets()
         require(self.metric in ("top1", "top5"), "strategy.metric", self.metric, "top1 or top5")
         for name in strategies:
             getattr(self, name).validate()
+
+    def _validate_targets(self) -> None:
+        speedup, latency_ms = self.target_speedup, self.target_latency_ms
+        require(speedup == 0 or speedup > 1, "strategy.target_speedup", speedup, "0 or more than 1")
+        require(latency_ms >= 0, "strategy.target_latency_ms", latency_ms, "0 or more")
+        if speedup and latency_ms:
+            raise ConfigError(
+                f"config.strategy.target_speedup is {speedup:g} and target_latency_ms is "
+                f"{latency_ms:g}; expected only one of them. Set the other to 0."
+            )
 
 
 def strategy_config_class() -> type[StrategyConfig]:

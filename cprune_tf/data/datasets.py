@@ -73,6 +73,7 @@ def from_datasets(
         class_names=(),
         num_train=None,
         train_dataset=lambda seed: train,
+        validation_source="given",
         **parts,
     )
 

@@ -35,6 +35,8 @@ class ImageData:
         validation_images: Images that decide which candidates are accepted, like test_images; None
             if the test images decide.
         validation_labels: Their labels; None if the test images decide.
+        validation_source: Where the validation images, if any, come from: "train", "test", or
+            "given" by the caller.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ImageData:
     train_dataset: Callable[[int], tf.data.Dataset] = dataclasses.field(repr=False)
     validation_images: np.ndarray | None = dataclasses.field(default=None, repr=False)
     validation_labels: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    validation_source: str = "train"
 
     @property
     def judges(self) -> tuple[np.ndarray, np.ndarray]:

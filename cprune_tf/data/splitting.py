@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import numpy.typing as npt
 
+from cprune_tf.data.image_data import ImageData
+
 # The same split in every run, whatever the run's seed.
 SPLIT_SEED = 0
 # 0.2 x 35 is a little less than 7 in floating point.
 _ROUNDING = 1e-9
+
+# The part of the test images that decides where no training image can.
+_JUDGING_TEST_FRACTION = 0.5
 
 Indices = npt.NDArray[np.intp]
 
@@ -38,3 +44,23 @@ def stratified_split(
                 count = max(1, math.floor(len(members) * fraction + _ROUNDING))
                 is_apart[members[:count]] = True
     return np.flatnonzero(~is_apart), np.flatnonzero(is_apart)
+
+
+def judge_by_test_images(data: ImageData) -> ImageData:
+    """Sets half of the test images apart to decide; the other half is quoted.
+
+    Args:
+        data: With all training images, and without validation images.
+
+    Returns:
+        The same data with validation images of source "test".
+    """
+    quoted, judging = stratified_split(data.test_labels, _JUDGING_TEST_FRACTION, SPLIT_SEED)
+    return dataclasses.replace(
+        data,
+        test_images=data.test_images[quoted],
+        test_labels=data.test_labels[quoted],
+        validation_images=data.test_images[judging],
+        validation_labels=data.test_labels[judging],
+        validation_source="test",
+    )

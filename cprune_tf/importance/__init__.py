@@ -7,7 +7,7 @@ from cprune_tf.importance.registry import (
     needs_data,
     register_criterion,
 )
-from cprune_tf.importance.scoring import score
+from cprune_tf.importance.scoring import score, score_groups
 
 __all__ = [
     "ImportanceError",
@@ -16,4 +16,5 @@ __all__ = [
     "needs_data",
     "register_criterion",
     "score",
+    "score_groups",
 ]

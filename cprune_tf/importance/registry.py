@@ -16,7 +16,7 @@ import functools
 import importlib
 import pkgutil
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,8 @@ class ScoringRequest:
 
 # Gives the importance of each unit, float64 [group.num_channels]; higher is more important.
 Scorer = Callable[[ScoringRequest], Array]
+# Gives the same for several groups, from (model, groups, data).
+JointScorer = Callable[[Any, "Sequence[ChannelGroup]", Any], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +68,27 @@ class Criterion:
         name: What a configuration calls it.
         scorer: Computes the scores.
         needs_data: Whether it needs labelled images and a compiled model.
+        joint: Scores all groups at once, for less work than one by one; None: there is no such way.
     """
 
     name: str
     scorer: Scorer
     needs_data: bool
+    joint: JointScorer | None = None
 
 
 _criteria: dict[str, Criterion] = {}
 
 
-def register_criterion(name: str, *, needs_data: bool = False) -> Callable[[Scorer], Scorer]:
+def register_criterion(
+    name: str, *, needs_data: bool = False, joint: JointScorer | None = None
+) -> Callable[[Scorer], Scorer]:
     """Registers the decorated function as a criterion.
 
     Args:
         name: What a configuration calls it.
         needs_data: Whether it needs labelled images and a compiled model.
+        joint: Gives the same scores for several groups at once; None: they are scored one by one.
 
     Returns:
         The decorator; it gives the function back unchanged.
@@ -96,7 +103,7 @@ def register_criterion(name: str, *, needs_data: bool = False) -> Callable[[Scor
                 f"The criterion {name!r} is registered already, by "
                 f"{_criteria[name].scorer.__module__}; expected a name of its own."
             )
-        _criteria[name] = Criterion(name, scorer, needs_data)
+        _criteria[name] = Criterion(name, scorer, needs_data, joint)
         return scorer
 
     return register

@@ -46,15 +46,7 @@ def gate_derivatives(request: ScoringRequest) -> Array:
     from cprune_tf.graph.layers import weight_variables
 
     model, group, data = request.model, request.group, request.data
-    if data is None:
-        raise ImportanceError(
-            "The method 'taylor' needs data=(inputs, targets) or an iterable of such batches."
-        )
-    if not getattr(model, "compiled", False):
-        raise ImportanceError(
-            f"The method 'taylor' needs a loss, but '{model.name}' is not compiled; call "
-            "model.compile(loss=...) first."
-        )
+    check_differentiable("taylor", model, data)
     weights = gate_weights(group)
     if not weights:
         raise ImportanceError(f"The group '{group.name}' has no trainable parameters to score.")
@@ -70,6 +62,28 @@ def gate_derivatives(request: ScoringRequest) -> Array:
     if not count:
         raise ImportanceError("The data for 'taylor' held no batch.")
     return average([total / count for total in totals.values()])
+
+
+def check_differentiable(method: str, model: Any, data: Any) -> None:
+    """Checks that there is a loss to differentiate.
+
+    Args:
+        method: The criterion's name, for the message.
+        model: The model.
+        data: The labelled data.
+
+    Raises:
+        ImportanceError: Without data, or for a model that is not compiled.
+    """
+    if data is None:
+        raise ImportanceError(
+            f"The method {method!r} needs data=(inputs, targets) or an iterable of such batches."
+        )
+    if not getattr(model, "compiled", False):
+        raise ImportanceError(
+            f"The method {method!r} needs a loss, but '{model.name}' is not compiled; call "
+            "model.compile(loss=...) first."
+        )
 
 
 def gate_weights(group: ChannelGroup) -> list[GroupWeight]:

@@ -184,6 +184,17 @@ class LatencyPredictor:
             )
         return Prediction(whole_ms, math.sqrt(max(variance, 0.0)), tuple(parts))
 
+    def tasks_ms(self, keys: Sequence[TaskKey]) -> Vector:
+        """Returns the latency of each task, measured or predicted.
+
+        Args:
+            keys: (family, channel counts) of tasks of the model.
+
+        Returns:
+            float64 [len(keys)], milliseconds of one call.
+        """
+        return self._tasks(keys)[0]
+
     def _tasks(self, keys: Sequence[TaskKey]) -> tuple[Vector, Vector]:
         """Returns the tasks' latencies in ms and the covariance of their logarithms."""
         by_family = {site.family: site for site in self._sites}

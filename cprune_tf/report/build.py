@@ -223,6 +223,12 @@ class _Builder:
 
 def _which_images(data: DataDescribed) -> str:
     """Says which images decided, and which the accuracies are quoted on."""
+    if data.validation_source == "test":
+        return (
+            f"{data.reason} So {data.num_validation:,} of the test images decided which candidates "
+            f"were accepted, and accuracies are quoted on the other {data.num_test:,}, which were "
+            "looked at once, at the end."
+        )
     if data.num_validation:
         return (
             f"{data.num_validation:,} validation images decided which candidates were accepted. "

@@ -129,6 +129,11 @@ class RunDirectory:
         return self.root / "tuning"
 
     @property
+    def points_path(self) -> pathlib.Path:
+        """The file of measured task latencies at other channel counts."""
+        return self.root / "points.jsonl"
+
+    @property
     def tensorboard_dir(self) -> pathlib.Path:
         """The folder of the training curves."""
         return self.root / "tensorboard"

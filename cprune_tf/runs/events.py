@@ -60,6 +60,9 @@ class DataDescribed:
         num_validation: Number of images that decide which candidates are accepted; 0 if the test
             images decide.
         num_test: Number of images that the accuracies of the cross-check are quoted on.
+        validation_source: Where the validation images come from: "train", "test" or "given"; "" if
+            there are none.
+        reason: Why they come from there, with the numbers; "" if it needs no reason.
     """
 
     kind: ClassVar[str] = "data"
@@ -67,6 +70,8 @@ class DataDescribed:
     num_train: int | None
     num_validation: int
     num_test: int
+    validation_source: str = ""
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +116,28 @@ class CountRuledOut:
     key: str
     step: int
     price_ratio: float
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidatePlanned:
+    """A strategy worked out what to remove, at some expense.
+
+    Attributes:
+        index: The candidate's number, from 0.
+        attempt: Counts the plans for this candidate, from 0: a plan may turn out to be wrong.
+        key: The key of the strategy's target.
+        removed: Indices of the units to remove, by channel group.
+        ratio: The planned latency of the tasks / that of the current model's tasks.
+        reason: How the plan was found, with the numbers.
+    """
+
+    kind: ClassVar[str] = "candidate_planned"
+    index: int
+    attempt: int
+    key: str
+    removed: Mapping[str, tuple[int, ...]]
+    ratio: float
     reason: str
 
 
@@ -280,6 +307,7 @@ RUN_EVENTS = Schema(
         Evaluated,
         Baseline,
         CountRuledOut,
+        CandidatePlanned,
         CandidateMeasured,
         CandidateJudged,
         Accepted,

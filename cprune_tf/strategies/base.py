@@ -8,10 +8,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from cprune_tf.runs.events import ACCEPTED
 
 if typing.TYPE_CHECKING:
     from cprune_tf.devices import Latency
+    from cprune_tf.importance.registry import Array
     from cprune_tf.runtimes import RuntimeModel
     from cprune_tf.strategies.workbench import CurrentModel, Workbench
 
@@ -131,6 +134,8 @@ class Strategy(abc.ABC):
     """
 
     name: ClassVar[str]
+    # What ranks units where config.strategy.importance is empty.
+    default_importance: ClassVar[str] = "l1"
 
     def __init__(self, bench: Workbench, original: CurrentModel, required_accuracy: float) -> None:
         self.bench = bench
@@ -186,3 +191,19 @@ def least_units(ranking: Mapping[str, tuple[int, ...]], count: int) -> dict[str,
         Sorted unit indices by group name.
     """
     return {name: tuple(sorted(units[:count])) for name, units in ranking.items()}
+
+
+def ranked(scores: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Ranks units by their scores.
+
+    Args:
+        scores: By group name.
+
+    Returns:
+        All unit indices by group name, the least important first.
+    """
+    # A stable sort: equal scores go in index order on every machine.
+    return {
+        name: tuple(int(index) for index in np.argsort(values, kind="stable"))
+        for name, values in scores.items()
+    }

@@ -53,8 +53,9 @@ class Trainer:
         return evaluate(model, self.data, self.config.strategy.metric, part="validation")
 
     def sample(self) -> Any:
-        """One batch of training images and labels."""
-        return next(iter(self.data.train_dataset(self.config.seed)))
+        """A few batches of training images and labels, the same at every call."""
+        count = self.config.strategy.importance_batches
+        return list(self.data.train_dataset(self.config.seed).take(count).as_numpy_iterator())
 
     def _train(self, model: keras.Model, config: FitConfig, phase: str) -> None:
         # A function of the model's size, so that a resumed run trains as the first one would have.

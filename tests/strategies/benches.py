@@ -14,9 +14,9 @@ import rich.console
 
 from cprune_tf.compiler.structure import ProgramStructure
 from cprune_tf.config import TuningConfig, from_mapping
-from cprune_tf.runs import Progress, RunDirectory
+from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runtimes import RuntimeOptions
-from cprune_tf.strategies.workbench import Hooks, Workbench
+from cprune_tf.strategies.workbench import Hooks, Workbench, run_strategy
 from tests.runtimes.analytic import AnalyticRuntime
 
 
@@ -73,3 +73,22 @@ def bench(
         runtime(None, options) as opened,
     ):
         yield Workbench(config, run, opened, used or hooks(), progress)
+
+
+def prune(bench, strategy, required=0.1, build=None):
+    """Runs a strategy from the original, as a new or a resumed run does."""
+    baseline = bench.run.journal.last(events.Baseline)
+    original = (build or small_model)()
+    if baseline is None:
+        first = bench.start(original, 0.9)
+        record = vars(bench.describe(first))
+        bench.run.journal.append(events.Baseline(**record, required_accuracy=required))
+    else:
+        bench.runtime.tune(bench.runtime.prepare(original), 1)
+        first = bench.restore(baseline, original)
+    current, accepted = first, bench.run.journal.last(events.Accepted)
+    if accepted is not None:
+        model = keras.models.load_model(bench.run.path(accepted.model))
+        bench.runtime.tune(bench.runtime.prepare(model), 1)
+        current = bench.restore(accepted, model)
+    return run_strategy(strategy(bench, first, required), bench, current)

@@ -15,8 +15,12 @@ from cprune_tf.compiler.importer import import_model
 from cprune_tf.compiler.tasks import lower_model
 from cprune_tf.models.resnet import resnet8
 from cprune_tf.models.small import mobilenet_small
-from cprune_tf.strategies.base import least_units
-from cprune_tf.strategies.workbench.targets import find_target, rank_units, removable
+from cprune_tf.strategies.base import least_units, ranked
+from cprune_tf.strategies.workbench.targets import (
+    find_target,
+    removable,
+    score_units,
+)
 from tests.compiler.workloads import conv_task
 
 LLVM = tvm.target.Target({"kind": "llvm", "num-cores": 1})
@@ -24,7 +28,7 @@ LLVM = tvm.target.Target({"kind": "llvm", "num-cores": 1})
 
 def choose_units(model, channels, groups, count, **how):
     """The units that a strategy would remove."""
-    return least_units(rank_units(model, channels, groups, **how), count)
+    return least_units(ranked(score_units(model, channels, groups, **how)), count)
 
 
 class Analyzed:

@@ -9,34 +9,13 @@ from cprune_tf.config import ConfigError, from_mapping
 from cprune_tf.runs import events
 from cprune_tf.strategies import registry
 from cprune_tf.strategies.cprune import CPrune
-from cprune_tf.strategies.workbench import run_strategy
 from tests.docs_examples import run_section
 from tests.runtimes.analytic import AnalyticRuntime
 
 from . import benches
+from .benches import prune
 
 EASY = {"alpha": 0.5, "beta": 0.95}
-
-
-def prune(bench, strategy=CPrune, required=0.1):
-    """Runs a strategy from the original, as a new or a resumed run does."""
-    baseline = bench.run.journal.last(events.Baseline)
-    original = benches.small_model()
-    if baseline is None:
-        first = bench.start(original, 0.9)
-        record = vars(bench.describe(first))
-        bench.run.journal.append(events.Baseline(**record, required_accuracy=required))
-    else:
-        bench.runtime.tune(bench.runtime.prepare(original), 1)
-        first = bench.restore(baseline, original)
-    current, accepted = first, bench.run.journal.last(events.Accepted)
-    if accepted is not None:
-        import keras
-
-        model = keras.models.load_model(bench.run.path(accepted.model))
-        bench.runtime.tune(bench.runtime.prepare(model), 1)
-        current = bench.restore(accepted, model)
-    return run_strategy(strategy(bench, first, required), bench, current)
 
 
 def judged(bench):
@@ -46,7 +25,7 @@ def judged(bench):
 def test_no_candidate_is_a_count_that_its_price_rules_out(tmp_path):
     """Filters go in tiles of 4, latency in steps of 8: every other count is awkward."""
     with benches.bench(tmp_path, {"max_iterations": 20, "cprune": EASY}) as bench:
-        result = prune(bench)
+        result = prune(bench, CPrune)
         ruled_out = bench.run.journal.events(events.CountRuledOut)
         candidates = judged(bench)
     assert {(event.key, event.step) for event in ruled_out} >= {("second@32", 4), ("first@16", 4)}
@@ -62,7 +41,7 @@ def test_no_candidate_is_a_count_that_its_price_rules_out(tmp_path):
 
 def test_reasons_name_the_ratio_side_by_side_before_the_milliseconds(tmp_path):
     with benches.bench(tmp_path, {"max_iterations": 1, "cprune": EASY}) as bench:
-        prune(bench)
+        prune(bench, CPrune)
         (candidate,) = judged(bench)
     ratio, times = candidate.reason.split("side by side")
     assert "% of the current model's latency" in ratio and "ms" in times
@@ -74,7 +53,7 @@ def test_a_refused_accuracy_bans_the_groups_and_the_rest_goes_on(tmp_path):
 
     strategy = {"max_iterations": 20, "cprune": EASY}
     with benches.bench(tmp_path, strategy, benches.hooks(evaluate=evaluate)) as bench:
-        result = prune(bench)
+        result = prune(bench, CPrune)
         refused = [one for one in judged(bench) if one.decision == events.REFUSED_ACCURACY]
     assert len(refused) == 1 and set(refused[0].removed) == {"second"}
     assert result.model.get_layer("second").filters == 32
@@ -96,16 +75,16 @@ def test_a_run_that_breaks_off_goes_on_with_the_same_candidate_and_measures_noth
 
     with benches.bench(tmp_path / "broken", strategy, benches.hooks(train)) as bench:
         with pytest.raises(InterruptedTrainingError):
-            prune(bench)
+            prune(bench, CPrune)
         broken = bench.run.journal.last(events.CandidateMeasured)
         assert len(judged(bench)) == 1 and broken.index == 1
     with benches.bench(tmp_path / "broken", strategy) as bench:
-        prune(bench)
+        prune(bench, CPrune)
         measured = bench.run.journal.events(events.CandidateMeasured)
         resumed = [(one.key, dict(one.removed), one.decision) for one in judged(bench)]
     assert [one.index for one in measured] == [0, 1, 2]
     with benches.bench(tmp_path / "whole", strategy) as bench:
-        prune(bench)
+        prune(bench, CPrune)
         whole = [(one.key, dict(one.removed), one.decision) for one in judged(bench)]
         units = bench.run.journal.events(events.CandidateMeasured)
     assert resumed == whole
@@ -115,10 +94,10 @@ def test_a_run_that_breaks_off_goes_on_with_the_same_candidate_and_measures_noth
 def test_a_finished_strategy_does_nothing_more(tmp_path):
     strategy = {"max_iterations": 2, "cprune": EASY}
     with benches.bench(tmp_path, strategy) as bench:
-        prune(bench)
+        prune(bench, CPrune)
         before = len(judged(bench))
     with benches.bench(tmp_path, strategy) as bench:
-        prune(bench)
+        prune(bench, CPrune)
         assert len(judged(bench)) == before == 2
         assert bench.runtime.num_timed == 0
 
@@ -131,7 +110,7 @@ def test_what_training_does_is_a_stage_of_its_own_in_the_log(tmp_path):
             assert bench.progress.innermost is not None
 
         object.__setattr__(bench, "hooks", benches.hooks(train))
-        prune(bench)
+        prune(bench, CPrune)
         log = bench.run.log_path.read_text()
     assert "Train candidate 1: begins" in log and "3/4; loss 0.5" in log
 
@@ -141,7 +120,7 @@ def test_a_runtime_without_programs_is_refused_by_what_reads_programs(tmp_path):
         benches.bench(tmp_path, {"cprune": EASY}, runtime=AnalyticRuntime) as bench,
         pytest.raises(ConfigError, match=r"'cprune', which reads the structure of programs"),
     ):
-        prune(bench)
+        prune(bench, CPrune)
 
 
 @pytest.fixture
@@ -180,7 +159,7 @@ def test_the_criterion_of_the_documentation_chooses_units(tmp_path):
     try:
         strategy = {"max_iterations": 1, "importance": "largest_weight", "cprune": EASY}
         with benches.bench(tmp_path, strategy) as bench:
-            prune(bench)
+            prune(bench, CPrune)
             assert len(judged(bench)) == 1
     finally:
         importance.registry._criteria.pop("largest_weight")

@@ -29,7 +29,16 @@ _TOLERANCE = 1e-9
 
 
 class BudgetError(UserError, ValueError):
-    """No choice of counts fits into the budget: says how low the latency can get."""
+    """No choice of counts fits into the budget: says how low the latency can get.
+
+    Args:
+        message: For the user.
+        cheapest_ms: The least latency of all choices, the constant included.
+    """
+
+    def __init__(self, message: str, cheapest_ms: float) -> None:
+        super().__init__(message)
+        self.cheapest_ms = cheapest_ms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +132,8 @@ def allocate(
         raise BudgetError(
             f"No channel counts fit into {budget_ms:.4g} ms ({result.message.rstrip('.')}). The "
             f"least that the allowed counts take is {cheapest:.4g} ms: ask for no less, or allow "
-            "smaller counts."
+            "smaller counts.",
+            cheapest,
         )
     chosen = program.chosen(result.x)
     value = sum(group.values[chosen[group.name]] for group in groups)

@@ -10,6 +10,7 @@ from typing import Any
 from cprune_tf import graph
 from cprune_tf.config import PruneConfig
 from cprune_tf.devices import Latency
+from cprune_tf.importance.registry import Array
 from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.results import ModelRecord, TaskRecord
 from cprune_tf.runtimes import Runtime, RuntimeModel, TaskCost
@@ -20,7 +21,9 @@ from cprune_tf.strategies.base import (
     Price,
     Verdict,
     least_units,
+    ranked,
 )
+from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import targets
 from cprune_tf.strategies.workbench.targets import Target
 
@@ -33,7 +36,7 @@ class Hooks:
         short_term_train: Trains a candidate in place.
         long_term_train: Trains the result in place.
         evaluate: Gives a model's accuracy, 0..1.
-        sample: Gives labelled training images for data-driven importance.
+        sample: Gives batches of labelled training images, for importance and sensitivity.
     """
 
     short_term_train: Callable[[Any], None]
@@ -149,14 +152,44 @@ class Workbench:
         Returns:
             All unit indices by group name, the least important first.
         """
-        return targets.rank_units(
+        return ranked(self.score_units(current, groups, index))
+
+    def score_units(
+        self, current: CurrentModel, groups: tuple[str, ...], index: int
+    ) -> dict[str, Array]:
+        """Scores the units of some groups, by the configured criterion or the strategy's own.
+
+        Args:
+            current: The model.
+            groups: Names of the groups.
+            index: The candidate's number: it decides what a random criterion draws.
+
+        Returns:
+            float64 [num_channels] by group name; higher is more important.
+        """
+        strategy = self.config.strategy
+        own = registered_strategies()[strategy.name].strategy.default_importance
+        return targets.score_units(
             current.model,
             current.channels,
             groups,
-            method=self.config.strategy.importance,
+            method=strategy.importance or own,
             seed=self.config.seed + index,
             sample=self.hooks.sample,
         )
+
+    def labelled(self, current: CurrentModel) -> tuple[Any, Any]:
+        """Gives what the loss can be computed with.
+
+        Args:
+            current: The model.
+
+        Returns:
+            The Keras model, or a copy with a loss where it has none; and batches of (images,
+            labels).
+        """
+        data = self.hooks.sample()
+        return targets.with_loss(current.model, data), data
 
     def draft(self, current: CurrentModel, removal: dict[str, tuple[int, ...]]) -> Draft:
         """Rebuilds a model without some units.
@@ -191,8 +224,8 @@ class Workbench:
             index: The candidate's number in this run.
         """
         draft, journal = candidate.draft, self.run.journal
-        known = journal.last(events.CandidateMeasured)
-        if known is None or (known.index, dict(known.removed)) != (index, dict(draft.removal)):
+        known = self._measured_before(index, draft)
+        if known is None:
             path = self.run.path(f"models/candidate{self.runtime.suffix}")
             self.runtime.build(draft.prepared, path)
             original, now, measured = self.time(
@@ -208,6 +241,14 @@ class Workbench:
                 )
             )
         return Measurement(known.measured, known.current_ms, known.ratio)
+
+    def _measured_before(self, index: int, draft: Draft) -> events.CandidateMeasured | None:
+        """What was measured of a candidate before a kill, or by the strategy while it proposed."""
+        wanted = (index, dict(draft.removal))
+        for event in reversed(self.run.journal.events(events.CandidateMeasured)):
+            if (event.index, dict(event.removed)) == wanted:
+                return event
+        return None
 
     def train(self, candidate: Candidate, index: int) -> float:
         """Trains a candidate in place for a short time.

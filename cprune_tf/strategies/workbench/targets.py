@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from cprune_tf import graph, importance
+from cprune_tf.importance.registry import Array
 from cprune_tf.runtimes import RuntimeTask
 
 
@@ -95,7 +94,7 @@ def removable(
     return max(0, min(allowances))
 
 
-def rank_units(
+def score_units(
     model: Any,
     channels: graph.ChannelGraph,
     groups: tuple[str, ...],
@@ -103,41 +102,44 @@ def rank_units(
     method: str,
     seed: int,
     sample: Callable[[], Any] | None = None,
-) -> dict[str, tuple[int, ...]]:
-    """Ranks the units of some groups by importance.
+) -> dict[str, Array]:
+    """Scores the units of some groups by importance.
 
     Args:
         model: The current model.
         channels: Its groups.
-        groups: Names of the groups to rank.
+        groups: Names of the groups to score.
         method: See cprune_tf.importance.
         seed: For method "random".
-        sample: Gives labelled images, for criteria that need some.
+        sample: Gives batches of labelled images, for criteria that need some.
 
     Returns:
-        All unit indices by group name, the least important first.
+        float64 [num_channels] by group name; higher is more important.
     """
     data = None
     if importance.needs_data(method) and sample is not None:
         data = sample()
-        model = _with_loss(model, data)
-    ranking = {}
-    for name in groups:
-        scores = importance.score(model, channels[name], method, data=data, seed=seed)
-        # A stable sort: equal scores go in index order on every machine.
-        ranking[name] = tuple(int(index) for index in np.argsort(scores, kind="stable"))
-    return ranking
+        model = with_loss(model, data)
+    chosen = [channels[name] for name in groups]
+    return importance.score_groups(model, chosen, method, data=data, seed=seed)
 
 
-def _with_loss(model: Any, data: Any) -> Any:
-    """The model, or where it was never compiled, a copy that has a loss to differentiate."""
+def with_loss(model: Any, data: Any) -> Any:
+    """Returns the model, or where it was never compiled, a copy that has a loss.
+
+    Args:
+        model: A classifier.
+        data: Batches of (images, labels); the first decides whether the outputs are logits.
+    """
     if model.compiled:
         return model
     import keras
 
+    from cprune_tf.importance.taylor import batches
     from cprune_tf.training.losses import gives_probabilities
 
     copy = graph.rebuild(model, {})
-    from_logits = not gives_probabilities(model, data[0])
+    images, _ = next(batches(data))
+    from_logits = not gives_probabilities(model, images)
     copy.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
     return copy

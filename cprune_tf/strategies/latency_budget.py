@@ -1,0 +1,298 @@
+"""Global pruning under a latency budget, in rounds.
+
+Each round lowers the latency that the model may take, and asks which channel counts of all groups
+together keep the most importance within it. The answer is exact: a mixed-integer linear program
+(planning/allocation.py). What a site costs at its groups' counts is measured on the device, or
+predicted from what was measured; a solution is measured before it is believed
+(planning/planner.py). What keeping a unit is worth comes from the loss: coupled first-order Taylor
+scores, calibrated between groups by a short sensitivity scan (planning/sensitivity.py). Then the
+model is rebuilt, timed whole in turn with the current one, and trained for a short time. A round
+whose accuracy is too low is taken back, and the next one goes half as far.
+
+Every accepted round is a point of the run's front of latency and accuracy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cprune_tf.config.checks import require
+from cprune_tf.runs import events
+from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units, ranked
+from cprune_tf.strategies.registry import register_strategy
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.strategies.planning.allocation import GroupOptions
+    from cprune_tf.strategies.planning.planner import Plan, Planner
+    from cprune_tf.strategies.workbench import CurrentModel
+
+# A plan is corrected when the whole model takes so much more of the current latency than planned.
+_TOLERATED_EXCESS = 0.03
+_MAX_PLANS_PER_ROUND = 3
+# What a round must gain to be worth its training.
+_LEAST_GAIN = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyBudgetConfig:
+    """How the budget falls, and what a round may cost in accuracy.
+
+    Attributes:
+        num_rounds: With a target: the budget falls geometrically from the original's latency to
+            the target in so many rounds. A refused round adds some.
+        round_ratio: Without a target: each round may take this fraction of the current latency.
+        smallest_cut: Pruning ends when a round would cut the latency by less than this fraction.
+        round_slack: A round may end this far (0..1) below the required accuracy, since long-term
+            training follows. If the result then still misses it, an earlier round is delivered.
+        max_options: Maximum number of channel counts that a group is given to choose from.
+        solver_time_sec: The solver stops after this long with the best counts so far.
+    """
+
+    num_rounds: int = 4
+    round_ratio: float = 0.75
+    smallest_cut: float = 0.04
+    round_slack: float = 0.005
+    max_options: int = 8
+    solver_time_sec: float = 60.0
+
+    def validate(self) -> None:
+        """Raises ConfigError where a field cannot work."""
+        field = "strategy.latency_budget."
+        require(self.num_rounds >= 1, field + "num_rounds", self.num_rounds, "1 or more")
+        ratio, cut = self.round_ratio, self.smallest_cut
+        require(0 < ratio < 1, field + "round_ratio", ratio, "a number in (0, 1)")
+        require(0 < cut < 1, field + "smallest_cut", cut, "a number in (0, 1)")
+        slack = self.round_slack
+        require(0 <= slack < 1, field + "round_slack", slack, "a number in [0, 1)")
+        require(self.max_options >= 2, field + "max_options", self.max_options, "2 or more")
+        limit = self.solver_time_sec
+        require(limit > 0, field + "solver_time_sec", limit, "a positive number")
+
+
+@register_strategy("latency_budget", LatencyBudgetConfig)
+class LatencyBudget(Strategy):
+    """See the module's text.
+
+    Attributes:
+        num_candidates: Candidates judged so far.
+        scale: How much of a full round the next one goes: halved by each accuracy refusal.
+        num_too_slow: Candidates refused for latency since the last acceptance: the next one goes so
+            many rounds further.
+    """
+
+    default_importance = "coupled_taylor"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.num_candidates = 0
+        self.scale = 1.0
+        self.num_too_slow = 0
+
+    def learn(self, event: Any) -> None:
+        """See Strategy."""
+        if not isinstance(event, events.CandidateJudged):
+            return
+        self.num_candidates += 1
+        if event.decision == events.ACCEPTED:
+            self.num_too_slow = 0
+        elif event.decision == events.REFUSED_LATENCY:
+            self.num_too_slow += 1
+        else:
+            self.scale /= 2
+
+    @property
+    def target_ratio(self) -> float:
+        """The latency to reach / the original's; 0 if accuracy alone decides how far to go."""
+        strategy = self.bench.config.strategy
+        if strategy.target_speedup:
+            return float(1 / strategy.target_speedup)
+        if strategy.target_latency_ms:
+            return float(strategy.target_latency_ms / self.original.latency.median_ms)
+        return 0.0
+
+    def propose(self, current: CurrentModel) -> Candidate | Stop:
+        """See Strategy: the best plan for the next budget, timed whole and corrected if it lies."""
+        ratio = self._next_ratio(current)
+        if isinstance(ratio, Stop):
+            return ratio
+        correction = 1.0
+        for attempt in range(_MAX_PLANS_PER_ROUND):
+            planned = self._planned_before(attempt)
+            if planned is None:
+                planned = self._plan(current, ratio, correction, attempt)
+                if isinstance(planned, Stop):
+                    return planned
+                self.bench.run.journal.append(planned)
+            candidate = self._candidate(current, planned)
+            measurement = self.bench.measure(current, candidate, self.num_candidates)
+            if measurement.current_ratio <= ratio * (1 + _TOLERATED_EXCESS):
+                break
+            correction *= ratio / measurement.current_ratio
+        return candidate
+
+    def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
+        """See Strategy: faster than the current model, and accurate enough after training."""
+        measurement = self.bench.measure(current, candidate, index)
+        latency = (
+            f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
+            f"({1 / measurement.original_ratio:.3g}x as fast as the original)"
+        )
+        if measurement.current_ratio > 1 - _LEAST_GAIN:
+            return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
+        accuracy = self.bench.train(candidate, index)
+        least = self.required_accuracy - self.settings.round_slack
+        if accuracy < least:
+            reason = (
+                f"accuracy {accuracy:.2%} < {least:.2%}, at {latency}: the next round goes half as "
+                "far"
+            )
+            return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
+        reason = f"{latency}, accuracy {accuracy:.2%}"
+        return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+
+    def _next_ratio(self, current: CurrentModel) -> float | Stop:
+        """The latency that the next round may take / the current model's."""
+        target, settings = self.target_ratio, self.settings
+        reached = current.latency_ratio
+        if target and reached <= target * (1 + _TOLERATED_EXCESS / 2):
+            return Stop(f"the target is reached: {1 / reached:.3g}x as fast as the original")
+        whole_round = target ** (1 / settings.num_rounds) if target else settings.round_ratio
+        ratio = max(whole_round ** (self.scale * (1 + self.num_too_slow)), target / reached)
+        if ratio > 1 - settings.smallest_cut and ratio > target / reached:
+            missing = f"; the target of {1 / target:.3g}x is not reached" if target else ""
+            return Stop(
+                f"a further round would cut the latency by less than {settings.smallest_cut:.0%}: "
+                f"accuracy binds at {1 / reached:.3g}x{missing}"
+            )
+        return float(ratio)
+
+    def _planned_before(self, attempt: int) -> events.CandidatePlanned | None:
+        """The plan that an interrupted session had made."""
+        for event in self.bench.run.journal.events(events.CandidatePlanned):
+            if (event.index, event.attempt) == (self.num_candidates, attempt):
+                return event
+        return None
+
+    def _candidate(self, current: CurrentModel, planned: events.CandidatePlanned) -> Candidate:
+        draft = self.bench.draft(current, dict(planned.removed))
+        # All of it was measured for the plan; where that was lost, it is measured again.
+        price = self.bench.price(current, draft)
+        step = sum(len(units) for units in planned.removed.values())
+        return Candidate(planned.key, draft, step, price=price)
+
+    def _plan(
+        self, current: CurrentModel, ratio: float, correction: float, attempt: int
+    ) -> events.CandidatePlanned | Stop:
+        """Solves for the counts of the next budget and chooses the units that go."""
+        from cprune_tf.strategies.planning.allocation import BudgetError
+
+        bench = self.bench
+        units = {group.name: group.num_channels for group in current.channels.groups}
+        with self._planner() as planner:
+            options = self._options(planner, units)
+            scores = bench.score_units(current, tuple(options), self.num_candidates)
+            groups = self._valued(current, options, scores)
+            now_ms = planner.tasks_ms({name: units[name] for name in options})
+            with bench.progress.stage(f"Plan round {self.num_candidates + 1}") as stage:
+
+                def report(plan: Plan) -> None:
+                    stage.update(text=_describe(plan, now_ms))
+
+                try:
+                    plan = planner.plan(groups, now_ms * ratio * correction, report)
+                except BudgetError as error:
+                    least = error.cheapest_ms / now_ms
+                    if least > 1 - self.settings.smallest_cut:
+                        return Stop(
+                            f"the counts that are left can take no less than {least:.1%} of the "
+                            "current model's tasks: config.strategy.max_pruned_fraction binds"
+                        )
+                    plan = planner.plan(groups, error.cheapest_ms * (1 + 1e-6), report)
+        removal = {
+            name: units[name] - count for name, count in plan.counts.items() if count < units[name]
+        }
+        if not removal:
+            return Stop("no smaller counts are left that are faster")
+        ranking = ranked(scores)
+        return events.CandidatePlanned(
+            index=self.num_candidates,
+            attempt=attempt,
+            key=f"budget {ratio * current.latency_ratio:.1%} of the original",
+            removed={
+                name: least_units({name: ranking[name]}, count)[name]
+                for name, count in removal.items()
+            },
+            ratio=plan.tasks_ms / now_ms,
+            reason=_describe(plan, now_ms),
+        )
+
+    @contextlib.contextmanager
+    def _planner(self) -> Iterator[Planner]:
+        """Plans over the original model, whose programs all others are transferred from."""
+        from cprune_tf.latency.lab import LatencyLab
+        from cprune_tf.latency.points import PointStore
+        from cprune_tf.strategies.planning.planner import Planner, PlannerConfig
+
+        bench, original = self.bench, self.original
+        config = PlannerConfig(time_limit_sec=self.settings.solver_time_sec, seed=bench.config.seed)
+        with PointStore(bench.run.points_path, bench.runtime.fingerprint) as store:
+            lab = LatencyLab(
+                original.model, original.prepared, original.channels, bench.runtime, store
+            )
+            lab.measure({})
+            yield Planner(lab, config)
+
+    def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """The counts that each group may take: right edges of its staircase in the original."""
+        from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
+        from cprune_tf.strategies.planning.options import remaining, staircase_options
+
+        max_options = self.settings.max_options
+        fraction = self.bench.config.strategy.max_pruned_fraction
+        sampling = SamplingConfig(
+            max_points=max_options, first_points=min(7, max_options), smallest=1 - fraction
+        )
+        options = {}
+        prunable = self.original.channels.prunable
+        with self.bench.progress.stage("Measure staircases", total=len(prunable)) as stage:
+            for number, group in enumerate(prunable):
+                stage.update(number, group.name)
+                staircase = sample_staircase(planner.lab, group, sampling)
+                options[group.name] = staircase_options(staircase, max_options)
+        return remaining(options, units)
+
+    def _valued(
+        self,
+        current: CurrentModel,
+        options: Mapping[str, tuple[int, ...]],
+        scores: Mapping[str, Any],
+    ) -> list[GroupOptions]:
+        """What keeping each count is worth, by the loss."""
+        from cprune_tf.strategies.planning import sensitivity
+        from cprune_tf.strategies.planning.allocation import GroupOptions
+
+        bench = self.bench
+        removed = {
+            name: sensitivity.scanned_removals(counts)
+            for name, counts in options.items()
+            if len(counts) > 1
+        }
+        model, data = bench.labelled(current)
+        with bench.progress.stage("Scan sensitivity", total=len(removed)) as stage:
+            scanned = sensitivity.scan(
+                model, current.channels, ranked(scores), removed, data, stage.progress
+            )
+        values = sensitivity.kept_values(scores, scanned, options)
+        return [GroupOptions(name, counts, values[name]) for name, counts in options.items()]
+
+
+def _describe(plan: Plan, now_ms: float) -> str:
+    return (
+        f"{plan.tasks_ms / now_ms:.1%} of the current tasks, solution {plan.num_solutions} "
+        f"({plan.solver_sec:.2g} s of solving, gap {plan.gap:.1g}), "
+        f"{plan.num_measured} tasks measured"
+    )

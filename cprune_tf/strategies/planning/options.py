@@ -1,0 +1,49 @@
+"""The channel counts that are worth choosing: right edges of measured staircases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cprune_tf.latency.staircase import Staircase
+
+
+def staircase_options(
+    staircase: Staircase, max_options: int, tolerance: float = 0.02
+) -> tuple[int, ...]:
+    """Chooses the counts of a group that a plan may use.
+
+    Args:
+        staircase: The group's, measured.
+        max_options: At most so many, at least the two ends; those without which the gap in latency
+            stays smallest are left out first.
+        tolerance: See `Staircase.steps`.
+
+    Returns:
+        Counts, ascending; the last is the number of units of the unpruned model.
+    """
+    steps = list(staircase.steps(tolerance))
+    while len(steps) > max(max_options, 2):
+        gaps_ms = [
+            staircase.latency_ms(larger) - staircase.latency_ms(smaller)
+            for larger, smaller in zip(steps, steps[2:], strict=False)
+        ]
+        del steps[1 + gaps_ms.index(min(gaps_ms))]
+    return tuple(reversed(steps))
+
+
+def remaining(
+    options: Mapping[str, tuple[int, ...]], units: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The options that a pruned model still has.
+
+    Args:
+        options: Counts by group, ascending, of the original model.
+        units: Units of the pruned model's groups.
+
+    Returns:
+        The smaller options, and the count that each group has now as the last.
+    """
+    return {
+        name: (*(count for count in counts if count < units[name]), units[name])
+        for name, counts in options.items()
+    }
