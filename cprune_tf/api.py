@@ -1,4 +1,4 @@
-"""The Python API: `prune(model, ...)` for training pipelines."""
+"""The Python API: `prune(model, ...)` for use in training scripts."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ _DELIVERED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PruneResult:
-    """What a pruning run gave.
+    """The result of a pruning run.
 
     Attributes:
         model: The pruned Keras model.
-        history: One mapping for each candidate tried, in order: what was removed, what it cost,
-            what was decided and why.
-        report: Everything the HTML report shows.
+        history: One mapping for each candidate, in the order in which they were tried, with the
+            fields of `runs.events.CandidateJudged`: what was removed, the latency and accuracy, the
+            decision and its reason.
+        report: All that the HTML report shows.
         workdir: The run directory.
     """
 
@@ -55,24 +56,24 @@ class PruneResult:
     workdir: pathlib.Path
 
     def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> pathlib.Path:
-        """Copies model, library, .tflite, report and journal to a directory.
+        """Copies the results to a directory: models, library, report, journal and `deploy/`.
 
         Args:
-            directory: Where to; made if missing.
-            overwrite: Replace files that are there.
+            directory: The directory to copy to; it is created if it does not exist.
+            overwrite: Whether to replace existing files.
 
         Returns:
-            The directory.
+            The directory's path.
 
         Raises:
-            FileExistsError: If a file is there already and overwrite is false.
+            FileExistsError: If one of the files exists and overwrite is false.
         """
         root = pathlib.Path(directory)
         root.mkdir(parents=True, exist_ok=True)
-        there = [name for name in (*_DELIVERED, "deploy") if (root / name).exists()]
-        if there and not overwrite:
+        existing = [name for name in (*_DELIVERED, "deploy") if (root / name).exists()]
+        if existing and not overwrite:
             raise FileExistsError(
-                f"{root} holds {', '.join(there)} already; pass overwrite=True to replace them."
+                f"{root} already holds {', '.join(existing)}; pass overwrite=True to replace them."
             )
         for name in _DELIVERED:
             shutil.copy2(self.workdir / name, root / name)
@@ -95,36 +96,39 @@ def prune(
     evaluate: Evaluate | None = None,
     console: rich.console.Console | None = None,
 ) -> PruneResult:
-    """Prunes a Keras model for a device, led by what the compiler measures there.
+    """Prunes a Keras model for a device, guided by latencies that are measured on the device.
+
+    A compiled model that is given with train_data is trained with its own optimizer and loss.
+    Otherwise, training follows config.training.
 
     Args:
-        model: A functional or Sequential Keras 3 model, or a path or embedded name of one.
-        train_data: A `tf.data.Dataset` of (images, labels), preprocessed; or an `ImageData` with
-            all parts. None: the data that config.data names.
-        validation_data: A finite `tf.data.Dataset` of (images, labels), held in memory. It decides
-            which candidates are accepted.
-        test_data: Another one, looked at once: the report quotes its accuracies. None: it quotes
-            those of the validation data, which are slightly optimistic.
+        model: A functional or Sequential Keras 3 model, or the path or the embedded name of one.
+        train_data: A `tf.data.Dataset` of preprocessed (images, labels), or an `ImageData`, which
+            replaces validation_data and test_data as well. None with validation_data: pass your
+            own training functions, since the defaults would train on the validation data. None
+            without validation_data: the data that config.data names.
+        validation_data: A finite `tf.data.Dataset` of (images, labels), which is read into memory.
+            It decides which candidates are accepted.
+        test_data: A second such dataset, used only once, for the accuracies in the report. None:
+            the report quotes the accuracies on the validation data, which are slightly optimistic.
         device: A device's name (see open_device), or an open Device, which stays open.
-        config: Everything else; missing fields keep their defaults.
-        workdir: The run directory. None: a new temporary one, kept and named in the result.
-        resume: Go on with the run in workdir.
-        short_term_train: Trains a candidate in place; instead of the default.
-        long_term_train: Trains the result in place; instead of the default.
-        evaluate: Gives a model's accuracy, 0..1; instead of the default.
-        console: Where progress is shown; None: standard output.
+        config: All other settings; missing fields keep their defaults.
+        workdir: The run directory. None: a new temporary one, which is kept; see
+            PruneResult.workdir.
+        resume: Whether to continue the run in workdir.
+        short_term_train: Trains a candidate in place; None: the default training.
+        long_term_train: Trains the pruned model in place; None: the default training.
+        evaluate: Returns a model's accuracy, 0..1; None: the default evaluation.
+        console: The console that shows progress; None: standard output.
 
     Returns:
         The pruned model, the decisions and the report.
 
     Raises:
-        ConfigError: For a config that cannot work, or an accuracy that cannot be had.
-        GraphError: For a model without a graph of layers.
-        DataError: For data that do not fit.
-        UnsupportedOperationError: For layers that the compiler half does not know.
-
-    A model that is compiled and given with tf.data is trained as it was compiled; otherwise
-    training follows config.training.
+        ConfigError: If the config is invalid, or requires a higher accuracy than the original has.
+        GraphError: If the model has no graph of layers, e.g. a subclassed model.
+        DataError: If the data do not fit the model.
+        UnsupportedOperationError: If the compiler cannot import one of the model's layers.
     """
     settings = (
         config
@@ -214,7 +218,7 @@ def _hooks(
     long_term_train: Train | None,
     evaluate: Evaluate | None,
 ) -> Any:
-    """The caller's functions where given, else the defaults."""
+    """Returns the caller's functions, and the default for each that is None."""
     from cprune_tf.strategies.workbench import Hooks
     from cprune_tf.training.hooks import Trainer
 
@@ -246,10 +250,11 @@ def _image_data(
         return image_data.load(settings.data, input_shape=shape, num_classes=classes)
     if validation_data is None:
         raise configs.ConfigError(
-            "train_data was given without validation_data; expected both, since accuracy decides "
-            "what is kept."
+            "train_data was given without validation_data; expected both, since the accuracy on "
+            "the validation data decides which candidates are accepted."
         )
-    # With the caller's own training functions, training images are not looked at.
+    # Without train_data, the caller's own functions train. Only an importance criterion may still
+    # need labelled images; it gets validation images.
     train = validation_data if train_data is None else train_data
     return from_datasets(
         train,
@@ -262,7 +267,7 @@ def _image_data(
 
 
 def _shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
-    """The image size and number of classes of a classifier."""
+    """Returns a classifier's image shape (height, width, channels) and number of classes."""
     from cprune_tf.graph import GraphError
 
     try:
@@ -284,7 +289,7 @@ def _shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
     if None in inputs[0].shape[1:]:
         raise configs.ConfigError(
             f"The model's input shape is {tuple(inputs[0].shape)}; expected a fixed height and "
-            "width, since programs are compiled for one size. Rebuild it with a fixed Input."
+            "width, since programs are compiled for one size. Rebuild the model with a fixed Input."
         )
     return tuple(int(size) for size in inputs[0].shape[1:]), int(outputs[0].shape[-1])  # type: ignore[return-value]
 
@@ -292,7 +297,7 @@ def _shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
 def _with_names(
     settings: configs.PruneConfig, model: Any, device: str | Device
 ) -> configs.PruneConfig:
-    """The config as the run directory keeps it: naming the model and device that were given."""
+    """Returns the config for the run directory, with the names of the given model and device."""
     name = str(model) if isinstance(model, (str, os.PathLike)) else str(model.name)
     return dataclasses.replace(
         settings, model=name, device=device if isinstance(device, str) else device.kind
@@ -305,7 +310,7 @@ def _temporary() -> pathlib.Path:
 
 @contextlib.contextmanager
 def _opened(device: str | Device, cores: str) -> Iterator[Device]:
-    """Opens a device by name and closes it again; a given device is left open."""
+    """Opens a device by name and closes it at the end; an open Device stays open."""
     if not isinstance(device, str):
         yield device
         return

@@ -1,7 +1,7 @@
-"""A pruning run from its first check to its report, each stage resumable.
+"""A pruning run from the check of its input to the cross-check; each stage can be resumed.
 
-Every stage looks into the journal first: what was decided, trained or measured before a kill is
-read back, not repeated.
+Every stage reads the journal first. What an earlier session decided, trained or measured is read
+back and not repeated.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ STAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class PipelineInput:
-    """What a run works on.
+    """The model and the data of a run.
 
     Attributes:
-        model: The original Keras model, flat or not; never modified.
-        hooks: Training and evaluation.
-        data: The images. The test images are looked at once, by the cross-check, unless there are
-            no validation images.
+        model: The original Keras model, which may contain nested models; it is never modified.
+        hooks: The functions that train and evaluate models.
+        data: The images and labels. Only the cross-check uses the test images, unless there are no
+            validation images.
         judging_reason: Why the validation images are not those of the config; "" if they are.
     """
 
@@ -60,11 +60,11 @@ class Pipeline:
     """Runs all stages in one run directory.
 
     Args:
-        config: Validated.
-        run: The locked run directory.
-        device: Open.
-        progress: Entered.
-        given: Model, hooks and test data.
+        config: The config of the run, validated.
+        run: The run directory, locked by this process.
+        device: The open device.
+        progress: The display of the run's progress, entered as a context manager.
+        given: The model, the hooks and the data.
     """
 
     def __init__(
@@ -83,13 +83,14 @@ class Pipeline:
         self._start = time.monotonic()
 
     def execute(self) -> Any:
-        """Runs or resumes every stage.
+        """Runs every stage; a stage that an earlier session finished is not repeated.
 
         Returns:
             The pruned Keras model.
 
         Raises:
-            ConfigError: If the accuracy requirement or the number of threads cannot be met.
+            ConfigError: If no channel group can be pruned, or if the required accuracy or the
+                number of threads is too high.
         """
         journal, config = self._run.journal, self._config
         runtime = find_runtime(config.runtime, config.precision)
@@ -124,7 +125,7 @@ class Pipeline:
         return final
 
     def _describe_data(self) -> None:
-        """Journals, once, which images decide and which are quoted."""
+        """Journals once how many images train the models, decide, and are quoted in the report."""
         data, journal = self._given.data, self._run.journal
         if journal.last(events.DataDescribed) is None:
             labels = data.validation_labels
@@ -153,12 +154,13 @@ class Pipeline:
         )
 
     def _checked_original(self, runtime: type[Runtime]) -> Any:
-        """The original, flat, after everything that can be refused cheaply was looked at."""
+        """Returns a flat copy of the original, after all checks that take little time."""
         threads, cores = self._config.measure.num_threads, self._device.num_cores()
         if threads > cores:
+            chosen = " in config.measure.cores" if self._config.measure.cores else ""
             raise ConfigError(
-                f"config.measure.num_threads is {threads}; the device has {cores} cores"
-                f"{' of that kind' if self._config.measure.cores else ''}."
+                f"config.measure.num_threads is {threads}; expected at most {cores}, the number of "
+                f"the device's cores{chosen}."
             )
         model = graph.functional_twin(self._given.model)
         channels = graph.analyze(model, self._config.protect)
@@ -174,7 +176,7 @@ class Pipeline:
         return model
 
     def _required_accuracy(self, original: Any) -> tuple[float, float]:
-        """The original's accuracy and the one that the result needs."""
+        """Returns the original's accuracy and the accuracy that the result must have, both 0..1."""
         evaluated = self._run.journal.last(events.Evaluated)
         if evaluated is None:
             accuracy = float(self._given.hooks.evaluate(original))
@@ -189,8 +191,8 @@ class Pipeline:
         if required > accuracy:
             raise ConfigError(
                 f"config.strategy.required_accuracy is {required:.2%}, but the original model has "
-                f"{accuracy:.2%} ({strategy.metric}) on the images that decide. Ask for less, or "
-                "check that config.data preprocesses the images as the model was trained with."
+                f"{accuracy:.2%} ({strategy.metric}) on the images that decide. Lower it, or check "
+                "that config.data preprocesses the images in the same way as the model's training."
             )
         return accuracy, required
 
@@ -217,7 +219,8 @@ class Pipeline:
         if judged is not None and judged.accepted is not None:
             record = judged.accepted
             if accepted is None or accepted.iteration < record.iteration:
-                # The run was killed between the two lines: the decision stands.
+                # The run was killed between the two lines; the decision holds, so the second line
+                # is written now.
                 accepted = journal.append(events.Accepted(**vars(record)))
         current = first
         if accepted is not None:
@@ -228,25 +231,25 @@ class Pipeline:
         return run_strategy(registration.strategy(bench, first, required), bench, current)
 
     def _long_trained(self, bench: Workbench, pruned: CurrentModel) -> Any:
-        """Long-term training; its weights are kept only where they are no worse."""
-        known = self._run.journal.last(events.LongTermTrained)
-        if known is not None:
-            return _load(self._run.path(known.model))
+        """Trains the pruned model; keeps the new weights only if the accuracy is not lower."""
+        event = self._run.journal.last(events.LongTermTrained)
+        if event is not None:
+            return _load(self._run.path(event.model))
         model = pruned.model
         accuracy = pruned.accuracy
         kept = "as it was"
         if pruned.iteration:
-            before = [np.array(weight) for weight in model.get_weights()]
+            old_weights = [np.array(weight) for weight in model.get_weights()]
             with self._progress.stage("Long-term training"):
                 bench.hooks.long_term_train(model)
                 trained = bench.hooks.evaluate(model)
             if trained >= accuracy:
                 accuracy, kept = trained, "trained"
             else:
-                model.set_weights(before)
+                model.set_weights(old_weights)
                 self._progress.note(
-                    f"Long-term training ended at {trained:.2%}, below {accuracy:.2%}: "
-                    "the weights before it are kept."
+                    f"Long-term training lowered the accuracy from {accuracy:.2%} to "
+                    f"{trained:.2%}; the weights from before the training are kept."
                 )
         self._run.save_model(model, "final.keras")
         epochs = self._config.training.long_term.epochs if pruned.iteration else 0
@@ -256,7 +259,7 @@ class Pipeline:
     def _exported(
         self, bench: Workbench, first: CurrentModel, final: Any
     ) -> tuple[Deployment, Deployment]:
-        """Tunes original and result to the same number of trials and writes what is deployed."""
+        """Tunes the original and the result with equal effort and writes the files to deploy."""
         run, runtime = self._run, bench.runtime
         original_library, final_library = run.path("original.so"), run.path("final.so")
         deployments = (
@@ -268,8 +271,8 @@ class Pipeline:
         prepared = runtime.prepare(final)
         trials = self._config.tuning.final_trials_per_task
         with self._progress.stage("Tune the result") as stage:
-            for part in (prepared, first.prepared):
-                runtime.tune(part, trials, stage.progress)
+            for runtime_model in (prepared, first.prepared):
+                runtime.tune(runtime_model, trials, stage.progress)
         with self._progress.stage("Export"):
             runtime.build(prepared, final_library)
             runtime.build(first.prepared, original_library)
@@ -304,7 +307,7 @@ class Pipeline:
 
 
 def remaining_stages(run: RunDirectory) -> tuple[str, ...]:
-    """The stages that a run still has before it; the check of the input is always one."""
+    """Returns the stages that a run has not finished; the first stage is always repeated."""
     ended = {event.name for event in run.journal.events(events.StageEnded)} - {STAGES[0]}
     return tuple(name for name in STAGES if name not in ended)
 

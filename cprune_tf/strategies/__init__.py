@@ -1,5 +1,6 @@
-"""Strategies: what is pruned next, and whether it is kept.
+"""Strategies decide what is pruned next and whether it is kept.
 
 Each strategy is one file. It subclasses `base.Strategy`, registers itself with its own config
-(`registry.register_strategy`), and works over a `workbench.Workbench`, which all strategies share.
+(`registry.register_strategy`), and changes models through a `workbench.Workbench`, which all
+strategies share.
 """

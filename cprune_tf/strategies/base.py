@@ -1,4 +1,4 @@
-"""What a strategy is: it proposes candidates, judges them, and learns from what was decided."""
+"""The interface of a strategy: it proposes candidates, judges them and learns from decisions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Draft:
-    """A smaller model that nobody has decided on yet.
+    """A smaller model that is not decided on yet.
 
     Attributes:
-        removal: Unit indices by group name, counted in the current model.
+        removal: Indices of the removed units in the current model, by group name.
         model: The rebuilt Keras model; training changes it in place.
-        prepared: The same as the runtime sees it.
+        prepared: The model as the runtime sees it.
     """
 
     removal: Mapping[str, tuple[int, ...]]
@@ -36,11 +36,11 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """What a draft is expected to cost, from its tasks.
+    """The predicted latency of a draft, derived from the latencies of its tasks.
 
     Attributes:
-        ratio: The draft's tasks / the current model's tasks.
-        latency_ms: The current model's whole latency x ratio.
+        ratio: Latency of the draft's tasks / latency of the current model's tasks.
+        latency_ms: Whole-model latency: that of the current model x ratio.
     """
 
     ratio: float
@@ -52,12 +52,13 @@ class Candidate:
     """One proposed pruning of the current model.
 
     Attributes:
-        key: Names what is pruned; the same for every visit to it.
+        key: The key of what is pruned; candidates that prune the same target have the same key.
         draft: The pruned model.
-        step: Units removed from each group of the target.
-        task: The task that it is aimed at; "" where a strategy aims at no single one.
+        step: Number of units removed from each group of the target.
+        task: The name of the task that the strategy aims at; "" if it does not aim at a single
+            task.
         layers: Keras layers of that task.
-        price: What it is expected to cost; None where nobody asked.
+        price: The predicted latency; None if the candidate was not priced.
     """
 
     key: str
@@ -70,10 +71,10 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Nothing is proposed any more.
+    """The strategy proposes no further candidate.
 
     Attributes:
-        reason: Why, in words.
+        reason: Why pruning stops, in words.
     """
 
     reason: str
@@ -81,12 +82,12 @@ class Stop:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A whole model, timed in turn with the current model and the original.
+    """The latency of a candidate, measured side by side with the current and the original model.
 
     Attributes:
-        latency: The model's.
-        current_ms: The current model's median.
-        original_ratio: The model's median / the original's.
+        latency: The candidate's whole-model latency.
+        current_ms: The current model's median latency.
+        original_ratio: The candidate's median latency / the original's.
     """
 
     latency: Latency
@@ -95,19 +96,19 @@ class Measurement:
 
     @property
     def current_ratio(self) -> float:
-        """The model's median / the current model's."""
+        """The candidate's median latency / the current model's."""
         return self.latency.median_ms / self.current_ms
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a strategy thinks of a candidate.
+    """A strategy's decision on a candidate.
 
     Attributes:
         decision: events.ACCEPTED, REFUSED_LATENCY or REFUSED_ACCURACY.
-        reason: In words, with the numbers.
-        measurement: Of the whole model; None where the price refused it.
-        accuracy: After short-term training, 0..1; None where it was not trained.
+        reason: Why the candidate was accepted or refused, with the numbers.
+        measurement: The measured whole-model latency; None if the candidate was not measured.
+        accuracy: Accuracy after short-term training, 0..1; None if the candidate was not trained.
     """
 
     decision: str
@@ -122,15 +123,17 @@ class Verdict:
 
 
 class Strategy(abc.ABC):
-    """Decides what is pruned; made anew when a run is resumed, and told what had been decided.
+    """Decides what is pruned next and whether it is kept.
+
+    A resumed run makes a new strategy object and passes all earlier decisions to its `learn`.
 
     Args:
-        bench: Compiler, device, training and record.
-        original: The model to start from (iteration 0), tuned and measured.
-        required_accuracy: What the result needs, 0..1.
+        bench: The workbench, which does all work on models.
+        original: The original model (iteration 0), tuned and measured.
+        required_accuracy: The accuracy that the result must have, 0..1.
 
     Attributes:
-        settings: The strategy's own config.
+        settings: The strategy's own config, `config.strategy.NAME`.
     """
 
     name: ClassVar[str]
@@ -145,23 +148,23 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def propose(self, current: CurrentModel) -> Candidate | Stop:
-        """What to try next.
+        """Proposes what to try next.
 
         Args:
-            current: The last accepted model, at first the original.
+            current: The last accepted model; the original if none was accepted yet.
 
         Returns:
-            A candidate, or why there is none. The same one again when a run is resumed that was
-            killed before the candidate was decided on.
+            A candidate, or a Stop with the reason why there is none. If a run was killed before its
+            candidate was judged, the resumed run must get the same candidate again.
         """
 
     @abc.abstractmethod
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
-        """Measures and trains a candidate as far as it takes to decide.
+        """Decides on a candidate; measures and trains it as far as the decision needs.
 
         Args:
             current: The model that the candidate was made from.
-            candidate: From propose; its model may be trained in place.
+            candidate: A candidate from `propose`; its model may be trained in place.
             index: The candidate's number in this run, from 0.
 
         Returns:
@@ -169,23 +172,30 @@ class Strategy(abc.ABC):
         """
 
     def accept(self, current: CurrentModel, candidate: Candidate, verdict: Verdict) -> CurrentModel:
-        """Turns an accepted candidate into the current model; tunes it unless overridden."""
+        """Makes an accepted candidate the current model.
+
+        By default, the candidate is tuned, measured and saved; see `Workbench.accept`.
+        """
         return self.bench.accept(current, candidate, verdict)
 
     def learn(self, event: Any) -> None:  # noqa: B027 (a strategy may have nothing to learn)
-        """Takes note of a journalled event, when it is written and again when a run is resumed.
+        """Learns from an event of the journal.
+
+        Called with each CandidateJudged event when it is written. A resumed run calls it with all
+        earlier CandidateJudged and CountRuledOut events. A strategy that journals a CountRuledOut
+        event must call this method with it, so that it learns the same in both cases.
 
         Args:
-            event: One of runs.events: CandidateJudged, CountRuledOut or CandidateMeasured.
+            event: A CandidateJudged or CountRuledOut event of `runs.events`.
         """
 
 
 def least_units(ranking: Mapping[str, tuple[int, ...]], count: int) -> dict[str, tuple[int, ...]]:
-    """The least important units of each group.
+    """Returns the least important units of each group.
 
     Args:
         ranking: All unit indices by group name, the least important first.
-        count: Units to take from each group.
+        count: Number of units to take from each group.
 
     Returns:
         Sorted unit indices by group name.

@@ -1,15 +1,20 @@
-"""CPrune (Kim et al., ECCV 2022, Algorithm 1).
+"""The strategy CPrune (Kim et al., ECCV 2022, Algorithm 1).
 
-Rank the tasks of the current model by latency x weight. Take the highest; remove as many filters
-from all its subgraphs as its fastest program's structure says. Gate 1: the candidate's latency is
-at most beta x the current; otherwise the task's step grows. Gate 2: after short-term training its
-accuracy is at least alpha x the current; otherwise it is never pruned again. A candidate that
-passes both becomes the current model, and the ranking starts anew.
+The tasks of the current model are ranked by latency x weight. CPrune takes the highest task and
+removes filters from all its subgraphs. The structure of the task's fastest program says how many;
+this number is the step. The candidate must pass two gates:
 
-Where this differs from the authors' code: a step is first priced by transferring the current
-model's programs to its shapes (seconds, no search). A step whose price is too high is not proposed;
-the next one is priced at once. What is proposed is built and timed whole, in turn with the current
-model and the original; only what passes both gates is tuned.
+1. Its latency is at most beta x that of the current model. Otherwise the task's step grows.
+2. Its accuracy after short-term training is at least alpha x that of the current model. Otherwise
+   the task is never pruned again.
+
+A candidate that passes both gates becomes the current model, and its tasks are ranked anew.
+
+This strategy differs from the authors' code in how it finds the latency. A step is first priced:
+the current model's programs are transferred to its shapes, which takes seconds and needs no search.
+A step whose price is too high is not proposed, and the next one is priced at once. A proposed
+candidate is built and timed as a whole model, in turn with the current model and the original. Only
+a candidate that passes both gates is tuned.
 """
 
 from __future__ import annotations
@@ -34,9 +39,10 @@ class CPruneConfig:
     """The parameters of Algorithm 1, named as in the paper.
 
     Attributes:
-        alpha: A candidate must keep this fraction of the current accuracy.
-        beta: A candidate must take at most this fraction of the current latency.
-        min_latency_ratio: Pruning stops when the latency is at most this fraction of the first.
+        alpha: A candidate must keep at least this fraction of the current model's accuracy.
+        beta: A candidate may take at most this fraction of the current model's latency.
+        min_latency_ratio: Pruning stops when the latency is at most this fraction of the original
+            model's.
     """
 
     alpha: float = 0.995
@@ -44,7 +50,7 @@ class CPruneConfig:
     min_latency_ratio: float = 0.1
 
     def validate(self) -> None:
-        """Raises ConfigError where a field cannot work."""
+        """Raises ConfigError if a field is invalid."""
         require(0 < self.alpha <= 1, "strategy.cprune.alpha", self.alpha, "a number in (0, 1]")
         require(0 < self.beta <= 1, "strategy.cprune.beta", self.beta, "a number in (0, 1]")
         ratio = self.min_latency_ratio
@@ -53,14 +59,16 @@ class CPruneConfig:
 
 @dataclasses.dataclass
 class Decisions:
-    """What the loop knows besides the current model; rebuilt from the journal on resume.
+    """What the strategy has learned so far; a resumed run rebuilds it from the journal.
 
     Attributes:
-        num_candidates: Candidates judged so far.
-        banned: Sets of groups whose accuracy refusal ended their pruning.
-        too_slow: By target: the most filters whose removal was refused for latency, by the price or
-            by the gate; the next visit removes more.
-        visits: By target: refusals since the last acceptance; they order the next visits.
+        num_candidates: Number of candidates judged so far.
+        banned: Sets of groups that are never pruned again, because a candidate that pruned them
+            was refused for accuracy.
+        too_slow: For each target's key, the largest number of filters whose removal was refused for
+            latency, by the price or by the gate. The next visit removes more.
+        visits: For each target's key, the number of refusals since the last acceptance. Targets
+            with fewer refusals are tried first.
     """
 
     num_candidates: int = 0
@@ -69,16 +77,16 @@ class Decisions:
     visits: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def rule_out(self, key: str, step: int) -> None:
-        """Notes that removing so many filters does not pay."""
+        """Records that removing `step` filters from each group of a target is too slow."""
         self.too_slow[key] = max(step, self.too_slow.get(key, 0))
 
     def record(self, key: str, groups: tuple[str, ...], step: int, decision: str) -> None:
-        """Notes the decision on a candidate.
+        """Records the decision on a candidate.
 
         Args:
-            key: Of the target.
+            key: The target's key.
             groups: Names of the groups that were pruned.
-            step: Filters removed from each.
+            step: Number of filters removed from each group.
             decision: events.ACCEPTED, REFUSED_LATENCY or REFUSED_ACCURACY.
         """
         self.num_candidates += 1
@@ -94,10 +102,10 @@ class Decisions:
 
 @register_strategy("cprune", CPruneConfig)
 class CPrune(Strategy):
-    """Algorithm 1; see the module's text for what differs.
+    """Algorithm 1; the module's docstring says where this strategy differs.
 
     Attributes:
-        decisions: What it knows besides the current model.
+        decisions: What the strategy has learned so far.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -113,7 +121,7 @@ class CPrune(Strategy):
             self.decisions.record(event.key, groups, event.step, event.decision)
 
     def propose(self, current: CurrentModel) -> Candidate | Stop:
-        """See Strategy: the costliest target with the fewest visits that has a step which pays."""
+        """See Strategy. Targets with the fewest visits come first, then the costliest."""
         if reason := self._stop_reason(current):
             return Stop(reason)
         for target, structure in self._ranked_targets(current):
@@ -122,7 +130,7 @@ class CPrune(Strategy):
         return Stop("no task is left that could be pruned further")
 
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
-        """See Strategy: both gates, the cheaper question first."""
+        """See Strategy. The latency gate comes first, since training takes longer than timing."""
         measurement = self.bench.measure(current, candidate, index)
         latency = (
             f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
@@ -141,15 +149,16 @@ class CPrune(Strategy):
         lowest = self.settings.alpha * current.accuracy
         if lowest < self.required_accuracy:
             return (
-                f"another candidate may fall to {lowest:.2%} (alpha x {current.accuracy:.2%}), "
+                f"the next candidate's accuracy may fall to {lowest:.2%} "
+                f"(alpha x {current.accuracy:.2%}), "
                 f"below the required accuracy {self.required_accuracy:.2%}"
             )
         if current.latency_ratio <= self.settings.min_latency_ratio:
-            return f"the latency is {current.latency_ratio:.1%} of the first"
+            return f"the latency is {current.latency_ratio:.1%} of the original model's"
         return None
 
     def _ranked_targets(self, current: CurrentModel) -> list[tuple[Target, ProgramStructure]]:
-        """What may be pruned: fewest visits since the last acceptance first, then costliest."""
+        """Returns what may be pruned: targets with the fewest visits first, then the costliest."""
         targets: dict[str, tuple[Target, ProgramStructure]] = {}
         for cost in self.bench.task_costs(current):
             target = self.bench.target(cost.task, current)
@@ -158,10 +167,10 @@ class CPrune(Strategy):
             if cost.structure is None:
                 raise ConfigError(
                     f"config.strategy.name is 'cprune', which reads the structure of programs; the "
-                    f"runtime {self.bench.runtime} shows none. Choose another strategy, or the "
-                    "runtime tvm."
+                    f"runtime {self.bench.runtime} does not expose programs. Choose another "
+                    "strategy or the runtime tvm."
                 )
-            # A costlier task may stand for the same groups already.
+            # Of the tasks that prune the same groups, the costliest comes first and stands for all.
             targets.setdefault(target.key, (target, cost.structure))
         visits = self.decisions.visits
         return sorted(targets.values(), key=lambda pair: visits.get(pair[0].key, 0))
@@ -169,10 +178,10 @@ class CPrune(Strategy):
     def _step_that_pays(
         self, current: CurrentModel, target: Target, structure: ProgramStructure
     ) -> Candidate | None:
-        """The first step of a target whose price passes the latency gate; None where none does."""
+        """Returns a candidate with the first step whose price passes the latency gate, or None."""
         bench, decisions = self.bench, self.decisions
         allowance = bench.removable(target.groups, current, self.original)
-        # The same for every step: some criteria differentiate the model for it.
+        # All steps share one ranking, since some criteria compute gradients of the model for it.
         ranking: dict[str, tuple[int, ...]] = {}
         while True:
             too_slow = decisions.too_slow.get(target.key, 0)
@@ -186,39 +195,45 @@ class CPrune(Strategy):
             if price.ratio <= self.settings.beta:
                 task = target.task
                 return Candidate(target.key, draft, step, task.name, task.layers, price)
-            reason = f"priced at {price.ratio:.1%} of the current model's tasks"
+            reason = f"priced at {price.ratio:.1%} of the latency of the current model's tasks"
             event = events.CountRuledOut(target.key, step, price.ratio, reason)
             self.learn(bench.run.journal.append(event))
             bench.progress.note(f"{target.key} -{step}: not proposed: {reason}")
 
 
 def next_step(structure: ProgramStructure, too_slow: int, allowance: int, lanes: int) -> int | None:
-    """How many filters a visit removes.
+    """Returns how many filters the next visit to a target removes.
 
-    The first visit removes the paper's structure step, and as many more as leave whole vectors
-    where the fastest program works on whole vectors: for 32 filters that are one tile the paper's
-    rule gives a step of 1, and 31 is the slowest count there is. The paper lets the step grow on
-    the next visit without saying how: here it grows to the next count that leaves a multiple of the
-    fastest program's innermost filter tile, so that its inner code stays as it is; where there is
-    none, of a vector; where there is none either, it doubles.
+    The first visit removes the paper's structure step. If the fastest program works on whole
+    vectors, the visit removes a few more, so that whole vectors remain. The paper's rule alone
+    fails if, for example, all 32 filters are a single tile: it gives a step of 1, and 31 is the
+    slowest number of filters.
+
+    The paper says that the step grows on the next visit, but not how. Here it grows to the next
+    number that leaves a multiple of the fastest program's innermost filter tile, so that the
+    program's inner code stays the same. If there is no such number, the step grows to the next one
+    that leaves whole vectors. If there is none either, the step doubles.
 
     Args:
-        structure: Of the task's fastest program.
-        too_slow: The most filters whose removal was refused for latency; 0: none was.
-        allowance: Filters that may still go.
-        lanes: Values in a vector register.
+        structure: The structure of the task's fastest program.
+        too_slow: The largest number of filters whose removal was refused for latency; 0 if there
+            was no such refusal.
+        allowance: Number of filters that may still be removed from each group.
+        lanes: Number of values in a vector register.
 
     Returns:
-        Filters to remove from each group; None where every count up to the allowance was tried.
+        The number of filters to remove from each group; None if every number up to the allowance
+        was tried.
     """
     if too_slow >= allowance:
         return None
     innermost = next((tile for tile in reversed(structure.compute) if tile > 1), 1)
-    whole = math.gcd(innermost, lanes)
-    least = too_slow + 1 if too_slow else structure.step
-    for tile in (innermost, whole) if too_slow else (whole,):
+    # The widest vector that divides both the innermost tile and the vector register.
+    vector = math.gcd(innermost, lanes)
+    smallest_step = too_slow + 1 if too_slow else structure.step
+    for tile in (innermost, vector) if too_slow else (vector,):
         if tile > 1:
-            for count in range(least, allowance + 1):
+            for count in range(smallest_step, allowance + 1):
                 if (structure.filters - count) % tile == 0:
                     return count
     return min(2 * too_slow or structure.step, allowance)

@@ -121,12 +121,9 @@ class LatencyBudget(Strategy):
             return ratio
         correction = 1.0
         for attempt in range(_MAX_PLANS_PER_ROUND):
-            planned = self._planned_before(attempt)
-            if planned is None:
-                planned = self._plan(current, ratio, correction, attempt)
-                if isinstance(planned, Stop):
-                    return planned
-                self.bench.run.journal.append(planned)
+            planned = self._planned(current, ratio, correction, attempt)
+            if isinstance(planned, Stop):
+                return planned
             candidate = self._candidate(current, planned)
             measurement = self.bench.measure(current, candidate, self.num_candidates)
             if measurement.current_ratio <= ratio * (1 + _TOLERATED_EXCESS):
@@ -170,12 +167,16 @@ class LatencyBudget(Strategy):
             )
         return float(ratio)
 
-    def _planned_before(self, attempt: int) -> events.CandidatePlanned | None:
-        """The plan that an interrupted session had made."""
-        for event in self.bench.run.journal.events(events.CandidatePlanned):
+    def _planned(
+        self, current: CurrentModel, ratio: float, correction: float, attempt: int
+    ) -> events.CandidatePlanned | Stop:
+        """A plan for the next budget: an interrupted session's, or a new one, journalled."""
+        journal = self.bench.run.journal
+        for event in journal.events(events.CandidatePlanned):
             if (event.index, event.attempt) == (self.num_candidates, attempt):
                 return event
-        return None
+        planned = self._plan(current, ratio, correction, attempt)
+        return planned if isinstance(planned, Stop) else journal.append(planned)
 
     def _candidate(self, current: CurrentModel, planned: events.CandidatePlanned) -> Candidate:
         draft = self.bench.draft(current, dict(planned.removed))

@@ -1,7 +1,8 @@
-"""Which strategies there are, each with its own config.
+"""Registers strategies by name, each with its own config.
 
-Config files and flags need every strategy's fields before TensorFlow is imported, so a strategy's
-module imports nothing heavy at its top: what is heavy belongs to the workbench.
+Config files and flags need the config fields of every strategy before TensorFlow is imported. So
+a strategy's module must not import TensorFlow, Keras or TVM at its top; the workbench does the work
+that needs them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ StrategyClass = TypeVar("StrategyClass", bound="type[Strategy]")
 
 @dataclasses.dataclass(frozen=True)
 class Registration:
-    """A strategy that can be named in a config.
+    """A strategy that a config can name.
 
     Attributes:
-        strategy: The class.
-        config: Its own config, a frozen dataclass with a method `validate()`.
+        strategy: The strategy's class.
+        config: The class of the strategy's own config: a frozen dataclass with a method
+            `validate()`.
     """
 
     strategy: type[Strategy]
@@ -38,15 +40,16 @@ _REGISTERED: dict[str, Registration] = {}
 
 
 def register_strategy(name: str, config: type[Any]) -> Callable[[StrategyClass], StrategyClass]:
-    """Makes a strategy known by name; decorates its class.
+    """Registers the decorated class as a strategy.
 
     Args:
-        name: As in `config.strategy.name`; its own config is `config.strategy.NAME`.
-        config: That config's class: a frozen dataclass whose fields have defaults, with a method
-            `validate()` that raises ConfigError.
+        name: The strategy's name, as in `config.strategy.name`. The strategy's own config is
+            `config.strategy.NAME`.
+        config: The class of that config: a frozen dataclass whose fields have defaults, with a
+            method `validate()` that raises ConfigError.
 
     Returns:
-        The decorator.
+        The decorator; it returns the class with its attribute `name` set.
     """
 
     def register(strategy: StrategyClass) -> StrategyClass:
@@ -58,7 +61,7 @@ def register_strategy(name: str, config: type[Any]) -> Callable[[StrategyClass],
 
 
 def registered_strategies() -> Mapping[str, Registration]:
-    """All strategies by name: those of this package and those registered elsewhere."""
+    """Returns all strategies by name: those of this package and those registered elsewhere."""
     package = importlib.import_module("cprune_tf.strategies")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.ispkg and module.name not in _NOT_STRATEGIES:

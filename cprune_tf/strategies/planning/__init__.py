@@ -1,1 +1,1 @@
-"""What a global strategy plans with: options of every channel group, and which of them to take."""
+"""Plans the channel counts of all groups of a model at once, for a global strategy."""

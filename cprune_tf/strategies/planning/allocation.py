@@ -1,14 +1,18 @@
 """Chooses a channel count for every group: the most importance that fits into a latency budget.
 
-Exact, by a mixed-integer linear program like that of MDP (Sun et al., 2024), with latencies that
-were measured for each site at its groups' counts together. For each group g and option n a variable
-x[g, n] in {0, 1}, one of which is 1. For each site s and combination c of its groups' options a
-variable y[s, c] whose sums over the other groups equal x. Then
+The choice is exact: it solves a mixed-integer linear program like that of MDP (Sun et al., 2024).
+The latency of a site is given for each combination of its groups' counts. The variables are:
+
+- x[g, n] in {0, 1} for each group g and option n. For each group, exactly one of them is 1.
+- y[s, c] for each site s and combination c of its groups' options. For each group and option of a
+  site, the sum of y over all combinations with that option equals x[g, n].
+
+The program is:
 
     maximise    sum over g, n of value[g, n] x[g, n]
     subject to  constant + sum over s, c of latency[s, c] y[s, c] <= budget.
 
-Since the marginals of y are x, y is 0 or 1 wherever x is, so only x has to be integral.
+Where x is 0 or 1, these sums force y to be 0 or 1 too. So only x is declared as integral.
 """
 
 from __future__ import annotations
@@ -29,10 +33,10 @@ _TOLERANCE = 1e-9
 
 
 class BudgetError(UserError, ValueError):
-    """No choice of counts fits into the budget: says how low the latency can get.
+    """Raised if no choice of counts fits into the budget; says how low the latency can get.
 
     Args:
-        message: For the user.
+        message: The message for the user.
         cheapest_ms: The least latency of all choices, the constant included.
     """
 
@@ -47,8 +51,9 @@ class GroupOptions:
 
     Attributes:
         name: The group's name.
-        counts: Different counts of units, ascending.
-        values: What keeping each count is worth, e.g. the sum of the importances of its units.
+        counts: The allowed numbers of units, distinct and ascending.
+        values: The value of keeping each of these numbers, e.g. the summed importance of the kept
+            units.
     """
 
     name: str
@@ -59,18 +64,18 @@ class GroupOptions:
         if not self.counts or len(self.counts) != len(self.values):
             raise ValueError(
                 f"Group {self.name} has {len(self.counts)} counts and {len(self.values)} values; "
-                "expected as many values as counts, at least one."
+                "expected one value for each count, and at least one count."
             )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SiteCosts:
-    """What a site costs for each combination of its groups' options.
+    """The latency of a site for each combination of its groups' options.
 
     Attributes:
-        name: The site's name, for messages.
-        groups: The groups that decide its shape, each once.
-        latency_ms: Array with one axis for each of these groups, indexed by its options.
+        name: The site's name in error messages.
+        groups: Names of the groups that decide the site's shape, each once.
+        latency_ms: An array with one axis for each of these groups, indexed by the group's options.
     """
 
     name: str
@@ -80,14 +85,14 @@ class SiteCosts:
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """A choice of counts.
+    """One choice of a count for every group.
 
     Attributes:
-        counts: Units to keep, by group.
-        latency_ms: What the sites cost with these counts, the constant included.
+        counts: Number of units to keep, by group name.
+        latency_ms: The latency of all sites with these counts, plus the constant.
         value: The sum of the chosen options' values.
-        gap: (best value that is possible at most - value) / |value|; 0 if proven optimal.
-        elapsed_sec: Time that the solver took.
+        gap: (upper bound of the value - value) / |value|; 0 if the choice is proven optimal.
+        elapsed_sec: Running time of the solver.
     """
 
     counts: Mapping[str, int]
@@ -106,22 +111,22 @@ def allocate(
     max_gap: float = 1e-6,
     time_limit_sec: float = 60.0,
 ) -> Allocation:
-    """Chooses the counts of most value whose latency fits into a budget.
+    """Chooses the counts with the highest value whose latency fits into a budget.
 
     Args:
         groups: All groups with their options.
         sites: All sites whose latency depends on a group.
-        budget_ms: What the sites and the constant may take together.
-        constant_ms: What does not depend on any count.
-        max_gap: The solver stops when it is proven that no choice is better by a larger fraction.
-        time_limit_sec: The solver stops after this long with the best choice so far.
+        budget_ms: Maximum latency of all sites plus the constant.
+        constant_ms: Latency that does not depend on any count.
+        max_gap: The solver stops once no other choice can be better by more than this fraction.
+        time_limit_sec: The solver stops after this time with the best choice so far.
 
     Returns:
         The choice.
 
     Raises:
-        BudgetError: No choice fits, or none was found in time.
-        ValueError: A site names an unknown group, or its latencies have another shape.
+        BudgetError: If no choice fits, or none was found within the time limit.
+        ValueError: If a site names an unknown group, or its latencies have an unexpected shape.
     """
     program = _Program(groups, sites)
     start_sec = time.monotonic()
@@ -131,8 +136,8 @@ def allocate(
         cheapest = program.cheapest_ms(time_limit_sec) + constant_ms
         raise BudgetError(
             f"No channel counts fit into {budget_ms:.4g} ms ({result.message.rstrip('.')}). The "
-            f"least that the allowed counts take is {cheapest:.4g} ms: ask for no less, or allow "
-            "smaller counts.",
+            f"least latency that the allowed counts reach is {cheapest:.4g} ms; raise the budget "
+            "to at least that, or allow smaller counts.",
             cheapest,
         )
     chosen = program.chosen(result.x)
@@ -175,8 +180,8 @@ class _Program:
         unknown = [name for name in site.groups if name not in self._groups]
         if unknown or len(set(site.groups)) != len(site.groups):
             raise ValueError(
-                f"Site {site.name} depends on {list(site.groups)}; expected different groups out "
-                f"of {list(self._groups)}."
+                f"Site {site.name} depends on {list(site.groups)}; expected different groups "
+                f"from {list(self._groups)}."
             )
         shape = tuple(len(self._groups[name].counts) for name in site.groups)
         if site.latency_ms.shape != shape:
@@ -202,7 +207,7 @@ class _Program:
                     self._right.append(0.0)
 
     def solve(self, budget_ms: float, max_gap: float, time_limit_sec: float) -> OptimizeResult:
-        """The choice of most value within a budget."""
+        """Finds the choice with the highest value within a budget, without the constant."""
         costs = np.zeros(self._num_variables)
         for name, group in self._groups.items():
             first = self._first[name]
@@ -221,27 +226,27 @@ class _Program:
         )
 
     def cheapest_ms(self, time_limit_sec: float) -> float:
-        """The least latency of all choices, without the constant."""
+        """Returns the lowest latency of all choices, without the constant."""
         options = {"time_limit": time_limit_sec}
         result = self._milp(self._latencies(), self._rows, self._right, self._right, options)
         return math.inf if result.x is None else self.latency_ms(self.chosen(result.x))
 
     def chosen(self, values: npt.NDArray[np.float64]) -> dict[str, int]:
-        """The option of each group, by its index."""
+        """Returns the index of each group's chosen option, from the values of the variables."""
         return {
             name: int(np.argmax(values[first : first + len(self._groups[name].counts)]))
             for name, first in self._first.items()
         }
 
     def latency_ms(self, chosen: Mapping[str, int]) -> float:
-        """What the sites cost with a choice of options."""
+        """Returns the latency of all sites for the chosen options."""
         return sum(
             float(site.latency_ms[tuple(chosen[name] for name in site.groups)])
             for site in self._sites
         )
 
     def _latencies(self) -> npt.NDArray[np.float64]:
-        """One latency for each variable; 0 for the choices of groups."""
+        """Returns the latency of each variable; 0 for the variables x of the groups."""
         parts = [np.zeros(self._num_choices), *(site.latency_ms.ravel() for site in self._sites)]
         return np.concatenate(parts)
 

@@ -1,4 +1,4 @@
-"""What all strategies share: drafts, prices, measurements, training, acceptance, and the loop."""
+"""What all strategies share: the loop, and drafts, prices, measurements, training, acceptance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workbench: what a strategy works with, and all that it does to models."""
+"""The workbench: everything that a strategy does to models goes through it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from cprune_tf.strategies.workbench.targets import Target
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """How models are trained and judged: by the caller's own functions or the defaults.
+    """The functions that train and evaluate models: the caller's own or the defaults.
 
     Attributes:
         short_term_train: Trains a candidate in place.
-        long_term_train: Trains the result in place.
-        evaluate: Gives a model's accuracy, 0..1.
-        sample: Gives batches of labelled training images, for importance and sensitivity.
+        long_term_train: Trains the final model in place.
+        evaluate: Returns a model's accuracy, 0..1.
+        sample: Returns batches of labelled training images, for importance and sensitivity.
     """
 
     short_term_train: Callable[[Any], None]
@@ -47,18 +47,18 @@ class Hooks:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CurrentModel:
-    """An accepted model with everything that is known of it.
+    """The original or an accepted model, with all that is known about it.
 
     Attributes:
-        iteration: 0 for the original.
+        iteration: Number of candidates accepted up to this model; 0 for the original.
         model: The Keras model.
-        prepared: The same as the runtime sees it; all its tasks are measured.
-        channels: Its channel groups.
-        library: The file that the runtime built of it.
-        accuracy: As `Hooks.evaluate` gave it, 0..1.
-        latency: Of the whole model, on the device.
-        latency_ratio: latency / the original's, measured side by side.
-        history: The removals that led here from the original.
+        prepared: The model as the runtime sees it; all its tasks are measured.
+        channels: The model's channel groups.
+        library: The file that the runtime built from the model.
+        accuracy: The accuracy that `Hooks.evaluate` returned, 0..1.
+        latency: Latency of the whole model on the device.
+        latency_ratio: Median latency / the original's, measured side by side.
+        history: The removals that led from the original to this model.
     """
 
     iteration: int
@@ -74,14 +74,14 @@ class CurrentModel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Workbench:
-    """What a strategy works with.
+    """Rebuilds, prices, measures, trains and accepts models for a strategy.
 
     Attributes:
-        config: Of the run.
+        config: The config of the run.
         run: The run directory with its journal.
-        runtime: What latencies are measured with, on the device.
-        hooks: Training and evaluation.
-        progress: What is shown.
+        runtime: The runtime on the device, which measures latencies.
+        hooks: The functions that train and evaluate models.
+        progress: The display of the run's progress.
     """
 
     config: PruneConfig
@@ -90,49 +90,50 @@ class Workbench:
     hooks: Hooks
     progress: Progress
 
-    # What is known of a model.
+    # Queries about a model.
 
     def analyze(self, model: Any) -> graph.ChannelGraph:
-        """The channel groups of a model, the user's protections applied."""
+        """Returns the channel groups of a model; those that the user protects are protected."""
         return graph.analyze(model, self.config.protect)
 
     def task_costs(self, current: CurrentModel) -> tuple[TaskCost, ...]:
-        """What each task of a model costs, costliest first."""
+        """Returns the latency of each task of a model, the costliest first."""
         return self.runtime.task_costs(current.prepared)
 
     def target(self, task: Any, current: CurrentModel) -> Target:
-        """Which channel groups a task's filters belong to, and whether they may go."""
+        """Finds a task's channel groups and whether they may be pruned."""
         return targets.find_target(task, current.channels)
 
     def removable(
         self, groups: tuple[str, ...], current: CurrentModel, original: CurrentModel
     ) -> int:
-        """How many units may still go from each of some groups.
+        """Returns how many units may still be removed from each of some groups.
 
         Args:
-            groups: Their names.
-            current: The model that they are counted in.
-            original: The first model: the limit is a fraction of its units.
+            groups: Names of the groups.
+            current: The model to prune.
+            original: The original model; `config.strategy.max_pruned_fraction` limits the removal
+                to a fraction of its units.
 
         Returns:
-            The smallest allowance of the groups, at least 0.
+            The number that all of the groups allow, at least 0.
         """
         units = {group.name: group.num_channels for group in original.channels.groups}
         limit = self.config.strategy.max_pruned_fraction
         return targets.removable(groups, current.channels, units, limit)
 
-    # Drafts: smaller models that nobody has decided on yet.
+    # Drafts: smaller models that are not decided on yet.
 
     def least_important(
         self, current: CurrentModel, groups: tuple[str, ...], count: int, index: int
     ) -> dict[str, tuple[int, ...]]:
-        """The least important units of some groups, by the configured criterion.
+        """Returns the least important units of some groups, by the configured criterion.
 
         Args:
-            current: The model.
+            current: The model to prune.
             groups: Names of the groups.
-            count: Units to remove from each.
-            index: The candidate's number: it decides what a random criterion draws.
+            count: Number of units to return for each group.
+            index: The candidate's number, from 0; part of the seed of a random criterion.
 
         Returns:
             Sorted unit indices by group name.
@@ -142,12 +143,12 @@ class Workbench:
     def rank_units(
         self, current: CurrentModel, groups: tuple[str, ...], index: int
     ) -> dict[str, tuple[int, ...]]:
-        """Ranks the units of some groups once, for a strategy that asks for several counts.
+        """Ranks the units of some groups by importance, for a strategy that tries several counts.
 
         Args:
-            current: The model.
+            current: The model to prune.
             groups: Names of the groups.
-            index: The candidate's number: it decides what a random criterion draws.
+            index: The candidate's number, from 0; part of the seed of a random criterion.
 
         Returns:
             All unit indices by group name, the least important first.
@@ -195,52 +196,59 @@ class Workbench:
         """Rebuilds a model without some units.
 
         Args:
-            current: The model.
-            removal: Unit indices by group name.
+            current: The model to prune.
+            removal: Indices of the units to remove, by group name.
+
+        Returns:
+            The smaller model.
         """
-        # As in CPrune, a removed filter is gone. Folding its constants into later biases helps as
-        # often as it hurts before training, and nothing after it.
+        # As in CPrune, nothing of a removed filter is kept. Folding its constant output into later
+        # biases helps as often as it hurts before training, and changes nothing after training.
         model = graph.rebuild(current.model, removal, fold_constants=False, graph=current.channels)
         return Draft(removal, model, self.runtime.prepare(model))
 
     def price(self, current: CurrentModel, draft: Draft) -> Price:
-        """What a draft is expected to cost: seconds of work instead of a tuning's minutes."""
-        # By ratio, not by difference: tasks and whole model were measured at different times, and
-        # on a machine whose speed drifts the runtime's overhead could come out negative.
+        """Predicts the latency of a draft, in seconds instead of minutes of tuning."""
+        # The whole-model latency is scaled by the ratio of the tasks' latencies. The difference of
+        # the two (the runtime's overhead) is not used: they were measured at different times, and
+        # it could be negative on a machine whose speed drifts.
         tasks_ms = self.runtime.tasks_ms(current.prepared)
         ratio = self.runtime.price(draft.prepared, current.prepared) / tasks_ms
         return Price(ratio, current.latency.median_ms * ratio)
 
-    # Candidates: measured, trained, accepted.
+    # Candidates: measuring, training and accepting them.
 
     def measure(self, current: CurrentModel, candidate: Candidate, index: int) -> Measurement:
         """Times a candidate in turn with the current model and the original.
 
-        What was measured before a kill is read back.
+        If the run was killed after the candidate was measured, the journal's measurement is used.
 
         Args:
             current: The model that the candidate was made from.
-            candidate: Priced.
-            index: The candidate's number in this run.
+            candidate: The candidate; all its tasks must be priced.
+            index: The candidate's number in this run, from 0.
+
+        Returns:
+            The candidate's whole-model latency.
         """
         draft, journal = candidate.draft, self.run.journal
-        known = self._measured_before(index, draft)
-        if known is None:
+        event = self._measured_before(index, draft)
+        if event is None:
             path = self.run.path(f"models/candidate{self.runtime.suffix}")
             self.runtime.build(draft.prepared, path)
-            original, now, measured = self.time(
+            original, current_now, measured = self.time(
                 draft.model, self.library_path(0), current.library, path
             )
-            known = journal.append(
+            event = journal.append(
                 events.CandidateMeasured(
                     index,
                     draft.removal,
                     measured,
-                    now.median_ms,
+                    current_now.median_ms,
                     measured.median_ms / original.median_ms,
                 )
             )
-        return Measurement(known.measured, known.current_ms, known.ratio)
+        return Measurement(event.measured, event.current_ms, event.ratio)
 
     def _measured_before(self, index: int, draft: Draft) -> events.CandidateMeasured | None:
         """What was measured of a candidate before a kill, or by the strategy while it proposed."""
@@ -253,26 +261,39 @@ class Workbench:
     def train(self, candidate: Candidate, index: int) -> float:
         """Trains a candidate in place for a short time.
 
+        Args:
+            candidate: The candidate.
+            index: The candidate's number in this run, from 0.
+
         Returns:
-            Its accuracy, 0..1.
+            The candidate's accuracy after the training, 0..1.
         """
         with self.progress.stage(f"Train candidate {index + 1}"):
             self.hooks.short_term_train(candidate.draft.model)
             return self.hooks.evaluate(candidate.draft.model)
 
     def accept(self, current: CurrentModel, candidate: Candidate, verdict: Verdict) -> CurrentModel:
-        """Tunes an accepted model, measures it whole and saves it.
+        """Tunes an accepted candidate, measures it as a whole model and saves it.
 
         Args:
             current: The model that the candidate was made from.
-            candidate: Trained.
-            verdict: With a measurement and an accuracy.
+            candidate: The accepted candidate, trained.
+            verdict: The strategy's decision; must have a measurement and an accuracy.
+
+        Returns:
+            The candidate as the new current model.
+
+        Raises:
+            ValueError: If the candidate was not measured or not trained.
         """
         if verdict.measurement is None or verdict.accuracy is None:
-            raise ValueError(f"{candidate.key} was accepted without being measured and trained.")
+            raise ValueError(
+                f"The candidate {candidate.key} was accepted, but it was not both measured and "
+                "trained; expected a verdict with a measurement and an accuracy."
+            )
         iteration = current.iteration + 1
         model = candidate.draft.model
-        # Prepared again: training changed the weights.
+        # Training changed the weights, so the model is prepared again.
         prepared = self.runtime.prepare(model)
         trials = self.config.tuning.trials_per_accepted_task
         if trials:
@@ -299,17 +320,17 @@ class Workbench:
             history,
         )
 
-    # The original, and what a resumed run goes on with.
+    # The first model of a run, and the models that a resumed run continues with.
 
     def start(self, original: Any, accuracy: float) -> CurrentModel:
-        """Tunes, measures and saves the original.
+        """Tunes, measures and saves the original model.
 
         Args:
-            original: The Keras model.
-            accuracy: Its accuracy, 0..1.
+            original: The original Keras model.
+            accuracy: The original's accuracy, 0..1.
 
         Returns:
-            Iteration 0.
+            The original as the current model, iteration 0.
         """
         prepared = self.runtime.prepare(original)
         library = self.library_path(0)
@@ -324,14 +345,15 @@ class Workbench:
         )
 
     def restore(self, record: ModelRecord, model: Any) -> CurrentModel:
-        """An accepted model as the journal and the run directory keep it.
+        """Restores the original or an accepted model of a resumed run.
 
         Args:
             record: The model's entry in the journal.
-            model: The Keras model of that iteration, loaded.
+            model: The loaded Keras model of that iteration.
 
         Returns:
-            The model; its library is built again where it is missing.
+            The model as it was when it became the current model. Its library is built again if the
+            file is missing.
         """
         prepared = self.runtime.prepare(model)
         library = self.library_path(record.iteration)
@@ -354,17 +376,17 @@ class Workbench:
         )
 
     def library_path(self, iteration: int) -> pathlib.Path:
-        """Where the file lies that the runtime built of an accepted model."""
+        """Returns the path of the file that the runtime builds from an accepted model."""
         return self.run.path(f"models/iter_{iteration:04d}{self.runtime.suffix}")
 
     def time(self, model: Any, *paths: pathlib.Path) -> tuple[Latency, ...]:
-        """Times built models interleaved; all have the inputs of `model`."""
+        """Times built models interleaved; all must have the same inputs as `model`."""
         return self.runtime.time(paths, model, self.config.measure)
 
-    # The record.
+    # The entry of a model in the journal.
 
     def describe(self, current: CurrentModel) -> ModelRecord:
-        """An accepted model as the journal keeps it."""
+        """Describes an accepted model for the journal."""
         statistics = graph.statistics(current.model)
         return ModelRecord(
             iteration=current.iteration,
@@ -401,7 +423,7 @@ class Workbench:
 
 
 def channels_by_layer(channels: graph.ChannelGraph) -> dict[str, int]:
-    """The number of output channels of every layer that makes channels."""
+    """Returns the number of output channels of every layer that makes channels."""
     return {name: group.num_channels for group in channels.groups for name in group.producers}
 
 

@@ -1,4 +1,4 @@
-"""The loop that every strategy runs in: propose, judge, accept, each of them journalled."""
+"""The loop that runs a strategy: propose, judge, accept, and journal each decision."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cprune_tf.strategies.workbench.bench import CurrentModel, Workbench
 
 
 def run_strategy(strategy: Strategy, bench: Workbench, current: CurrentModel) -> CurrentModel:
-    """Prunes until the strategy or the number of candidates ends it.
+    """Prunes until the strategy stops or `config.strategy.max_iterations` candidates were tried.
 
     Args:
-        strategy: Told of every earlier decision of a resumed run first.
-        bench: The one that the strategy works over.
+        strategy: The strategy, new; it first learns all decisions that the journal holds.
+        bench: The workbench that the strategy was made with.
         current: The original, or the last accepted model of a resumed run.
 
     Returns:
@@ -55,7 +55,7 @@ def _summary(current: CurrentModel) -> str:
 def _decide(
     strategy: Strategy, bench: Workbench, current: CurrentModel, candidate: Candidate, index: int
 ) -> CurrentModel:
-    """Judges a candidate, records the decision and returns the model to go on with."""
+    """Judges a candidate, journals the decision and returns the model to continue with."""
     start_sec = time.monotonic()
     verdict = strategy.judge(current, candidate, index)
     accepted = strategy.accept(current, candidate, verdict) if verdict.accepted else None
@@ -80,7 +80,7 @@ def _decide(
 def _judged(
     current: CurrentModel, candidate: Candidate, verdict: Verdict, index: int
 ) -> events.CandidateJudged:
-    """The decision as the journal keeps it, without its duration and what it led to."""
+    """Returns the event of a decision, without its duration and without the accepted model."""
     measurement, price = verdict.measurement, candidate.price
     removal = candidate.draft.removal
     return events.CandidateJudged(

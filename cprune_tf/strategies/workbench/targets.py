@@ -1,4 +1,4 @@
-"""From a task to the channel groups that it stands for, and to the units that go first."""
+"""Finds the channel groups that a task's filters belong to, and ranks their units."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cprune_tf.runtimes import RuntimeTask
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What pruning a task means for the model.
+    """The channel groups that are pruned when a task is pruned.
 
     Attributes:
         task: The task.
-        groups: Names of the channel groups that its filters belong to, sorted.
-        num_channels: Filters of each group now; the smallest where they differ.
-        reason: Why it cannot be pruned; None where it can.
+        groups: Names of the channel groups that the task's filters belong to, sorted.
+        num_channels: Current number of filters of each group; the smallest number if they differ.
+        reason: Why the task cannot be pruned; None if it can.
     """
 
     task: RuntimeTask
@@ -29,31 +29,33 @@ class Target:
 
     @property
     def key(self) -> str:
-        """Names it in the journal. Tasks that prune the same groups are the same target."""
+        """The target's name in the journal; equal for tasks that prune the same groups."""
         return f"{'+'.join(self.groups)}@{self.num_channels}"
 
 
 def find_target(task: RuntimeTask, channels: graph.ChannelGraph) -> Target:
-    """Which channel groups a task's filters belong to, and whether they may go.
+    """Finds the channel groups that a task's filters belong to, and whether they may be pruned.
 
-    Subgraphs of one task are pruned together (CPrune, section 3.2), so one protected group
-    protects the task.
+    All subgraphs of a task are pruned together (CPrune, section 3.2). So if one of the groups is
+    protected, the task cannot be pruned.
 
     Args:
-        task: A task of the model that `channels` was found in.
-        channels: Its channel groups.
+        task: A task of the model.
+        channels: The channel groups of the same model.
 
     Returns:
         The target.
     """
     groups: dict[str, graph.ChannelGroup] = {}
     for subgraph in task.subgraphs:
-        # An attention layer makes several groups.
-        own = [g for g in channels.groups if not set(g.producers).isdisjoint(subgraph.layers)]
-        if not own:
-            # A depthwise convolution makes no channels: its filters are those of its input.
-            own = [g for g in channels.groups if _passes_filters(g, subgraph.layers)]
-        groups |= {group.name: group for group in own}
+        # There may be several groups: an attention layer makes more than one.
+        subgraph_groups = [
+            g for g in channels.groups if not set(g.producers).isdisjoint(subgraph.layers)
+        ]
+        if not subgraph_groups:
+            # A depthwise convolution makes no channels: its filters belong to those of its input.
+            subgraph_groups = [g for g in channels.groups if _has_kernel(g, subgraph.layers)]
+        groups |= {group.name: group for group in subgraph_groups}
     names = tuple(sorted(groups))
     if not groups:
         return Target(task, (), 0, "it has no filters")
@@ -65,7 +67,8 @@ def find_target(task: RuntimeTask, channels: graph.ChannelGraph) -> Target:
     return Target(task, names, smallest, None)
 
 
-def _passes_filters(group: graph.ChannelGroup, layers: tuple[str, ...]) -> bool:
+def _has_kernel(group: graph.ChannelGroup, layers: tuple[str, ...]) -> bool:
+    """Whether a kernel of one of the layers has an axis of the group's channels."""
     return any(weight.role == "kernel" and weight.layer in layers for weight in group.weights)
 
 
@@ -75,22 +78,22 @@ def removable(
     original: Mapping[str, int],
     max_fraction: float,
 ) -> int:
-    """How many filters may still go from each of some groups.
+    """Returns how many filters may still be removed from each of some groups.
 
     Args:
-        groups: Names.
-        channels: Groups of the current model.
-        original: Number of units of every group in the original model.
-        max_fraction: Of the original units that may be removed in all.
+        groups: Names of the groups.
+        channels: The channel groups of the current model.
+        original: Number of units of every group in the original model, by group name.
+        max_fraction: Maximum fraction of a group's original units that may be removed in total.
 
     Returns:
-        The smallest remaining allowance, at least 0.
+        The number that all of the groups allow, at least 0.
     """
     allowances = []
     for name in groups:
-        now = channels[name].num_channels
+        num_channels = channels[name].num_channels
         floor = max(1, original[name] - int(original[name] * max_fraction))
-        allowances.append(now - floor)
+        allowances.append(num_channels - floor)
     return max(0, min(allowances))
 
 
@@ -107,11 +110,11 @@ def score_units(
 
     Args:
         model: The current model.
-        channels: Its groups.
+        channels: The model's channel groups.
         groups: Names of the groups to score.
-        method: See cprune_tf.importance.
-        seed: For method "random".
-        sample: Gives batches of labelled images, for criteria that need some.
+        method: Name of the importance criterion, e.g. "l1"; see cprune_tf.importance.
+        seed: The seed of a random criterion.
+        sample: Returns batches of labelled images, for criteria that need some.
 
     Returns:
         float64 [num_channels] by group name; higher is more important.
