@@ -112,7 +112,7 @@ class Pipeline:
             bench = Workbench(config, self._run, opened, self._given.hooks, self._progress)
             first = self._baseline(bench, original, accuracy, required)
             pruned = self._pruned(bench, first, required)
-            final = self._long_trained(bench, pruned)
+            final = self._long_trained(bench, pruned, required)
             deployments = self._exported(bench, first, final)
         self._cross_checked(deployments)
         if journal.last(events.Finished) is None:
@@ -230,31 +230,61 @@ class Pipeline:
         registration = registered_strategies()[self._config.strategy.name]
         return run_strategy(registration.strategy(bench, first, required), bench, current)
 
-    def _long_trained(self, bench: Workbench, pruned: CurrentModel) -> Any:
-        """Trains the pruned model; keeps the new weights only if the accuracy is not lower."""
-        event = self._run.journal.last(events.LongTermTrained)
-        if event is not None:
-            return _load(self._run.path(event.model))
+    def _long_trained(self, bench: Workbench, pruned: CurrentModel, required: float) -> Any:
+        """Trains the fastest model for long; goes back to an earlier one while that is too bad.
+
+        A strategy may accept a model that misses the requirement by a little, since this training
+        follows. The original is never trained.
+        """
+        known = self._run.journal.last(events.LongTermTrained)
+        iteration = pruned.iteration
+        if known is not None:
+            if known.accuracy >= required or known.iteration <= 0:
+                return _load(self._run.path(known.model))
+            iteration = known.iteration - 1
+        model, accuracy = self._long_trained_point(bench, pruned, iteration)
+        while accuracy < required and iteration > 0:
+            iteration -= 1
+            self._progress.note(
+                f"After long-term training, iteration {iteration + 1} has {accuracy:.2%}, below "
+                f"the required {required:.2%}: iteration {iteration} is delivered instead."
+            )
+            model, accuracy = self._long_trained_point(bench, pruned, iteration)
+        return model
+
+    def _long_trained_point(
+        self, bench: Workbench, pruned: CurrentModel, iteration: int
+    ) -> tuple[Any, float]:
+        """Trains one accepted model; its weights change only if they are no worse then."""
+        record = next(
+            event
+            for kind in (events.Accepted, events.Baseline)
+            for event in reversed(self._run.journal.events(kind))
+            if event.iteration == iteration
+        )
         model = pruned.model
-        accuracy = pruned.accuracy
-        kept = "as it was"
-        if pruned.iteration:
-            old_weights = [np.array(weight) for weight in model.get_weights()]
+        if iteration != pruned.iteration:
+            model = _load(self._run.path(record.model))
+        accuracy, kept = record.accuracy, "as it was"
+        if iteration:
+            before = [np.array(weight) for weight in model.get_weights()]
             with self._progress.stage("Long-term training"):
                 bench.hooks.long_term_train(model)
                 trained = bench.hooks.evaluate(model)
             if trained >= accuracy:
                 accuracy, kept = trained, "trained"
             else:
-                model.set_weights(old_weights)
+                model.set_weights(before)
                 self._progress.note(
-                    f"Long-term training lowered the accuracy from {accuracy:.2%} to "
-                    f"{trained:.2%}; the weights from before the training are kept."
+                    f"Long-term training ended at {trained:.2%}, below {accuracy:.2%}: "
+                    "the weights before it are kept."
                 )
         self._run.save_model(model, "final.keras")
-        epochs = self._config.training.long_term.epochs if pruned.iteration else 0
-        self._run.journal.append(events.LongTermTrained(accuracy, epochs, kept, "final.keras"))
-        return model
+        epochs = self._config.training.long_term.epochs if iteration else 0
+        self._run.journal.append(
+            events.LongTermTrained(accuracy, epochs, kept, "final.keras", iteration)
+        )
+        return model, accuracy
 
     def _exported(
         self, bench: Workbench, first: CurrentModel, final: Any

@@ -87,7 +87,14 @@ class _Builder:
         self.original = self.iterations[0] if num_models else None
         # A finished run without an accepted candidate ends with the original's channels.
         has_result = num_models > 1 or (num_models == 1 and self.end is not None)
-        self.pruned = self.iterations[-1] if has_result else None
+        self.result = self._delivered()
+        self.pruned = self.iterations[self.result] if has_result else None
+
+    def _delivered(self) -> int:
+        """Returns the position of the model that the run delivers among the accepted ones."""
+        trained = self.trained.iteration if self.trained else -1
+        numbers = [iteration.iteration for iteration in self.iterations]
+        return numbers.index(trained) if trained in numbers else len(numbers) - 1
 
     def build(self) -> types.Report:
         started = self.started
@@ -121,7 +128,7 @@ class _Builder:
             ruled_out=history.ruled_out(self.records),
             layers=history.layers(self.original, self.pruned),
             tasks_original=history.tasks(self.models[0][1]) if self.models else (),
-            tasks_pruned=history.tasks(self.models[-1][1]) if self.num_accepted else (),
+            tasks_pruned=history.tasks(self.models[self.result][1]) if self.num_accepted else (),
             cross_check=self.check,
             files=self.files,
             stages=history.stages(self.records),
@@ -207,6 +214,12 @@ class _Builder:
         for event in history.of_kind(self.records, EnvironmentChanged):
             changes = "; ".join(event.changes)
             notes.append(f"The machine or its packages changed while the run was paused: {changes}")
+        if self.trained is not None and 0 <= self.result < self.num_accepted:
+            notes.append(
+                f"{self.num_accepted} pruned models were accepted. The result is number "
+                f"{self.result}: after long-term training, the later ones missed the required "
+                "accuracy."
+            )
         sessions = self._num_sessions()
         if sessions > 1:
             notes.append(

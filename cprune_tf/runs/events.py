@@ -229,7 +229,7 @@ class Stopped:
 
 @dataclasses.dataclass(frozen=True)
 class LongTermTrained:
-    """The result was trained.
+    """An accepted model was trained for long; the last one that was is the result.
 
     Attributes:
         accuracy: Accuracy of the model that was kept, 0..1.
@@ -237,6 +237,8 @@ class LongTermTrained:
         kept: Which weights were kept: "trained", or "as it was" if nothing was pruned or training
             lowered the accuracy.
         model: The `.keras` file of the kept model, relative to the run directory.
+        iteration: The accepted model that was trained; 0 for the original, which is not trained.
+            -1 in the journal of an older run: the last accepted one.
     """
 
     kind: ClassVar[str] = "long_term_trained"
@@ -244,6 +246,7 @@ class LongTermTrained:
     epochs: int
     kept: str
     model: str
+    iteration: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
