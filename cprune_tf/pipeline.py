@@ -256,12 +256,9 @@ class Pipeline:
         self, bench: Workbench, pruned: CurrentModel, iteration: int
     ) -> tuple[Any, float]:
         """Trains one accepted model; its weights change only if they are no worse then."""
-        record = next(
-            event
-            for kind in (events.Accepted, events.Baseline)
-            for event in reversed(self._run.journal.events(kind))
-            if event.iteration == iteration
-        )
+        journal = self._run.journal
+        records = (*journal.events(events.Baseline), *journal.events(events.Accepted))
+        record = next(one for one in reversed(records) if one.iteration == iteration)
         model = pruned.model
         if iteration != pruned.iteration:
             model = _load(self._run.path(record.model))
@@ -281,9 +278,7 @@ class Pipeline:
                 )
         self._run.save_model(model, "final.keras")
         epochs = self._config.training.long_term.epochs if iteration else 0
-        self._run.journal.append(
-            events.LongTermTrained(accuracy, epochs, kept, "final.keras", iteration)
-        )
+        journal.append(events.LongTermTrained(accuracy, epochs, kept, "final.keras", iteration))
         return model, accuracy
 
     def _exported(

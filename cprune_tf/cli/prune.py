@@ -25,6 +25,17 @@ _DEVICE = flags.DEFINE_string(
     "device", None, "Instead of config.device: local, rpc://..., tracker://... or adb:SERIAL."
 )
 _CORES = flags.DEFINE_string("cores", None, "Instead of config.measure.cores, e.g. big.")
+_TARGET_SPEEDUP = flags.DEFINE_float(
+    "target_speedup", None, "Instead of config.strategy.target_speedup, e.g. 2."
+)
+_TARGET_LATENCY_MS = flags.DEFINE_float(
+    "target_latency_ms", None, "Instead of config.strategy.target_latency_ms."
+)
+_MAX_ACCURACY_DROP = flags.DEFINE_float(
+    "max_accuracy_drop",
+    None,
+    "Instead of config.strategy.max_accuracy_drop, e.g. 0.01 for one percentage point.",
+)
 _RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir.")
 
 
@@ -42,6 +53,9 @@ def main(argv: Sequence[str]) -> None:
         values.device = _DEVICE.value
     if _CORES.value is not None:
         values.measure.cores = _CORES.value
+    for flag in (_TARGET_SPEEDUP, _TARGET_LATENCY_MS, _MAX_ACCURACY_DROP):
+        if flag.value is not None:
+            setattr(values.strategy, flag.name, flag.value)
     config = configs.from_mapping(values)
     # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()

@@ -7,8 +7,9 @@ the second timing, a point would merely be the luckiest of several short measure
 
 from __future__ import annotations
 
+import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,19 @@ import numpy as np
 from cprune_tf import graph
 from cprune_tf.config import MeasureConfig
 from cprune_tf.latency.points import PointStore, TaskPoint, WholePoint
-from cprune_tf.latency.sites import Site, Units, current_units, find_sites, tasks_by_site
+from cprune_tf.latency.sites import (
+    Counts,
+    Site,
+    SiteKey,
+    Units,
+    current_units,
+    find_sites,
+    tasks_by_site,
+)
 from cprune_tf.runtimes import Runtime, RuntimeModel, RuntimeTask
+
+# The programs of so many similar tasks are tried at new counts, the most similar task first.
+_MAX_SIMILAR = 2
 
 OnTask = Callable[[RuntimeTask], None]
 
@@ -49,6 +61,9 @@ class LatencyLab:
         self.units = current_units(channels)
         reduced = {group.name: group.num_channels - 1 for group in channels.prunable}
         self.sites = find_sites(prepared, self.prepare(reduced), channels)
+        # The tasks that this lab has measured, whose programs may fit others of their family.
+        self._measured_tasks: dict[str, dict[Counts, RuntimeTask]] = {}
+        self._remember(self.sites, tasks_by_site(prepared), self.units)
 
     def prepare(self, keep: Units) -> RuntimeModel:
         """Prepares the model with fewer units in some groups, without measuring it.
@@ -96,7 +111,10 @@ class LatencyLab:
         task_at = tasks_by_site(candidate)
         sites = self._unmeasured(units)
         unpriced = {task_at[site.key].key: task_at[site.key] for site in sites}
-        self.runtime.price(self.runtime.part(candidate, unpriced.values()), self.prepared)
+        sources = [task for site in sites for task in self._similar(site, site.counts(units))]
+        current = self.runtime.part(self.prepared, [*sources, *self.prepared.tasks])
+        self.runtime.price(self.runtime.part(candidate, unpriced.values()), current)
+        self._remember(sites, task_at, units)
         for site in sites:
             counts = site.counts(units)
             # This loop may already have measured another site of the same family.
@@ -160,6 +178,22 @@ class LatencyLab:
         latencies = self.runtime.time(paths, self.model, measure)
         for units, latency in zip(untimed, latencies, strict=True):
             self.store.add_whole(WholePoint(units, self.tasks_ms(units), latency.median_ms))
+
+    def _remember(
+        self, sites: Sequence[Site], task_at: Mapping[SiteKey, RuntimeTask], units: Units
+    ) -> None:
+        for site in sites:
+            self._measured_tasks.setdefault(site.family, {})[site.counts(units)] = task_at[site.key]
+
+    def _similar(self, site: Site, counts: Counts) -> list[RuntimeTask]:
+        """Returns the measured tasks of a site's family whose counts are nearest."""
+
+        def distance(other: Counts) -> float:
+            return sum(abs(math.log(a / b)) for a, b in zip(other, counts, strict=True))
+
+        measured = self._measured_tasks.get(site.family, {})
+        nearest = sorted(measured, key=lambda other: (distance(other), other))
+        return [measured[other] for other in nearest[:_MAX_SIMILAR]]
 
     def _unmeasured(self, units: Units) -> list[Site]:
         """Returns the sites that have no point at these numbers of units."""

@@ -146,6 +146,16 @@ class Strategy(abc.ABC):
         self.required_accuracy = required_accuracy
         self.settings: Any = getattr(bench.config.strategy, self.name)
 
+    @property
+    def target_ratio(self) -> float:
+        """The latency to reach / the original's; 0 if accuracy alone decides how far to go."""
+        strategy = self.bench.config.strategy
+        if strategy.target_speedup:
+            return float(1 / strategy.target_speedup)
+        if strategy.target_latency_ms:
+            return float(strategy.target_latency_ms / self.original.latency.median_ms)
+        return 0.0
+
     @abc.abstractmethod
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """Proposes what to try next.

@@ -153,6 +153,10 @@ class CPrune(Strategy):
                 f"(alpha x {current.accuracy:.2%}), "
                 f"below the required accuracy {self.required_accuracy:.2%}"
             )
+        if current.latency_ratio <= self.target_ratio:
+            return (
+                f"the target is reached: {1 / current.latency_ratio:.3g}x as fast as the original"
+            )
         if current.latency_ratio <= self.settings.min_latency_ratio:
             return f"the latency is {current.latency_ratio:.1%} of the original model's"
         return None

@@ -26,6 +26,9 @@ from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.graph import ChannelGroup
+    from cprune_tf.latency.staircase import Staircase
+    from cprune_tf.runs.progress import Stage
     from cprune_tf.strategies.planning.allocation import GroupOptions
     from cprune_tf.strategies.planning.planner import Plan, Planner
     from cprune_tf.strategies.workbench import CurrentModel
@@ -104,16 +107,6 @@ class LatencyBudget(Strategy):
         else:
             self.scale /= 2
 
-    @property
-    def target_ratio(self) -> float:
-        """The latency to reach / the original's; 0 if accuracy alone decides how far to go."""
-        strategy = self.bench.config.strategy
-        if strategy.target_speedup:
-            return float(1 / strategy.target_speedup)
-        if strategy.target_latency_ms:
-            return float(strategy.target_latency_ms / self.original.latency.median_ms)
-        return 0.0
-
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy: the best plan for the next budget, timed whole and corrected if it lies."""
         ratio = self._next_ratio(current)
@@ -189,8 +182,6 @@ class LatencyBudget(Strategy):
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
     ) -> events.CandidatePlanned | Stop:
         """Solves for the counts of the next budget and chooses the units that go."""
-        from cprune_tf.strategies.planning.allocation import BudgetError
-
         bench = self.bench
         units = {group.name: group.num_channels for group in current.channels.groups}
         with self._planner() as planner:
@@ -203,16 +194,13 @@ class LatencyBudget(Strategy):
                 def report(plan: Plan) -> None:
                     stage.update(text=_describe(plan, now_ms))
 
-                try:
-                    plan = planner.plan(groups, now_ms * ratio * correction, report)
-                except BudgetError as error:
-                    least = error.cheapest_ms / now_ms
-                    if least > 1 - self.settings.smallest_cut:
-                        return Stop(
-                            f"the counts that are left can take no less than {least:.1%} of the "
-                            "current model's tasks: config.strategy.max_pruned_fraction binds"
-                        )
-                    plan = planner.plan(groups, error.cheapest_ms * (1 + 1e-6), report)
+                plan = planner.plan(groups, now_ms * ratio * correction, report)
+        least = plan.tasks_ms / now_ms
+        if least > max(ratio, 1 - self.settings.smallest_cut):
+            return Stop(
+                f"the counts that are left can take no less than {least:.1%} of the current "
+                "model's tasks: config.strategy.max_pruned_fraction binds"
+            )
         removal = {
             name: units[name] - count for name, count in plan.counts.items() if count < units[name]
         }
@@ -249,22 +237,30 @@ class LatencyBudget(Strategy):
 
     def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The counts that each group may take: right edges of its staircase in the original."""
-        from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
         from cprune_tf.strategies.planning.options import remaining, staircase_options
 
-        max_options = self.settings.max_options
-        fraction = self.bench.config.strategy.max_pruned_fraction
-        sampling = SamplingConfig(
-            max_points=max_options, first_points=min(7, max_options), smallest=1 - fraction
-        )
         options = {}
         prunable = self.original.channels.prunable
         with self.bench.progress.stage("Measure staircases", total=len(prunable)) as stage:
             for number, group in enumerate(prunable):
                 stage.update(number, group.name)
-                staircase = sample_staircase(planner.lab, group, sampling)
-                options[group.name] = staircase_options(staircase, max_options)
+                staircase = self._staircase(planner, group, stage)
+                options[group.name] = staircase_options(staircase, self.settings.max_options)
         return remaining(options, units)
+
+    def _staircase(self, planner: Planner, group: ChannelGroup, stage: Stage) -> Staircase:
+        from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
+
+        max_points = self.settings.max_options
+        fraction = self.bench.config.strategy.max_pruned_fraction
+        sampling = SamplingConfig(
+            max_points=max_points, first_points=min(7, max_points), smallest=1 - fraction
+        )
+
+        def report(num_done: int, count: int) -> None:
+            stage.update(text=f"{group.name} with {count} of {group.num_channels} units")
+
+        return sample_staircase(planner.lab, group, sampling, on_point=report)
 
     def _valued(
         self,

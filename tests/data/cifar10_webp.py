@@ -22,6 +22,14 @@ def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
     return (_decode("data_batch_1"), train), (_decode("test_batch"), test)
 
 
+def load_all() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """All 50,000 training images and all 10,000 test images, raw."""
+    with np.load(FOLDER / "labels.npz") as labels:
+        train, test = labels["train"], labels["test"]
+    images = np.concatenate([_decode(f"data_batch_{number}") for number in range(1, 6)])
+    return (images, train), (_decode("test_batch"), test)
+
+
 def _decode(name: str) -> np.ndarray:
     content = (FOLDER / f"{name}.webp").read_bytes()
     grid = tf.io.decode_webp(content, channels=3).numpy().reshape(100, 32, 100, 32, 3)

@@ -39,6 +39,14 @@ def test_no_candidate_is_a_count_that_its_price_rules_out(tmp_path):
     assert result.latency_ratio < 0.5
 
 
+def test_it_ends_where_the_target_is_reached(tmp_path):
+    wanted = {"max_iterations": 20, "target_speedup": 1.3, "cprune": EASY}
+    with benches.bench(tmp_path, wanted) as bench:
+        result = prune(bench, CPrune)
+        assert "target is reached" in bench.run.journal.last(events.Stopped).reason
+    assert 0.5 < result.latency_ratio <= 1 / 1.3
+
+
 def test_reasons_name_the_ratio_side_by_side_before_the_milliseconds(tmp_path):
     with benches.bench(tmp_path, {"max_iterations": 1, "cprune": EASY}) as bench:
         prune(bench, CPrune)

@@ -30,6 +30,8 @@ from scipy.sparse import coo_array
 from cprune_tf.errors import UserError
 
 _TOLERANCE = 1e-9
+# The solver's status where it has proven that there is no solution.
+_INFEASIBLE = 2
 
 
 class BudgetError(UserError, ValueError):
@@ -134,8 +136,10 @@ def allocate(
     elapsed_sec = time.monotonic() - start_sec
     if result.x is None:
         cheapest = program.cheapest_ms(time_limit_sec) + constant_ms
+        is_proven = result.status == _INFEASIBLE
+        found = "fit into" if is_proven else "were found in time that fit into"
         raise BudgetError(
-            f"No channel counts fit into {budget_ms:.4g} ms ({result.message.rstrip('.')}). The "
+            f"No channel counts {found} {budget_ms:.4g} ms. The "
             f"least latency that the allowed counts reach is {cheapest:.4g} ms; raise the budget "
             "to at least that, or allow smaller counts.",
             cheapest,

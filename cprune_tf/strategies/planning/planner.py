@@ -8,6 +8,7 @@ solution uses is measured and the problem solved again, until a solution rests o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from cprune_tf.latency.prediction import LatencyPredictor, TaskKey
 from cprune_tf.latency.sites import Site
 from cprune_tf.strategies.planning.allocation import (
     Allocation,
+    BudgetError,
     GroupOptions,
     SiteCosts,
     allocate,
@@ -27,6 +29,8 @@ from cprune_tf.strategies.planning.allocation import (
 
 # A site of more combinations (a concatenation of many groups) is costed group by group.
 _MAX_COMBINATIONS = 1024
+# What a budget exceeds the least possible latency by, so that rounding cannot rule that out.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +107,8 @@ class Planner:
 
         Returns:
             The plan. If the last of `max_solutions` solutions still needed measuring, the best
-            measured one that fits.
-
-        Raises:
-            BudgetError: No counts fit.
+            measured one that fits. If no counts fit, the fastest there are: their `tasks_ms` then
+            exceeds the budget.
         """
         num_measured, solver_sec = 0, 0.0
         fitting: list[Plan] = []
@@ -120,27 +122,31 @@ class Planner:
             if not missing:
                 return plan
             num_measured += self.lab.measure(allocation.counts)
-            tasks_ms = self.lab.tasks_ms(allocation.counts)
-            if tasks_ms <= budget_ms:
-                fitting.append(
-                    dataclasses.replace(
-                        plan, tasks_ms=tasks_ms, num_measured=num_measured, measured=True
-                    )
-                )
-        if fitting:
-            return max(fitting, key=lambda plan: plan.value)
-        return plan
+            plan = dataclasses.replace(
+                plan,
+                tasks_ms=self.lab.tasks_ms(allocation.counts),
+                num_measured=num_measured,
+                measured=True,
+            )
+            if plan.tasks_ms <= budget_ms:
+                fitting.append(plan)
+        # The last solution is measured by now, though it may not fit.
+        return max(fitting, key=lambda plan: plan.value) if fitting else plan
 
     def _solve(self, groups: Sequence[GroupOptions], budget_ms: float) -> Allocation:
         costs, constant_ms = self._costs(groups)
-        return allocate(
+        solve = functools.partial(
+            allocate,
             groups,
             costs,
-            budget_ms,
             constant_ms=constant_ms,
             max_gap=self.config.max_gap,
             time_limit_sec=self.config.time_limit_sec,
         )
+        try:
+            return solve(budget_ms)
+        except BudgetError as error:
+            return solve(error.cheapest_ms * (1 + _ROUNDING))
 
     def _costs(self, groups: Sequence[GroupOptions]) -> tuple[list[SiteCosts], float]:
         """What each site costs, and what does not depend on any choice."""
