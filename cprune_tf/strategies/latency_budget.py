@@ -14,10 +14,9 @@ Every accepted round is a point of the run's front of latency and accuracy.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cprune_tf.config.checks import require
@@ -182,9 +181,13 @@ class LatencyBudget(Strategy):
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
     ) -> events.CandidatePlanned | Stop:
         """Solves for the counts of the next budget and chooses the units that go."""
+        from cprune_tf.strategies.planning.planner import Planner, PlannerConfig
+
         bench = self.bench
+        config = PlannerConfig(time_limit_sec=self.settings.solver_time_sec, seed=bench.config.seed)
         units = {group.name: group.num_channels for group in current.channels.groups}
-        with self._planner() as planner:
+        with bench.lab(self.original) as lab:
+            planner = Planner(lab, config)
             options = self._options(planner, units)
             scores = bench.score_units(current, tuple(options), self.num_candidates)
             groups = self._valued(current, options, scores)
@@ -218,22 +221,6 @@ class LatencyBudget(Strategy):
             ratio=plan.tasks_ms / now_ms,
             reason=_describe(plan, now_ms),
         )
-
-    @contextlib.contextmanager
-    def _planner(self) -> Iterator[Planner]:
-        """Plans over the original model, whose programs all others are transferred from."""
-        from cprune_tf.latency.lab import LatencyLab
-        from cprune_tf.latency.points import PointStore
-        from cprune_tf.strategies.planning.planner import Planner, PlannerConfig
-
-        bench, original = self.bench, self.original
-        config = PlannerConfig(time_limit_sec=self.settings.solver_time_sec, seed=bench.config.seed)
-        with PointStore(bench.run.points_path, bench.runtime.fingerprint) as store:
-            lab = LatencyLab(
-                original.model, original.prepared, original.channels, bench.runtime, store
-            )
-            lab.measure({})
-            yield Planner(lab, config)
 
     def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The counts that each group may take: right edges of its staircase in the original."""

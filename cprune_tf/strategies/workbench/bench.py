@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cprune_tf import graph
 from cprune_tf.config import PruneConfig
 from cprune_tf.devices import Latency
 from cprune_tf.importance.registry import Array
+from cprune_tf.latency.lab import LatencyLab
+from cprune_tf.latency.points import PointStore
 from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.results import ModelRecord, TaskRecord
 from cprune_tf.runtimes import Runtime, RuntimeModel, TaskCost
@@ -217,6 +220,24 @@ class Workbench:
         return Price(ratio, current.latency.median_ms * ratio)
 
     # Candidates: measuring, training and accepting them.
+
+    @contextlib.contextmanager
+    def lab(self, original: CurrentModel) -> Iterator[LatencyLab]:
+        """Opens the lab that measures the original's tasks at other channel counts.
+
+        Args:
+            original: The first model, tuned.
+
+        Yields:
+            The lab, in which the original's own tasks are measured. It keeps its points in the run
+            directory, so nothing is measured twice.
+        """
+        with PointStore(self.run.points_path, self.runtime.fingerprint) as store:
+            lab = LatencyLab(
+                original.model, original.prepared, original.channels, self.runtime, store
+            )
+            lab.measure({})
+            yield lab
 
     def measure(self, current: CurrentModel, candidate: Candidate, index: int) -> Measurement:
         """Times a candidate in turn with the current model and the original.
