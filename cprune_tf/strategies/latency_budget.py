@@ -15,6 +15,7 @@ Every accepted round is a point of the run's front of latency and accuracy.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -26,11 +27,15 @@ from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGroup
+    from cprune_tf.importance.registry import Array
     from cprune_tf.latency.staircase import Staircase
     from cprune_tf.runs.progress import Stage
     from cprune_tf.strategies.planning.allocation import GroupOptions
     from cprune_tf.strategies.planning.planner import Plan, Planner
     from cprune_tf.strategies.workbench import CurrentModel
+
+    # Scores of the units by group, and the counts of each group with their values.
+    Valuation = tuple[dict[str, Array], list[GroupOptions]]
 
 # A plan is corrected when the whole model takes so much more of the current latency than planned.
 _TOLERATED_EXCESS = 0.03
@@ -81,7 +86,10 @@ class LatencyBudget(Strategy):
 
     Attributes:
         num_candidates: Candidates judged so far.
-        scale: How much of a full round the next one goes: halved by each accuracy refusal.
+        least_ratio: The next round may take at least this fraction of the current latency: an
+            accuracy refusal halves the way that was too far.
+        refused: Numbers of units by group whose removal was refused for accuracy since the last
+            acceptance.
         num_too_slow: Candidates refused for latency since the last acceptance: the next one goes so
             many rounds further.
     """
@@ -91,8 +99,11 @@ class LatencyBudget(Strategy):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.num_candidates = 0
-        self.scale = 1.0
+        self.least_ratio = 0.0
+        self.refused: list[dict[str, int]] = []
         self.num_too_slow = 0
+        # The same for all plans of a round.
+        self._valuation: Valuation | None = None
 
     def learn(self, event: Any) -> None:
         """See Strategy."""
@@ -101,21 +112,28 @@ class LatencyBudget(Strategy):
         self.num_candidates += 1
         if event.decision == events.ACCEPTED:
             self.num_too_slow = 0
+            self.refused.clear()
         elif event.decision == events.REFUSED_LATENCY:
             self.num_too_slow += 1
         else:
-            self.scale /= 2
+            assert event.measured is not None  # It was timed before it was trained.
+            refused = event.measured.median_ms / event.current_latency_ms
+            self.least_ratio = max(self.least_ratio, math.sqrt(refused))
+            self.refused.append(dict(event.removed))
 
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy: the best plan for the next budget, timed whole and corrected if it lies."""
         ratio = self._next_ratio(current)
         if isinstance(ratio, Stop):
             return ratio
-        correction = 1.0
+        correction, last = 1.0, None
         for attempt in range(_MAX_PLANS_PER_ROUND):
             planned = self._planned(current, ratio, correction, attempt)
             if isinstance(planned, Stop):
                 return planned
+            if last is not None and planned.removed == last.removed:
+                break  # The smallest counts are reached.
+            last = planned
             candidate = self._candidate(current, planned)
             measurement = self.bench.measure(current, candidate, self.num_candidates)
             if measurement.current_ratio <= ratio * (1 + _TOLERATED_EXCESS):
@@ -150,14 +168,19 @@ class LatencyBudget(Strategy):
         if target and reached <= target * (1 + _TOLERATED_EXCESS / 2):
             return Stop(f"the target is reached: {1 / reached:.3g}x as fast as the original")
         whole_round = target ** (1 / settings.num_rounds) if target else settings.round_ratio
-        ratio = max(whole_round ** (self.scale * (1 + self.num_too_slow)), target / reached)
+        ratio = max(whole_round ** (1 + self.num_too_slow), self.least_ratio, target / reached)
         if ratio > 1 - settings.smallest_cut and ratio > target / reached:
-            missing = f"; the target of {1 / target:.3g}x is not reached" if target else ""
-            return Stop(
-                f"a further round would cut the latency by less than {settings.smallest_cut:.0%}: "
-                f"accuracy binds at {1 / reached:.3g}x{missing}"
-            )
+            return self._accuracy_binds(current)
         return float(ratio)
+
+    def _accuracy_binds(self, current: CurrentModel) -> Stop:
+        target = self.target_ratio
+        missing = f"; the target of {1 / target:.3g}x is not reached" if target else ""
+        return Stop(
+            "a round that loses less accuracy would cut the latency by less than "
+            f"{self.settings.smallest_cut:.0%}: accuracy binds at "
+            f"{1 / current.latency_ratio:.3g}x{missing}"
+        )
 
     def _planned(
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
@@ -188,9 +211,10 @@ class LatencyBudget(Strategy):
         units = {group.name: group.num_channels for group in current.channels.groups}
         with bench.lab(self.original) as lab:
             planner = Planner(lab, config)
-            options = self._options(planner, units)
-            scores = bench.score_units(current, tuple(options), self.num_candidates)
-            groups = self._valued(current, options, scores)
+            if attempt == 0 or self._valuation is None:
+                self._valuation = self._valued(current, self._options(planner, units))
+            scores, groups = self._valuation
+            options = [group.name for group in groups]
             now_ms = planner.tasks_ms({name: units[name] for name in options})
             with bench.progress.stage(f"Plan round {self.num_candidates + 1}") as stage:
 
@@ -209,6 +233,12 @@ class LatencyBudget(Strategy):
         }
         if not removal:
             return Stop("no smaller counts are left that are faster")
+        if removal in self.refused:
+            # The larger budget found nothing better than what lost too much accuracy.
+            milder = math.sqrt(ratio)
+            if milder > 1 - self.settings.smallest_cut:
+                return self._accuracy_binds(current)
+            return self._plan(current, milder, correction, attempt)
         ranking = ranked(scores)
         return events.CandidatePlanned(
             index=self.num_candidates,
@@ -226,13 +256,14 @@ class LatencyBudget(Strategy):
         """The counts that each group may take: right edges of its staircase in the original."""
         from cprune_tf.strategies.planning.options import remaining, staircase_options
 
-        options = {}
         prunable = self.original.channels.prunable
+        options = {}
         with self.bench.progress.stage("Measure staircases", total=len(prunable)) as stage:
             for number, group in enumerate(prunable):
                 stage.update(number, group.name)
                 staircase = self._staircase(planner, group, stage)
                 options[group.name] = staircase_options(staircase, self.settings.max_options)
+            stage.update(len(prunable))
         return remaining(options, units)
 
     def _staircase(self, planner: Planner, group: ChannelGroup, stage: Stage) -> Staircase:
@@ -249,17 +280,13 @@ class LatencyBudget(Strategy):
 
         return sample_staircase(planner.lab, group, sampling, on_point=report)
 
-    def _valued(
-        self,
-        current: CurrentModel,
-        options: Mapping[str, tuple[int, ...]],
-        scores: Mapping[str, Any],
-    ) -> list[GroupOptions]:
-        """What keeping each count is worth, by the loss."""
+    def _valued(self, current: CurrentModel, options: Mapping[str, tuple[int, ...]]) -> Valuation:
+        """What each unit is worth, and what keeping each count is worth, by the loss."""
         from cprune_tf.strategies.planning import sensitivity
         from cprune_tf.strategies.planning.allocation import GroupOptions
 
         bench = self.bench
+        scores = bench.score_units(current, tuple(options), self.num_candidates)
         removed = {
             name: sensitivity.scanned_removals(counts)
             for name, counts in options.items()
@@ -271,7 +298,8 @@ class LatencyBudget(Strategy):
                 model, current.channels, ranked(scores), removed, data, stage.progress
             )
         values = sensitivity.kept_values(scores, scanned, options)
-        return [GroupOptions(name, counts, values[name]) for name, counts in options.items()]
+        groups = [GroupOptions(name, counts, values[name]) for name, counts in options.items()]
+        return scores, groups
 
 
 def _describe(plan: Plan, now_ms: float) -> str:

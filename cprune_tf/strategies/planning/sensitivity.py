@@ -52,7 +52,8 @@ def scan(
         ranking: All unit indices by group name, the least important first.
         removed: How many of these to remove, by group name.
         data: (images, labels), or an iterable of such batches.
-        on_group: Called with (groups done, groups in all, group name) before each group.
+        on_group: Called with (groups done, groups in all, group name) before each group, and at
+            the end.
 
     Returns:
         By group name.
@@ -74,6 +75,8 @@ def scan(
             for variable, value in with_all:
                 variable.assign(value)
         result[name] = Sensitivity(tuple(counts), tuple(increases))
+    if on_group is not None:
+        on_group(len(removed), len(removed), "")
     return result
 
 
