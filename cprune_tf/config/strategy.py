@@ -17,7 +17,7 @@ class StrategyConfig:
     The settings of the strategy NAME alone are in `config.strategy.NAME`.
 
     Attributes:
-        name: The strategy's name, e.g. "cprune".
+        name: The strategy's name, e.g. "latency_budget"; see docs/strategies.md.
         required_accuracy: The accuracy (0..1) that the result must have; 0: it is derived from
             max_accuracy_drop.
         max_accuracy_drop: If required_accuracy is 0: how far the result's accuracy may be below the
@@ -33,7 +33,7 @@ class StrategyConfig:
         metric: The metric of all accuracies: "top1" or "top5".
     """
 
-    name: str = "cprune"
+    name: str = "latency_budget"
     required_accuracy: float = 0.0
     max_accuracy_drop: float = 0.01
     max_iterations: int = 100

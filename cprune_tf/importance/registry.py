@@ -110,9 +110,9 @@ def register_criterion(
 
 
 def criterion_names() -> tuple[str, ...]:
-    """The names of all criteria, by the module that they are in."""
+    """The names of all criteria, in alphabetical order."""
     _import_modules()
-    return tuple(_criteria)
+    return tuple(sorted(_criteria))
 
 
 def needs_data(name: str) -> bool:

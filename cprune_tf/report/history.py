@@ -101,7 +101,8 @@ def _decision(number: int, event: CandidateJudged, current: ModelRecord) -> type
     return types.Decision(
         number=number,
         iteration=event.iteration,
-        task=event.task,
+        # A strategy that aims at no single task still names what it tries.
+        task=event.task or event.key,
         layers=event.layers,
         removed=dict(event.removed),
         step=event.step,

@@ -116,7 +116,7 @@ class Decision:
     Attributes:
         number: The candidate's number, from 1.
         iteration: The iteration of the current model.
-        task: The task that the strategy aimed at; "" if it did not aim at a single task.
+        task: The task that the strategy aimed at, or what else it calls the candidate.
         layers: The Keras layers of that task.
         removed: Number of removed channels by channel group.
         step: Number of channels removed from each group of the target.

@@ -33,7 +33,7 @@ def _refused(*flags: str) -> str:
     [
         (["--config.strategy.alfa=0.9"], "alfa"),
         (["--config.strategy.cprune.alpha=1.5"], "a number in (0, 1]"),
-        (["--config.strategy.importance=l3"], "one of l1, l2"),
+        (["--config.strategy.importance=l3"], "fpgm, l1, l2"),
         (["--config.tuning.trials_per_task=0"], "a positive number"),
         (["--config.frontend=onnx"], "keras or tflite"),
     ],

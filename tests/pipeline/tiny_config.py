@@ -10,6 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_train = 512
     config.data.max_test = 200
     config.data.augment = False
+    config.strategy.name = "cprune"
     config.strategy.cprune.alpha = 0.5
     config.strategy.cprune.beta = 0.999
     config.strategy.max_accuracy_drop = 0.9

@@ -64,7 +64,8 @@ def bench(
     workdir: pathlib.Path, strategy: dict, used: Hooks | None = None, runtime=TiledRuntime
 ) -> Iterator[Workbench]:
     """Opens a workbench, on a new run or on the one that is there."""
-    config = from_mapping({"strategy": strategy, "tuning": {"trials_per_accepted_task": 0}})
+    named = {"name": "cprune", **strategy}
+    config = from_mapping({"strategy": named, "tuning": {"trials_per_accepted_task": 0}})
     options = RuntimeOptions("float32", workdir, TuningConfig())
     console = rich.console.Console(file=io.StringIO(), width=120)
     with (
