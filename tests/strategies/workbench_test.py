@@ -132,33 +132,37 @@ def test_a_runtime_without_programs_is_refused_by_what_reads_programs(tmp_path):
 
 
 @pytest.fixture
-def uniform():
+def same_share():
     """The documentation's strategy, forgotten again afterwards."""
-    yield run_section("extending.md", "Adding a strategy")["Uniform"]
-    registry._REGISTERED.pop("uniform")
+    yield run_section("extending.md", "Adding a strategy")["SameShare"]
+    registry._REGISTERED.pop("same_share")
 
 
-def test_the_strategy_of_the_documentation_prunes(uniform, tmp_path):
-    strategy = {"name": "uniform", "uniform": {"fraction": 0.5}}
+def test_the_strategy_of_the_documentation_prunes(same_share, tmp_path):
+    strategy = {"name": "same_share", "same_share": {"fraction": 0.5}}
     with benches.bench(tmp_path, strategy) as bench:
-        assert bench.config.strategy.uniform.fraction == 0.5
-        result = prune(bench, uniform)
+        assert bench.config.strategy.same_share.fraction == 0.5
+        result = prune(bench, same_share)
         (candidate,) = judged(bench)
     assert candidate.decision == events.ACCEPTED
     assert candidate.removed == {"first": 8, "second": 16}
     assert [result.model.get_layer(name).filters for name in ("first", "second")] == [8, 16]
     # It resumes as well: the one candidate is not tried again.
     with benches.bench(tmp_path, strategy) as bench:
-        prune(bench, uniform)
+        prune(bench, same_share)
         assert len(judged(bench)) == 1
 
 
-def test_a_strategys_own_fields_are_checked_and_named(uniform):
-    with pytest.raises(ConfigError, match=r"strategy.uniform.fraction is 2.0; expected a number"):
-        from_mapping({"strategy": {"uniform": {"fraction": 2.0}}})
-    with pytest.raises(ConfigError, match=r"Did you mean config.strategy.uniform.fraction"):
+def test_a_strategys_own_fields_are_checked_and_named(same_share):
+    with pytest.raises(
+        ConfigError, match=r"strategy.same_share.fraction is 2.0; expected a number"
+    ):
+        from_mapping({"strategy": {"same_share": {"fraction": 2.0}}})
+    with pytest.raises(ConfigError, match=r"Did you mean config.strategy.same_share.fraction"):
         from_mapping({"strategy": {"fraction": 0.5}})
-    with pytest.raises(ConfigError, match=r"strategy.name is 'none'; expected one of cprune, uni"):
+    with pytest.raises(
+        ConfigError, match=r"strategy.name is 'none'; expected one of .*, same_share"
+    ):
         from_mapping({"strategy": {"name": "none"}})
 
 
