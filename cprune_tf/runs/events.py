@@ -233,7 +233,7 @@ class LongTermTrained:
 
     Attributes:
         accuracy: Accuracy of the model that was kept, 0..1.
-        epochs: Number of epochs of the training; 0 if nothing was pruned.
+        epochs: Number of epochs that were planned; 0 if nothing was pruned.
         kept: Which weights were kept: "trained", or "as it was" if nothing was pruned or training
             lowered the accuracy.
         model: The `.keras` file of the kept model, relative to the run directory.
