@@ -158,7 +158,9 @@ def test_a_strategys_own_fields_are_checked_and_named(uniform):
         from_mapping({"strategy": {"uniform": {"fraction": 2.0}}})
     with pytest.raises(ConfigError, match=r"Did you mean config.strategy.uniform.fraction"):
         from_mapping({"strategy": {"fraction": 0.5}})
-    with pytest.raises(ConfigError, match=r"strategy.name is 'none'; expected one of cprune, uni"):
+    with pytest.raises(
+        ConfigError, match=r"strategy.name is 'none'; expected one of cprune, .*uniform"
+    ):
         from_mapping({"strategy": {"name": "none"}})
 
 
