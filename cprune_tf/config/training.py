@@ -19,6 +19,14 @@ class FitConfig:
         schedule: The schedule of the learning rate: "constant" or "cosine" (to zero).
         max_steps_per_epoch: Maximum number of batches in an epoch; 0: the whole training set.
         distill: Weight (0..1) of the original model's softened outputs in the loss; 0: none.
+        warmup_epochs: The learning rate rises linearly in so many first epochs, a fraction of one
+            allowed; the schedule covers the others. 0: it starts at learning_rate.
+        label_smoothing: How much (0..1) of each label is spread evenly over all classes, in the
+            part of the loss that compares with labels; 0: none.
+        ema: The decay of an exponential moving average of the weights, e.g. 0.999, which becomes
+            the result; 0: the last weights are the result.
+        stop_after: Training ends after so many epochs without a lower training loss; 0: it does
+            not end early.
     """
 
     epochs: int = 5
@@ -28,6 +36,10 @@ class FitConfig:
     schedule: str = "constant"
     max_steps_per_epoch: int = 0
     distill: float = 0.0
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    stop_after: int = 0
 
     def validate(self, field: str) -> None:
         """Raises ConfigError if a field is invalid.
@@ -48,6 +60,18 @@ class FitConfig:
         steps = self.max_steps_per_epoch
         require(steps >= 0, f"{field}.max_steps_per_epoch", steps, "0 (all) or more")
         require(0 <= self.distill <= 1, f"{field}.distill", self.distill, "a number in [0, 1]")
+        warmup = self.warmup_epochs
+        # Without epochs there is no training, and nothing to check it against.
+        require(
+            warmup >= 0 and (warmup < self.epochs or not warmup or not self.epochs),
+            f"{field}.warmup_epochs",
+            warmup,
+            f"0 or more, and less than {field}.epochs ({self.epochs})",
+        )
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, f"{field}.label_smoothing", smoothing, "a number in [0, 1)")
+        require(0 <= self.ema < 1, f"{field}.ema", self.ema, "a number in [0, 1)")
+        require(self.stop_after >= 0, f"{field}.stop_after", self.stop_after, "0 (never) or more")
 
 
 @dataclasses.dataclass(frozen=True)

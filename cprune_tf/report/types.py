@@ -293,7 +293,7 @@ class Report:
         stages: Time by stage, in the order in which the stages ended.
         elapsed_sec: Duration of all sessions, according to the journal; None if unknown.
         peak_memory_bytes: Peak memory of the run's main process, or None.
-        long_term_epochs: Number of epochs of the training at the end, or None.
+        long_term_epochs: Number of planned epochs of the training at the end, or None.
         notes: Sentences that a reader needs to know to interpret the numbers.
         environment: The contents of environment.json.
         config: The contents of config.json.

@@ -125,9 +125,11 @@ class CandidatePlanned:
 
     Attributes:
         index: The candidate's number, from 0.
-        attempt: Counts the plans for this candidate, from 0: a plan may turn out to be wrong.
+        attempt: Counts the plans for this candidate, from 0: a plan may turn out to be wrong, or
+            one of several.
         key: The key of the strategy's target.
-        removed: Indices of the units to remove, by channel group.
+        removed: Indices of the units to remove, by channel group; empty if nothing that helps can
+            be removed.
         ratio: The planned latency of the tasks / that of the current model's tasks.
         reason: How the plan was found, with the numbers.
     """
@@ -139,6 +141,22 @@ class CandidatePlanned:
     removed: Mapping[str, tuple[int, ...]]
     ratio: float
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalTrained:
+    """A strategy trained one of several plans, to choose the candidate among them.
+
+    Attributes:
+        index: The candidate's number, from 0.
+        key: The key of the plan; see CandidatePlanned.
+        accuracy: Accuracy after short-term training, 0..1.
+    """
+
+    kind: ClassVar[str] = "proposal_trained"
+    index: int
+    key: str
+    accuracy: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +251,7 @@ class LongTermTrained:
 
     Attributes:
         accuracy: Accuracy of the model that was kept, 0..1.
-        epochs: Number of epochs of the training; 0 if nothing was pruned.
+        epochs: Number of epochs that were planned; 0 if nothing was pruned.
         kept: Which weights were kept: "trained", or "as it was" if nothing was pruned or training
             lowered the accuracy.
         model: The `.keras` file of the kept model, relative to the run directory.
@@ -311,6 +329,7 @@ RUN_EVENTS = Schema(
         Baseline,
         CountRuledOut,
         CandidatePlanned,
+        ProposalTrained,
         CandidateMeasured,
         CandidateJudged,
         Accepted,

@@ -69,8 +69,8 @@ class Trainer:
                 callbacks=[] if self.on_step is None else [_StepReports(self.on_step, phase)],
             )
             return
-        log_dir = self.log_dir
-        fit(
+        log_dir, on_step = self.log_dir, self.on_step
+        result = fit(
             model,
             self.data,
             config,
@@ -79,6 +79,9 @@ class Trainer:
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
         )
+        if result.stopped and on_step is not None:
+            text = _describe(phase, result.epochs[-1].loss)
+            on_step(result.num_steps, result.num_steps, text)
 
     def _report_of(self, phase: str) -> Callable[[int, int, float], None] | None:
         on_step = self.on_step

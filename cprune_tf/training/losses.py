@@ -50,17 +50,28 @@ def as_logits(outputs: tf.Tensor, are_probabilities: bool) -> tf.Tensor:
     return tf.math.log(tf.maximum(outputs, _SMALLEST_PROBABILITY))
 
 
-def cross_entropy(labels: tf.Tensor, outputs: tf.Tensor, are_probabilities: bool) -> tf.Tensor:
+def cross_entropy(
+    labels: tf.Tensor, outputs: tf.Tensor, are_probabilities: bool, smoothing: float = 0.0
+) -> tf.Tensor:
     """Mean cross-entropy.
 
     Args:
         labels: [batch] int32.
         outputs: [batch, num_classes] float32.
         are_probabilities: What `gives_probabilities` said of the model.
+        smoothing: How much (0..1) of each label is spread evenly over all classes.
 
     Returns:
         A scalar.
     """
+    if smoothing:
+        smoothed = keras.losses.categorical_crossentropy(
+            tf.one_hot(labels, outputs.shape[-1]),
+            outputs,
+            from_logits=not are_probabilities,
+            label_smoothing=smoothing,
+        )
+        return tf.reduce_mean(smoothed)
     losses = keras.losses.sparse_categorical_crossentropy(
         labels, outputs, from_logits=not are_probabilities
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,37 @@ _NUM_PROBES = 32
 Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises linearly, and then follows a schedule from its beginning.
+
+    Args:
+        peak: The rate of the last warm-up step, and the schedule's first.
+        num_steps: Number of warm-up steps; the first has a rate of peak / num_steps.
+        schedule: What follows; None: the rate stays at the peak.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        num_steps: int,
+        schedule: keras.optimizers.schedules.LearningRateSchedule | None,
+    ) -> None:
+        self.peak = peak
+        self.num_steps = num_steps
+        self.schedule = schedule
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of a step, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        rising = self.peak * (step + 1.0) / self.num_steps
+        later = self.peak if self.schedule is None else self.schedule(step - self.num_steps)
+        return tf.where(step < self.num_steps, rising, later)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, for Keras."""
+        return {"peak": self.peak, "num_steps": self.num_steps, "schedule": self.schedule}
+
+
 def make_optimizer(
     model: keras.Model, config: FitConfig, total_steps: int
 ) -> keras.optimizers.Optimizer:
@@ -26,17 +58,16 @@ def make_optimizer(
 
     Args:
         model: Whose trainable variables it updates.
-        config: Rate, momentum, decay, schedule.
-        total_steps: Number of steps after which a cosine schedule reaches zero.
+        config: Rate, momentum, decay, warm-up, schedule.
+        total_steps: Number of steps of all epochs, after which a cosine schedule reaches zero.
 
     Returns:
         A built optimizer.
     """
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
-    if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, max(total_steps, 1))
     optimizer = keras.optimizers.SGD(
-        rate, momentum=config.momentum, weight_decay=config.weight_decay or None
+        _learning_rate(config, total_steps),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay or None,
     )
     variables = model.trainable_variables
     if config.weight_decay:
@@ -46,6 +77,20 @@ def make_optimizer(
     return optimizer
 
 
+def _learning_rate(
+    config: FitConfig, total_steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    warmup_steps = round(total_steps * config.warmup_epochs / max(config.epochs, 1))
+    schedule = None
+    if config.schedule == "cosine":
+        schedule = keras.optimizers.schedules.CosineDecay(
+            config.learning_rate, max(total_steps - warmup_steps, 1)
+        )
+    if warmup_steps:
+        return WarmUp(config.learning_rate, warmup_steps, schedule)
+    return config.learning_rate if schedule is None else schedule
+
+
 def make_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
@@ -53,6 +98,7 @@ def make_step(
     *,
     teacher: keras.Model | None,
     distill: float,
+    label_smoothing: float = 0.0,
 ) -> Step:
     """Builds the function that trains on one batch.
 
@@ -62,6 +108,7 @@ def make_step(
         data: Gives the shapes, and images to see what the models put out.
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
+        label_smoothing: How much (0..1) of each label is spread evenly over all classes.
 
     Returns:
         A function of (images, labels) that gives the loss and the fraction classified right.
@@ -74,7 +121,7 @@ def make_step(
     def compute(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = model(images, training=True)
-            loss = losses.cross_entropy(labels, outputs, are_probabilities)
+            loss = losses.cross_entropy(labels, outputs, are_probabilities, label_smoothing)
             if teaching is not None:
                 logits = losses.as_logits(outputs, are_probabilities)
                 taught = losses.distillation(logits, teaching(images))

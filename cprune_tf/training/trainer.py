@@ -6,7 +6,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ import tensorflow as tf
 from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training import step as steps
+from cprune_tf.training.averaging import WeightAverage
 from cprune_tf.training.errors import TrainingError, check_model
 from cprune_tf.training.twin import training_twin
 
@@ -47,7 +48,7 @@ class FitResult:
     Attributes:
         epochs: One for each completed epoch.
         num_steps: Batches trained on.
-        stopped: Whether `stop` ended it early.
+        stopped: Whether `stop` or `config.stop_after` ended it early.
         duration_sec: Wall time, set-up included.
     """
 
@@ -73,13 +74,14 @@ def fit(
 
     The steps run on a copy whose weights are written back after each epoch, so the model's own
     compile state, optimizer and trainable flags stay as they are, and a training that fails within
-    an epoch leaves the weights of the epoch before. The same weights, data, config and seed give
-    the same result on the same machine.
+    an epoch leaves the weights of the epoch before. With config.ema, the averaged weights are
+    written back, and the steps go on from the copy's own. The same weights, data, config and seed
+    give the same result on the same machine.
 
     Args:
         model: A Functional or Sequential classifier; probabilities or logits.
         data: Training batches.
-        config: Epochs, rate, momentum, weight decay, schedule, distillation.
+        config: Epochs, rate, momentum, weight decay, schedule, loss, averaging, early end.
         seed: Decides shuffling, augmentation and dropout.
         teacher: The model whose outputs are to be kept; needed when config.distill > 0.
         on_epoch: Called after each epoch, when the model has the new weights.
@@ -102,7 +104,15 @@ def fit(
     total = steps_per_epoch * config.epochs
     twin = training_twin(model, seed=seed)
     optimizer = steps.make_optimizer(twin, config, total)
-    step = steps.make_step(twin, optimizer, data, teacher=teacher, distill=config.distill)
+    step = steps.make_step(
+        twin,
+        optimizer,
+        data,
+        teacher=teacher,
+        distill=config.distill,
+        label_smoothing=config.label_smoothing,
+    )
+    average = WeightAverage(twin, config.ema)
     epochs: list[EpochResult] = []
     num_steps, stopped = 0, False
     writer = tf.summary.create_file_writer(str(log_dir)) if log_dir is not None else None
@@ -114,10 +124,11 @@ def fit(
                 stopped = True
                 break
             values.append(_finite(step(images, labels), epoch, config))
+            average.update()
             num_steps += 1
             if on_step is not None:
                 on_step(num_steps, total, values[-1][0])
-        model.set_weights(twin.get_weights())
+        model.set_weights(average.weights())
         if stopped:
             break
         loss, accuracy = np.mean(values, axis=0).tolist()
@@ -127,6 +138,9 @@ def fit(
         _log(writer, epochs[-1])
         if on_epoch is not None:
             on_epoch(epochs[-1])
+        if epoch < config.epochs and _has_stalled(epochs, config.stop_after):
+            stopped = True
+            break
     if writer is not None:
         writer.close()
     return FitResult(tuple(epochs), num_steps, stopped, time.perf_counter() - start)
@@ -148,6 +162,12 @@ def _epoch_dataset(data: ImageData, config: FitConfig, seed: int) -> tuple[tf.da
     if not count:
         raise TrainingError(f"the training data {data.name} have no batch.")
     return dataset, count
+
+
+def _has_stalled(epochs: Sequence[EpochResult], patience: int) -> bool:
+    """Whether the lowest loss is `patience` epochs old; never for a patience of 0."""
+    losses = [epoch.loss for epoch in epochs]
+    return bool(patience) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _finite(

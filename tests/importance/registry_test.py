@@ -25,8 +25,8 @@ print(*(name for name in importance.criterion_names() if importance.needs_data(n
 print(*{"keras", "tensorflow", "tvm"} & set(sys.modules))
 """
     names, needing_data, heavy = _run(program).splitlines()
-    assert names == "l1 l2 fpgm bn_scale taylor random"
-    assert needing_data == "taylor"
+    assert names == "bn_scale coupled_taylor fpgm l1 l2 random taylor"
+    assert needing_data == "coupled_taylor taylor"
     assert heavy == ""
 
 
@@ -59,5 +59,7 @@ def test_a_name_is_taken_once():
 
 
 def test_an_unknown_criterion_is_refused_with_the_names():
-    with pytest.raises(importance.ImportanceError, match="method is 'l3'; expected one of l1, l2"):
+    with pytest.raises(
+        importance.ImportanceError, match="method is 'l3'; expected one of .*fpgm, l1, l2"
+    ):
         importance.needs_data("l3")

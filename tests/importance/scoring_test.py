@@ -174,7 +174,7 @@ def test_nan_weights_are_refused(method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "build", "data", "message"),
     [
-        ("l3", _plain, None, "expected one of l1, l2"),
+        ("l3", _plain, None, "fpgm, l1, l2"),
         ("bn_scale", _residual, None, "no normalisation"),
         ("taylor", _plain, None, "needs data"),
         ("taylor", _plain, 3, "data is int"),

@@ -70,6 +70,8 @@ _EVENTS = (
     events.Evaluated(0.91),
     events.Baseline(**_FIELDS, required_accuracy=0.9, metric="top5"),
     events.CountRuledOut("conv", 4, 1.01, "priced at 101 %"),
+    events.CandidatePlanned(0, 1, "conv@16", {"conv": (1, 5)}, 0.85, "14 of 16 units take 85 %"),
+    events.ProposalTrained(0, "conv@16", 0.9),
     events.CandidateMeasured(0, {"conv": (1, 5)}, _LATENCY, 1.2, 0.83),
     _JUDGED,
     dataclasses.replace(

@@ -50,6 +50,21 @@ def test_every_step_is_reported_up_to_the_last(small_data, trained, phase, own_c
     assert all(0 < float(text.split()[-1]) < 100 for _, _, text in reports)
 
 
+def test_a_training_that_ends_early_ends_its_progress_too(small_data):
+    keras.utils.set_random_seed(0)
+    flat = [keras.Input(small_data.input_shape), keras.layers.Flatten()]
+    model = keras.Sequential([*flat, keras.layers.Dense(10, kernel_initializer="zeros")])
+    config = FitConfig(epochs=5, learning_rate=1e-30, weight_decay=0, stop_after=1)
+    reports = []
+    Trainer(
+        PruneConfig(training=TrainingConfig(short_term=config)),
+        _shortened(small_data, 3),
+        model,
+        on_step=lambda *report: reports.append(report),
+    ).short_term_train(model)
+    assert reports[-2][:2] == (6, 15) and reports[-1] == (6, 6, reports[-2][2])
+
+
 def test_an_own_compiled_training_of_unknown_length_counts_its_first_epoch(small_data, trained):
     trained.compile("sgd", "sparse_categorical_crossentropy")
     reports = _reports_of(_shortened(small_data, 3, counted=False), trained, own_compile=True)
