@@ -21,11 +21,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.strategy.latency_budget.num_rounds = 3
     # Long-term training lifts the result by one to two points.
     config.strategy.latency_budget.round_slack = 0.02
-    for phase, epochs, rate in (("short_term", 2, 0.02), ("long_term", 25, 0.05)):
+    for phase, epochs, rate in (("short_term", 2, 0.02), ("long_term", 20, 0.05)):
         fit = config.training[phase]
         fit.epochs = epochs
         fit.learning_rate = rate
         fit.schedule = "cosine"
         fit.distill = 0.7
+        fit.warmup_epochs = 0.5
     config.tuning.trials_per_accepted_task = 0
     return config

@@ -60,6 +60,6 @@ def test_a_name_is_taken_once():
 
 def test_an_unknown_criterion_is_refused_with_the_names():
     with pytest.raises(
-        importance.ImportanceError, match="method is 'l3'; expected one of .*fpgm, l1, l2"
+        importance.ImportanceError, match=r"method is 'l3'; expected one of .*fpgm, l1, l2"
     ):
         importance.needs_data("l3")
