@@ -18,17 +18,27 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = pathlib.Path(__file__).with_name("tiny_config.py")
 # Killed as soon as the journal holds this event for the first time; "" : in the first tuning.
-STAGES = ("", "baseline", "candidate_measured", "candidate", "stopped", "long_term_trained",
-          "exported", "cross_check")  # fmt: skip
+_END = ("candidate_measured", "candidate", "stopped", "long_term_trained", "exported",
+        "cross_check")  # fmt: skip
+STAGES = {
+    "cprune": ("", "baseline", *_END),
+    "latency_budget": ("", "baseline", "candidate_planned", *_END),
+    "netadapt": ("", "baseline", "candidate_planned", "proposal_trained", *_END),
+    "performance_aware": ("", "baseline", "candidate_planned", *_END),
+    "uniform": ("", "baseline", "candidate_planned", *_END),
+}
 _TIMEOUT_SEC = 300.0
 
 
-def _start(model: pathlib.Path, workdir: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
+def _start(
+    strategy: str, model: pathlib.Path, workdir: pathlib.Path, log: pathlib.Path
+) -> subprocess.Popen:
     command = [
         sys.executable,
         str(ROOT / "tools" / "prune.py"),
         f"--config={CONFIG}",
         f"--config.model={model}",
+        f"--config.strategy.name={strategy}",
         f"--workdir={workdir}",
         "--resume",
     ]
@@ -56,11 +66,13 @@ def _reached(workdir: pathlib.Path, stage: str) -> bool:
     return any(event["event"] == stage for event in _events(workdir))
 
 
-def _run_until(stage: str, model: pathlib.Path, workdir: pathlib.Path, log: pathlib.Path) -> bool:
+def _run_until(
+    stage: str, strategy: str, model: pathlib.Path, workdir: pathlib.Path, log: pathlib.Path
+) -> bool:
     """Starts the run, kills it at a stage, and says whether it had to be started for that."""
     if _reached(workdir, stage):  # two events may be written before a kill arrives
         return False
-    process = _start(model, workdir, log)
+    process = _start(strategy, model, workdir, log)
     deadline = time.monotonic() + _TIMEOUT_SEC
     while not _reached(workdir, stage):
         assert process.poll() is None, f"ended before {stage!r}:\n{log.read_text()[-4000:]}"
@@ -71,13 +83,24 @@ def _run_until(stage: str, model: pathlib.Path, workdir: pathlib.Path, log: path
     return True
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name == "cprune" else pytest.param(name, marks=pytest.mark.slow) for name in STAGES
+    ],
+)
+def strategy(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def killed_run(tiny_model_path, tmp_path_factory) -> pathlib.Path:
+def killed_run(strategy, tiny_model_path, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("killed") / "run"
     log = workdir.parent / "log.txt"
-    kills = sum(_run_until(stage, tiny_model_path, workdir, log) for stage in STAGES)
-    assert kills >= len(STAGES) - 2
-    process = _start(tiny_model_path, workdir, log)
+    stages = STAGES[strategy]
+    kills = sum(_run_until(stage, strategy, tiny_model_path, workdir, log) for stage in stages)
+    assert kills >= len(stages) - 2
+    process = _start(strategy, tiny_model_path, workdir, log)
     assert process.wait(_TIMEOUT_SEC) == 0, log.read_text()[-4000:]
     return workdir
 
@@ -95,17 +118,32 @@ def test_ends_in_a_valid_result(killed_run):
     assert "tiny" in html
 
 
-def test_repeats_no_decision_and_no_whole_measurement(killed_run):
+def test_repeats_no_decision_and_no_whole_measurement(killed_run, strategy):
     events = _events(killed_run)
     counts = collections.Counter(event["event"] for event in events)
     for once in ("evaluated", "baseline", "stopped", "long_term_trained", "exported",
                  "cross_check", "finished"):  # fmt: skip
         assert counts[once] == 1, (once, counts)
-    assert counts["run_started"] >= len(STAGES) - 1
+    assert counts["run_started"] >= len(STAGES[strategy]) - 1
     indices = [event["index"] for event in events if event["event"] == "candidate"]
     assert indices == list(range(len(indices)))
-    measured = [event["index"] for event in events if event["event"] == "candidate_measured"]
+    # A strategy may measure several plans of one candidate, but none of them twice.
+    measured = [
+        (event["index"], json.dumps(event["removed"]))
+        for event in events
+        if event["event"] == "candidate_measured"
+    ]
     assert len(measured) == len(set(measured))
+    planned = [
+        (event["index"], event["attempt"])
+        for event in events
+        if event["event"] == "candidate_planned"
+    ]
+    assert len(planned) == len(set(planned))
+    trained = [
+        (event["index"], event["key"]) for event in events if event["event"] == "proposal_trained"
+    ]
+    assert len(trained) == len(set(trained))
     accepted = [event["iteration"] for event in events if event["event"] == "accepted"]
     assert accepted == list(range(1, len(accepted) + 1))
 
@@ -120,10 +158,10 @@ def test_measures_no_program_twice(killed_run):
     assert not repeated
 
 
-def test_resuming_a_finished_run_changes_nothing(killed_run, tiny_model_path, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(killed_run, strategy, tiny_model_path, tmp_path):
     before = _num_records(killed_run)
     candidates = [event for event in _events(killed_run) if event["event"] == "candidate"]
-    process = _start(tiny_model_path, killed_run, tmp_path / "log.txt")
+    process = _start(strategy, tiny_model_path, killed_run, tmp_path / "log.txt")
     assert process.wait(_TIMEOUT_SEC) == 0, (tmp_path / "log.txt").read_text()
     assert _num_records(killed_run) == before
     assert [e for e in _events(killed_run) if e["event"] == "candidate"] == candidates
