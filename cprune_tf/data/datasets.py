@@ -48,24 +48,18 @@ def from_datasets(
     train = _batched(train, f"{name}: training data", batch_size)
     images, labels = _collect(validation, f"{name}: validation data", batch_size, max_test)
     shape = tuple(int(size) for size in images.shape[1:])
-    checks.check_shape(name, shape, input_shape)
     num_classes = num_classes or int(labels.max()) + 1
-    checks.check_labels(f"{name}: validation labels", labels, num_classes)
-    checks.check_finite(f"{name}: validation images", images)
+    _check(f"{name}: validation", images, labels, input_shape, num_classes)
     parts = {"test_images": images, "test_labels": labels}
     if test is not None:
         parts |= {"validation_images": images, "validation_labels": labels}
         images, labels = _collect(test, f"{name}: test data", batch_size, max_test)
-        checks.check_shape(f"{name}: test images", images.shape[1:], shape)
-        checks.check_labels(f"{name}: test labels", labels, num_classes)
-        checks.check_finite(f"{name}: test images", images)
+        _check(f"{name}: test", images, labels, shape, num_classes)
         parts |= {"test_images": images, "test_labels": labels}
     first = next(iter(train), None)
     if first is None:
         raise DataError(f"{name}: the training data are empty; at least one batch is needed.")
-    checks.check_shape(f"{name}: training images", first[0].shape[1:], shape)
-    checks.check_labels(f"{name}: training labels", first[1].numpy(), num_classes)
-    checks.check_finite(f"{name}: training images", first[0].numpy())
+    _check(f"{name}: training", first[0].numpy(), first[1].numpy(), shape, num_classes)
     return ImageData(
         name=name,
         input_shape=(shape[0], shape[1], shape[2]),
@@ -76,6 +70,19 @@ def from_datasets(
         validation_source="given",
         **parts,
     )
+
+
+def _check(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, ...] | None,
+    num_classes: int,
+) -> None:
+    """Checks that one part of the data fits the model."""
+    checks.check_shape(f"{name} data", tuple(images.shape[1:]), shape)
+    checks.check_labels(f"{name} labels", labels, num_classes)
+    checks.check_finite(f"{name} images", images)
 
 
 def call_function(

@@ -91,7 +91,7 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         (("doctor", "--devices=local"), "Unknown command line flag"),
         (
             ("export_programs", "--runs=none", "--output=programs"),
-            "does not contain both database_workload",
+            "--runs is 'none', which does not contain both database_workload",
         ),
         (("export_programs", "--runs=none", "--output=a_file"), "this folder cannot be made"),
         (("inspect_model", "--model=none.keras"), "there is no model 'none.keras'"),

@@ -78,19 +78,20 @@ class WarmStart:
 
     Args:
         folder: A folder with a database's two files, compressed or not; None: no programs.
+        setting: What named the folder, for the error.
 
     Raises:
         ConfigError: If the folder contains no database.
     """
 
-    def __init__(self, folder: pathlib.Path | None) -> None:
+    def __init__(self, folder: pathlib.Path | None, setting: str = "tuning.warm_start") -> None:
         self._folder = folder
         if folder is not None and not all(
             _find_file(folder, name) for name in (WORKLOADS, RECORDS)
         ):
             raise ConfigError(
-                f"tuning.warm_start is {str(folder)!r}, which does not contain both {WORKLOADS} "
-                f"and {RECORDS}. Expected the folder `tuning` of an earlier run, 'shipped', or ''."
+                f"{setting} is {str(folder)!r}, which does not contain both {WORKLOADS} and "
+                f"{RECORDS}. Expected the folder `tuning` of an earlier run."
             )
 
     @functools.cached_property
@@ -190,7 +191,7 @@ def export_programs(
     """
     best: dict[int, tuple[_Source, tuple[Program, ...]]] = {}
     for folder in folders:
-        for source in WarmStart(folder)._sources:
+        for source in WarmStart(folder, "--runs")._sources:
             if source.num_measured < min_measured:
                 continue
             source_programs = distinct_programs(source.programs, programs)
