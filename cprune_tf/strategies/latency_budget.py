@@ -26,10 +26,7 @@ from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.graph import ChannelGroup
     from cprune_tf.importance.registry import Array
-    from cprune_tf.latency.staircase import Staircase
-    from cprune_tf.runs.progress import Stage
     from cprune_tf.strategies.planning.allocation import GroupOptions
     from cprune_tf.strategies.planning.planner import Plan, Planner
     from cprune_tf.strategies.workbench import CurrentModel
@@ -254,31 +251,16 @@ class LatencyBudget(Strategy):
 
     def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The counts that each group may take: right edges of its staircase in the original."""
-        from cprune_tf.strategies.planning.options import remaining, staircase_options
-
-        prunable = self.original.channels.prunable
-        options = {}
-        with self.bench.progress.stage("Measure staircases", total=len(prunable)) as stage:
-            for number, group in enumerate(prunable):
-                stage.update(number, group.name)
-                staircase = self._staircase(planner, group, stage)
-                options[group.name] = staircase_options(staircase, self.settings.max_options)
-            stage.update(len(prunable))
-        return remaining(options, units)
-
-    def _staircase(self, planner: Planner, group: ChannelGroup, stage: Stage) -> Staircase:
-        from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
-
-        max_points = self.settings.max_options
-        fraction = self.bench.config.strategy.max_pruned_fraction
-        sampling = SamplingConfig(
-            max_points=max_points, first_points=min(7, max_points), smallest=1 - fraction
+        from cprune_tf.strategies.planning.options import (
+            measure_staircases,
+            remaining,
+            staircase_options,
         )
 
-        def report(num_done: int, count: int) -> None:
-            stage.update(text=f"{group.name} with {count} of {group.num_channels} units")
-
-        return sample_staircase(planner.lab, group, sampling, on_point=report)
+        most = self.settings.max_options
+        staircases = measure_staircases(self.bench, planner.lab, most)
+        options = {name: staircase_options(one, most) for name, one in staircases.items()}
+        return remaining(options, units)
 
     def _valued(self, current: CurrentModel, options: Mapping[str, tuple[int, ...]]) -> Valuation:
         """What each unit is worth, and what keeping each count is worth, by the loss."""

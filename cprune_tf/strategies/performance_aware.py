@@ -167,8 +167,10 @@ class PerformanceAware(OneShot):
 
     def _choose(self, current: CurrentModel, names: tuple[str, ...], budget: float) -> _Choice:
         """Measures what the counts depend on, and chooses them."""
+        from cprune_tf.strategies.planning.options import measure_staircases
+
         with self.bench.lab(self.original) as lab:
-            staircases = self._staircases(lab, names)
+            staircases = measure_staircases(self.bench, lab, self.settings.max_points)
             now_ms = lab.tasks_ms({})
             ratio = self.settings.ratio
             if budget:
@@ -220,21 +222,6 @@ class PerformanceAware(OneShot):
 
             part = smallest_amount(fits, _RATIO_PARTS, _MAX_RATIOS)
         return most * (part or _RATIO_PARTS) / _RATIO_PARTS
-
-    def _staircases(self, lab: LatencyLab, names: tuple[str, ...]) -> dict[str, Staircase]:
-        from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
-
-        max_points = self.settings.max_points
-        fraction = self.bench.config.strategy.max_pruned_fraction
-        sampling = SamplingConfig(
-            max_points=max_points, first_points=min(7, max_points), smallest=1 - fraction
-        )
-        staircases = {}
-        with self.bench.progress.stage("Measure staircases", total=len(names)) as stage:
-            for number, name in enumerate(names):
-                stage.update(number, name)
-                staircases[name] = sample_staircase(lab, lab.channels[name], sampling)
-        return staircases
 
 
 def instructed_count(staircase: Staircase, uniform: int) -> int:

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 
+from cprune_tf.latency.lab import LatencyLab
+from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
 from cprune_tf.latency.staircase import Staircase
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.strategies.workbench import Workbench
+
+
+def measure_staircases(bench: Workbench, lab: LatencyLab, max_points: int) -> dict[str, Staircase]:
+    """Measures the staircase of every prunable group, down to what may be left of it.
+
+    Args:
+        bench: The workbench; its progress shows how far this is.
+        lab: The lab of the original model; points that it has are not measured again.
+        max_points: Maximum number of counts of each group.
+
+    Returns:
+        Staircases by group name.
+    """
+    smallest = 1 - bench.config.strategy.max_pruned_fraction
+    sampling = SamplingConfig(
+        max_points=max_points, first_points=min(7, max_points), smallest=smallest
+    )
+    groups = lab.channels.prunable
+    staircases = {}
+    with bench.progress.stage("Measure staircases", total=len(groups)) as stage:
+        for number, group in enumerate(groups):
+
+            def report(
+                num_done: int, count: int, done: int = number, name: str = group.name
+            ) -> None:
+                stage.update(done, f"{name} with {count} units, point {num_done + 1}")
+
+            staircases[group.name] = sample_staircase(lab, group, sampling, on_point=report)
+        stage.update(len(groups))
+    return staircases
 
 
 def staircase_options(
