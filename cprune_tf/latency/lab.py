@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,12 +89,18 @@ class LatencyLab:
         units = self.full(keep)
         return len({(site.family, site.counts(units)) for site in self._unmeasured(units)})
 
-    def measure(self, keep: Units, on_task: OnTask | None = None) -> int:
+    def measure(
+        self,
+        keep: Units,
+        on_task: OnTask | None = None,
+        only: Collection[tuple[str, Counts]] | None = None,
+    ) -> int:
         """Measures the tasks of an assignment that were never measured.
 
         Args:
             keep: Number of units to keep, by group; groups that are not named keep all.
             on_task: Called before each task that has to be measured.
+            only: (family, channel counts) of the tasks to measure; None for all.
 
         Returns:
             How many tasks were measured.
@@ -103,13 +109,16 @@ class LatencyLab:
             TuningError: If no program of a task works.
             DeviceError: If the device fails.
         """
-        num_missing = self.missing(keep)
-        if not num_missing:
-            return 0
         units = self.full(keep)
+        sites = [
+            site
+            for site in self._unmeasured(units)
+            if only is None or (site.family, site.counts(units)) in only
+        ]
+        if not sites:
+            return 0
         candidate = self.prepare(keep)
         task_at = tasks_by_site(candidate)
-        sites = self._unmeasured(units)
         unpriced = {task_at[site.key].key: task_at[site.key] for site in sites}
         sources = [task for site in sites for task in self._similar(site, site.counts(units))]
         current = self.runtime.part(self.prepared, [*sources, *self.prepared.tasks])
@@ -123,7 +132,7 @@ class LatencyLab:
                 if on_task is not None:
                     on_task(task)
                 self.store.add(_point(site.family, counts, self.runtime.samples_ms(task)))
-        return num_missing
+        return len({(site.family, site.counts(units)) for site in sites})
 
     def tasks_ms(self, keep: Units) -> float:
         """Sums the measured latencies of all subgraphs of an assignment, in milliseconds.

@@ -184,16 +184,18 @@ class LatencyPredictor:
             )
         return Prediction(whole_ms, math.sqrt(max(variance, 0.0)), tuple(parts))
 
-    def tasks_ms(self, keys: Sequence[TaskKey]) -> Vector:
-        """Returns the latency of each task, measured or predicted.
+    def predict_tasks(self, keys: Sequence[TaskKey]) -> tuple[Vector, Vector]:
+        """Predicts the latency of single tasks; a task that was measured keeps its latency.
 
         Args:
             keys: (family, channel counts) of tasks of the model.
 
         Returns:
-            float64 [len(keys)], milliseconds of one call.
+            The latencies of one call in milliseconds, and their relative standard deviations, each
+            float64 [len(keys)].
         """
-        return self._tasks(keys)[0]
+        latency_ms, covariance = self._tasks(keys)
+        return latency_ms, np.sqrt(np.maximum(np.diag(covariance), 0.0))
 
     def _tasks(self, keys: Sequence[TaskKey]) -> tuple[Vector, Vector]:
         """Returns the tasks' latencies in ms and the covariance of their logarithms."""

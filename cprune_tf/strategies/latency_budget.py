@@ -28,7 +28,7 @@ from cprune_tf.strategies.registry import register_strategy
 if typing.TYPE_CHECKING:
     from cprune_tf.importance.registry import Array
     from cprune_tf.strategies.planning.allocation import GroupOptions
-    from cprune_tf.strategies.planning.planner import Plan, Planner
+    from cprune_tf.strategies.planning.planner import Plan, Planner, PlannerConfig
     from cprune_tf.strategies.workbench import CurrentModel
 
     # Scores of the units by group, and the counts of each group with their values.
@@ -113,10 +113,13 @@ class LatencyBudget(Strategy):
         elif event.decision == events.REFUSED_LATENCY:
             self.num_too_slow += 1
         else:
-            assert event.measured is not None  # It was timed before it was trained.
-            refused = event.measured.median_ms / event.current_latency_ms
-            self.least_ratio = max(self.least_ratio, math.sqrt(refused))
+            self.least_ratio = max(self.least_ratio, math.sqrt(self._refused_ratio(event)))
             self.refused.append(dict(event.removed))
+
+    def _refused_ratio(self, event: events.CandidateJudged) -> float:
+        """How much of the current latency a candidate took that was refused for accuracy."""
+        assert event.measured is not None  # It was timed before it was trained.
+        return event.measured.median_ms / event.current_latency_ms
 
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy: the best plan for the next budget, timed whole and corrected if it lies."""
@@ -183,12 +186,18 @@ class LatencyBudget(Strategy):
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
     ) -> events.CandidatePlanned | Stop:
         """A plan for the next budget: an interrupted session's, or a new one, journalled."""
-        journal = self.bench.run.journal
-        for event in journal.events(events.CandidatePlanned):
+        known = self._planned_before(attempt)
+        if known is not None:
+            return known
+        planned = self._plan(current, ratio, correction, attempt)
+        return planned if isinstance(planned, Stop) else self.bench.run.journal.append(planned)
+
+    def _planned_before(self, attempt: int) -> events.CandidatePlanned | None:
+        """The plan of the next candidate that the journal has; None if there is none."""
+        for event in self.bench.run.journal.events(events.CandidatePlanned):
             if (event.index, event.attempt) == (self.num_candidates, attempt):
                 return event
-        planned = self._plan(current, ratio, correction, attempt)
-        return planned if isinstance(planned, Stop) else journal.append(planned)
+        return None
 
     def _candidate(self, current: CurrentModel, planned: events.CandidatePlanned) -> Candidate:
         draft = self.bench.draft(current, dict(planned.removed))
@@ -201,18 +210,17 @@ class LatencyBudget(Strategy):
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
     ) -> events.CandidatePlanned | Stop:
         """Solves for the counts of the next budget and chooses the units that go."""
-        from cprune_tf.strategies.planning.planner import Planner, PlannerConfig
+        from cprune_tf.strategies.planning.planner import Planner
 
         bench = self.bench
-        config = PlannerConfig(time_limit_sec=self.settings.solver_time_sec, seed=bench.config.seed)
         units = {group.name: group.num_channels for group in current.channels.groups}
         with bench.lab(self.original) as lab:
-            planner = Planner(lab, config)
+            planner = Planner(lab, self._planner_config())
             if attempt == 0 or self._valuation is None:
                 self._valuation = self._valued(current, self._options(planner, units))
             scores, groups = self._valuation
             options = [group.name for group in groups]
-            now_ms = planner.tasks_ms({name: units[name] for name in options})
+            now_ms = self._tasks_ms(planner, {name: units[name] for name in options})
             with bench.progress.stage(f"Plan round {self.num_candidates + 1}") as stage:
 
                 def report(plan: Plan) -> None:
@@ -248,6 +256,17 @@ class LatencyBudget(Strategy):
             ratio=plan.tasks_ms / now_ms,
             reason=_describe(plan, now_ms),
         )
+
+    def _planner_config(self) -> PlannerConfig:
+        from cprune_tf.strategies.planning.planner import PlannerConfig
+
+        return PlannerConfig(
+            time_limit_sec=self.settings.solver_time_sec, seed=self.bench.config.seed
+        )
+
+    def _tasks_ms(self, planner: Planner, counts: Mapping[str, int]) -> float:
+        """What the current model's subgraphs take, on the planner's scale."""
+        return planner.tasks_ms(counts)
 
     def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The counts that each group may take: right edges of its staircase in the original."""

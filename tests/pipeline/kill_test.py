@@ -25,6 +25,7 @@ STAGES = {
     "latency_budget": ("", "baseline", "candidate_planned", *_END),
     "netadapt": ("", "baseline", "candidate_planned", "proposal_trained", *_END),
     "performance_aware": ("", "baseline", "candidate_planned", *_END),
+    "predictive": ("", "baseline", "candidate_planned", *_END),
     "uniform": ("", "baseline", "candidate_planned", *_END),
 }
 _TIMEOUT_SEC = 300.0

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -40,7 +41,8 @@ class Plan:
     Attributes:
         counts: Units to keep, by group.
         tasks_ms: What all subgraphs take with these counts.
-        measured: Whether all of that was measured.
+        measured: Whether all of that was measured, or predicted well enough.
+        deviation: Relative standard deviation of `tasks_ms`.
         value: The sum of the chosen counts' values.
         gap: How far the value may be from the best, as a fraction; 0 if proven optimal.
         solver_sec: Time that the solver took, all solutions together.
@@ -51,6 +53,7 @@ class Plan:
     counts: Mapping[str, int]
     tasks_ms: float
     measured: bool
+    deviation: float
     value: float
     gap: float
     solver_sec: float
@@ -67,12 +70,15 @@ class PlannerConfig:
         max_gap: See `allocate`.
         time_limit_sec: See `allocate`; for each solution.
         seed: The seed for fitting the surface.
+        trusted_deviation: A prediction whose relative standard deviation is at most this counts as
+            measured.
     """
 
     max_solutions: int = 12
     max_gap: float = 1e-4
     time_limit_sec: float = 60.0
     seed: int = 0
+    trusted_deviation: float = 0.0
 
 
 class Planner:
@@ -86,6 +92,7 @@ class Planner:
     def __init__(self, lab: LatencyLab, config: PlannerConfig | None = None) -> None:
         self.lab = lab
         self.config = config or PlannerConfig()
+        self._fitted: tuple[int, LatencyPredictor] | None = None
 
     def tasks_ms(self, counts: Mapping[str, int]) -> float:
         """Measures what all subgraphs take with some counts, where that is not known yet."""
@@ -115,23 +122,51 @@ class Planner:
         for number in range(1, self.config.max_solutions + 1):
             allocation = self._solve(groups, budget_ms)
             solver_sec += allocation.elapsed_sec
-            missing = self.lab.missing(allocation.counts)
-            plan = _plan(allocation, solver_sec, number, num_measured, measured=not missing)
+            sites = self._predicted(allocation.counts)
+            doubtful = {
+                key
+                for key, deviation in sites.deviations.items()
+                if deviation > self.config.trusted_deviation and not self._is_measured(key)
+            }
+            plan = _plan(allocation, sites, solver_sec, number, num_measured, not doubtful)
             if on_solution is not None:
                 on_solution(plan)
-            if not missing:
+            if not doubtful:
                 return plan
-            num_measured += self.lab.measure(allocation.counts)
-            plan = dataclasses.replace(
-                plan,
-                tasks_ms=self.lab.tasks_ms(allocation.counts),
-                num_measured=num_measured,
-                measured=True,
-            )
+            num_measured += self.lab.measure(allocation.counts, only=doubtful)
+            sites = self._predicted(allocation.counts)
+            plan = _plan(allocation, sites, solver_sec, number, num_measured, measured=True)
             if plan.tasks_ms <= budget_ms:
                 fitting.append(plan)
         # The last solution is measured by now, though it may not fit.
         return max(fitting, key=lambda plan: plan.value) if fitting else plan
+
+    def predict(self, counts: Mapping[str, int]) -> float:
+        """Returns what all subgraphs take with some counts, in ms: measured or predicted."""
+        return self._predicted(counts).tasks_ms
+
+    def _is_measured(self, key: TaskKey) -> bool:
+        return self.lab.store.get(*key) is not None
+
+    def _predicted(self, counts: Mapping[str, int]) -> _Sites:
+        """Predicts all subgraphs of an assignment."""
+        units = self.lab.full(counts)
+        calls = Counter((site.family, site.counts(units)) for site in self.lab.sites)
+        latency_ms, deviations = self._predictor().predict_tasks(list(calls))
+        total_ms = latency_ms * np.array(list(calls.values()))
+        # As if the errors of different tasks were independent.
+        deviation = float(np.linalg.norm(total_ms * deviations) / total_ms.sum())
+        return _Sites(
+            dict(zip(calls, deviations.tolist(), strict=True)), float(total_ms.sum()), deviation
+        )
+
+    def _predictor(self) -> LatencyPredictor:
+        """A predictor of all points there are; fitted again only where there are new ones."""
+        num_points = len(self.lab.store)
+        if self._fitted is None or self._fitted[0] != num_points:
+            predictor = LatencyPredictor.from_lab(self.lab, seed=self.config.seed)
+            self._fitted = (num_points, predictor)
+        return self._fitted[1]
 
     def _solve(self, groups: Sequence[GroupOptions], budget_ms: float) -> Allocation:
         costs, constant_ms = self._costs(groups)
@@ -153,8 +188,8 @@ class Planner:
         options = {group.name: group.counts for group in groups}
         tables = [_table(site, options, self.lab.units) for site in self.lab.sites]
         keys = list(dict.fromkeys(key for table in tables for key in table.keys))
-        predictor = LatencyPredictor.from_lab(self.lab, seed=self.config.seed)
-        known = dict(zip(keys, predictor.tasks_ms(keys).tolist(), strict=True))
+        latency_ms, _ = self._predictor().predict_tasks(keys)
+        known = dict(zip(keys, latency_ms.tolist(), strict=True))
         costs, constant_ms = [], 0.0
         for table in tables:
             constant_ms += table.constant_ms(known)
@@ -223,16 +258,37 @@ def _part(
     return names, tasks
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sites:
+    """All subgraphs of an assignment.
+
+    Attributes:
+        deviations: Relative standard deviation of the latency of each task.
+        tasks_ms: What all subgraphs take.
+        deviation: Relative standard deviation of `tasks_ms`.
+    """
+
+    deviations: Mapping[TaskKey, float]
+    tasks_ms: float
+    deviation: float
+
+
 def _plan(
-    allocation: Allocation, solver_sec: float, number: int, num_measured: int, *, measured: bool
+    allocation: Allocation,
+    sites: _Sites,
+    solver_sec: float,
+    number: int,
+    num_measured: int,
+    measured: bool,
 ) -> Plan:
     return Plan(
-        allocation.counts,
-        allocation.latency_ms,
-        measured,
-        allocation.value,
-        allocation.gap,
-        solver_sec,
-        number,
-        num_measured,
+        counts=allocation.counts,
+        tasks_ms=sites.tasks_ms,
+        measured=measured,
+        deviation=sites.deviation,
+        value=allocation.value,
+        gap=allocation.gap,
+        solver_sec=solver_sec,
+        num_solutions=number,
+        num_measured=num_measured,
     )
