@@ -2,10 +2,10 @@ r"""Compares planned and measured latencies of channel counts chosen under a lat
 
     python benchmarks/plans.py --model=resnet20.h5 --name=ResNet-20 --workdir=runs/resnet20
 
-The model is tuned and the staircases of its groups are measured. For each budget, the counts of most
-importance (L1) that fit are planned as the strategy `latency_budget` does; then the model is built
-with these counts and timed as a whole, interleaved with the unpruned model. A run directory may be
-given as --workdir: what it has measured is not measured again.
+The model is tuned and the staircases of its groups are measured. For each budget, the counts of
+most importance (L1) that fit are planned as the strategy `latency_budget` does; then the model is
+built with these counts and timed as a whole, interleaved with the unpruned model. A run directory
+may be given as --workdir: what it has measured is not measured again.
 
 Writes the model's entry in results/plans.json.
 """

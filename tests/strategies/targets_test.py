@@ -20,6 +20,7 @@ from cprune_tf.strategies.workbench.targets import (
     find_target,
     removable,
     score_units,
+    with_loss,
 )
 from tests.compiler.workloads import conv_task
 
@@ -238,3 +239,26 @@ def test_a_layer_that_makes_several_groups_has_them_all():
     made = {group.name for group in attended.channels.groups if "attention" in group.producers}
     assert len(made) > 1
     assert made <= set(attended.target("attention").groups)
+
+
+@pytest.mark.parametrize(
+    "own", [None, "categorical_crossentropy", "sparse_categorical_crossentropy"]
+)
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_loss_fits_the_labels_whatever_the_model_was_compiled_with(own, one_hot):
+    model = _shared()
+    if own is not None:
+        model.compile(loss=own)
+    images = np.random.default_rng(0).random((8, 6, 6, 3), dtype=np.float32)
+    labels = np.arange(8) % 4
+    given = np.eye(4, dtype=np.float32)[labels] if one_hot else labels
+    ready = with_loss(model, [(images, given)])
+    outputs = ready(images)
+    loss = float(ready.compute_loss(x=images, y=given, y_pred=outputs))
+    assert np.isfinite(loss)
+    fits = own == ("categorical_crossentropy" if one_hot else "sparse_categorical_crossentropy")
+    assert (ready is model) is fits
+    if not fits:
+        logits = np.asarray(outputs, np.float64)
+        expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(8), labels]
+        assert loss == pytest.approx(expected.mean(), rel=1e-4)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from cprune_tf import graph, importance
 from cprune_tf.importance.registry import Array
 from cprune_tf.runtimes import RuntimeTask
@@ -128,21 +130,39 @@ def score_units(
 
 
 def with_loss(model: Any, data: Any) -> Any:
-    """Returns the model, or where it was never compiled, a copy that has a loss.
+    """Returns the model, or a copy that has a loss for these labels.
+
+    A model's own loss is used where it can compute something with the labels. A file may have been
+    compiled for others: for one-hot labels, say, while a folder of images gives numbers.
 
     Args:
         model: A classifier.
-        data: Batches of (images, labels); the first decides whether the outputs are logits.
+        data: Batches of (images, labels); the first decides which loss fits.
     """
-    if model.compiled:
-        return model
     import keras
 
     from cprune_tf.importance.taylor import batches
     from cprune_tf.training.losses import gives_probabilities
 
+    images, labels = next(batches(data))
+    if model.compiled and _own_loss_fits(model, images, labels):
+        return model
     copy = graph.rebuild(model, {})
-    images, _ = next(batches(data))
     from_logits = not gives_probabilities(model, images)
-    copy.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
+    one_hot = np.ndim(labels) == 2 and np.shape(labels)[1] > 1
+    losses = keras.losses
+    loss = losses.CategoricalCrossentropy if one_hot else losses.SparseCategoricalCrossentropy
+    copy.compile(loss=loss(from_logits=from_logits))
     return copy
+
+
+def _own_loss_fits(model: Any, images: Any, labels: Any) -> bool:
+    """Whether a compiled model's loss is a finite number for these labels."""
+    import tensorflow as tf
+
+    try:
+        outputs = model(images, training=False)
+        loss = model.compute_loss(x=images, y=labels, y_pred=outputs, training=False)
+        return bool(np.isfinite(float(loss)))
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+        return False
