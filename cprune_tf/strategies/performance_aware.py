@@ -21,6 +21,7 @@ from cprune_tf.config.checks import require
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Verdict, least_units, ranked
 from cprune_tf.strategies.planning.one_shot import OneShot, Plans, describe, smallest_amount
+from cprune_tf.strategies.planning.options import measure_staircases
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
@@ -168,7 +169,7 @@ class PerformanceAware(OneShot):
     def _choose(self, current: CurrentModel, names: tuple[str, ...], budget: float) -> _Choice:
         """Measures what the counts depend on, and chooses them."""
         with self.bench.lab(self.original) as lab:
-            staircases = self._staircases(lab, names)
+            staircases = measure_staircases(self.bench, lab, names, self.settings.max_points)
             now_ms = lab.tasks_ms({})
             ratio = self.settings.ratio
             if budget:
@@ -220,21 +221,6 @@ class PerformanceAware(OneShot):
 
             part = smallest_amount(fits, _RATIO_PARTS, _MAX_RATIOS)
         return most * (part or _RATIO_PARTS) / _RATIO_PARTS
-
-    def _staircases(self, lab: LatencyLab, names: tuple[str, ...]) -> dict[str, Staircase]:
-        from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
-
-        max_points = self.settings.max_points
-        fraction = self.bench.config.strategy.max_pruned_fraction
-        sampling = SamplingConfig(
-            max_points=max_points, first_points=min(7, max_points), smallest=1 - fraction
-        )
-        staircases = {}
-        with self.bench.progress.stage("Measure staircases", total=len(names)) as stage:
-            for number, name in enumerate(names):
-                stage.update(number, name)
-                staircases[name] = sample_staircase(lab, lab.channels[name], sampling)
-        return staircases
 
 
 def instructed_count(staircase: Staircase, uniform: int) -> int:

@@ -1,10 +1,42 @@
-"""The channel counts that are worth choosing: right edges of measured staircases."""
+"""Measures staircases, and chooses the channel counts that are worth choosing: right edges."""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 
-from cprune_tf.latency.staircase import Staircase
+if typing.TYPE_CHECKING:
+    from cprune_tf.latency.lab import LatencyLab
+    from cprune_tf.latency.staircase import Staircase
+    from cprune_tf.strategies.workbench import Workbench
+
+
+def measure_staircases(
+    bench: Workbench, lab: LatencyLab, names: tuple[str, ...], max_points: int
+) -> dict[str, Staircase]:
+    """Measures the staircases of some groups; what the lab has is not measured again.
+
+    Args:
+        bench: The workbench; `config.strategy.max_pruned_fraction` says down to which count.
+        lab: The lab of the original model.
+        names: Names of the groups.
+        max_points: Maximum number of counts for each group.
+
+    Returns:
+        Staircases by group name.
+    """
+    from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
+
+    fraction = bench.config.strategy.max_pruned_fraction
+    sampling = SamplingConfig(
+        max_points=max_points, first_points=min(7, max_points), smallest=1 - fraction
+    )
+    staircases = {}
+    with bench.progress.stage("Measure staircases", total=len(names)) as stage:
+        for number, name in enumerate(names):
+            stage.update(number, name)
+            staircases[name] = sample_staircase(lab, lab.channels[name], sampling)
+    return staircases
 
 
 def staircase_options(
