@@ -102,14 +102,14 @@ class Baseline(ModelRecord):
 
 @dataclasses.dataclass(frozen=True)
 class CountRuledOut:
-    """A strategy did not propose a channel count, because its price ruled it out.
+    """A strategy did not propose a channel count: its price or a staircase ruled it out.
 
     Attributes:
         key: The key of the strategy's target.
         step: Number of units that would have been removed from each group of the target.
-        price_ratio: The predicted latency / that of the current model, both predicted in the same
-            way.
-        reason: Why the price ruled the count out, with the numbers.
+        price_ratio: The predicted latency / that of the current model, or of a larger count on the
+            staircase; both predicted in the same way.
+        reason: Why the count was ruled out, with the numbers.
     """
 
     kind: ClassVar[str] = "count_ruled_out"

@@ -10,44 +10,64 @@ this number is the step. The candidate must pass two gates:
 
 A candidate that passes both gates becomes the current model, and its tasks are ranked anew.
 
-This strategy differs from the authors' code in how it finds the latency. A step is first priced:
-the current model's programs are transferred to its shapes, which takes seconds and needs no search.
-A step whose price is too high is not proposed, and the next one is priced at once. A proposed
-candidate is built and timed as a whole model, in turn with the current model and the original. Only
-a candidate that passes both gates is tuned.
+By default (`search="transfer"`), this strategy differs from the authors' code in how it finds the
+latency. A step is first priced: the current model's programs are transferred to its shapes, which
+takes seconds and needs no search. A step whose price is too high is not proposed, and the next one
+is priced at once. A proposed candidate is built and timed as a whole model, in turn with the
+current model and the original. Only a candidate that passes both gates is tuned.
+
+With `search="retune"`, every step is proposed, and every candidate is tuned before it is timed, as
+in the authors' code. Nothing is priced by transfer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from typing import Any
 
 from cprune_tf.config.checks import ConfigError, require
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units
+from cprune_tf.strategies.planning.options import measure_staircases
+from cprune_tf.strategies.planning.steps import larger_as_fast, next_step
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
     from cprune_tf.compiler.structure import ProgramStructure
+    from cprune_tf.latency.staircase import Staircase
     from cprune_tf.strategies.workbench import CurrentModel, Target
+
+TRANSFER = "transfer"
+RETUNE = "retune"
+# At most so many counts of a group are measured for its staircase.
+_STAIRCASE_POINTS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class CPruneConfig:
-    """The parameters of Algorithm 1, named as in the paper.
+    """The parameters of Algorithm 1, named as in the paper, and options that go beyond it.
 
     Attributes:
         alpha: A candidate must keep at least this fraction of the current model's accuracy.
         beta: A candidate may take at most this fraction of the current model's latency.
         min_latency_ratio: Pruning stops when the latency is at most this fraction of the original
             model's.
+        search: How the latency of a step is found. TRANSFER: the current model's programs price
+            it, and only what passes is proposed. RETUNE: every step is proposed, and tuned with
+            config.tuning.trials_per_task before it is timed, as in the paper.
+        halve_after_refusal: Beyond the paper: a target whose accuracy was refused is tried again
+            with half as many filters. It is banned only if that is none, or known to be too slow.
+        skip_by_staircase: Beyond the paper: a step is ruled out without a price if the target's
+            measured staircases show that a larger count is as fast.
     """
 
     alpha: float = 0.995
     beta: float = 0.99
     min_latency_ratio: float = 0.1
+    search: str = TRANSFER
+    halve_after_refusal: bool = False
+    skip_by_staircase: bool = False
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -55,6 +75,9 @@ class CPruneConfig:
         require(0 < self.beta <= 1, "strategy.cprune.beta", self.beta, "a number in (0, 1]")
         ratio = self.min_latency_ratio
         require(0 <= ratio < 1, "strategy.cprune.min_latency_ratio", ratio, "a number in [0, 1)")
+        known = (TRANSFER, RETUNE)
+        expected = f"one of {', '.join(known)}"
+        require(self.search in known, "strategy.cprune.search", self.search, expected)
 
 
 @dataclasses.dataclass
@@ -69,18 +92,30 @@ class Decisions:
             latency, by the price or by the gate. The next visit removes more.
         visits: For each target's key, the number of refusals since the last acceptance. Targets
             with fewer refusals are tried first.
+        halve: Whether a target is tried with half as many filters before it is banned.
+        too_inaccurate: For each set of groups that is tried again, the number of filters whose
+            removal was refused for accuracy last. Only half as many may go.
     """
 
     num_candidates: int = 0
     banned: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
     too_slow: dict[str, int] = dataclasses.field(default_factory=dict)
     visits: dict[str, int] = dataclasses.field(default_factory=dict)
+    halve: bool = False
+    too_inaccurate: dict[tuple[str, ...], int] = dataclasses.field(default_factory=dict)
 
     def rule_out(self, key: str, step: int) -> None:
         """Records that removing `step` filters from each group of a target is too slow."""
         self.too_slow[key] = max(step, self.too_slow.get(key, 0))
 
-    def record(self, key: str, groups: tuple[str, ...], step: int, decision: str) -> None:
+    def record(
+        self,
+        key: str,
+        groups: tuple[str, ...],
+        step: int,
+        decision: str,
+        is_visit: bool = True,
+    ) -> None:
         """Records the decision on a candidate.
 
         Args:
@@ -88,16 +123,20 @@ class Decisions:
             groups: Names of the groups that were pruned.
             step: Number of filters removed from each group.
             decision: events.ACCEPTED, REFUSED_LATENCY or REFUSED_ACCURACY.
+            is_visit: Whether other targets are tried before this one again if it was refused.
         """
         self.num_candidates += 1
         if decision == events.ACCEPTED:
             self.visits.clear()
             return
-        self.visits[key] = self.visits.get(key, 0) + 1
+        self.visits[key] = self.visits.get(key, 0) + is_visit
+        names = tuple(sorted(groups))
         if decision == events.REFUSED_LATENCY:
             self.rule_out(key, step)
+        elif self.halve and step // 2 > self.too_slow.get(key, 0):
+            self.too_inaccurate[names] = step
         else:
-            self.banned.add(tuple(sorted(groups)))
+            self.banned.add(names)
 
 
 @register_strategy("cprune", CPruneConfig)
@@ -110,7 +149,8 @@ class CPrune(Strategy):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.decisions = Decisions()
+        self.decisions = Decisions(halve=self.settings.halve_after_refusal)
+        self._measured_staircases: dict[str, Staircase] | None = None
 
     def learn(self, event: Any) -> None:
         """See Strategy."""
@@ -118,7 +158,11 @@ class CPrune(Strategy):
             self.decisions.rule_out(event.key, event.step)
         elif isinstance(event, events.CandidateJudged):
             groups = tuple(event.removed)
-            self.decisions.record(event.key, groups, event.step, event.decision)
+            # A step that is tuned and too slow is like one that its price rules out: the target's
+            # next step is tried at once. So both searches take the same way.
+            retuned = self.settings.search == RETUNE
+            is_visit = not (retuned and event.decision == events.REFUSED_LATENCY)
+            self.decisions.record(event.key, groups, event.step, event.decision, is_visit)
 
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy. Targets with the fewest visits come first, then the costliest."""
@@ -131,10 +175,14 @@ class CPrune(Strategy):
 
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy. The latency gate comes first, since training takes longer than timing."""
+        tuned = ""
+        if self.settings.search == RETUNE:
+            price = self.bench.tune_candidate(current, candidate, index)
+            tuned = f"; its tuned tasks take {price.ratio:.1%} of the current model's"
         measurement = self.bench.measure(current, candidate, index)
         latency = (
             f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
-            f"({measurement.latency.median_ms:.4g} and {measurement.current_ms:.4g} ms)"
+            f"({measurement.latency.median_ms:.4g} and {measurement.current_ms:.4g} ms){tuned}"
         )
         if measurement.current_ratio > self.settings.beta:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
@@ -182,62 +230,67 @@ class CPrune(Strategy):
     def _step_that_pays(
         self, current: CurrentModel, target: Target, structure: ProgramStructure
     ) -> Candidate | None:
-        """Returns a candidate with the first step whose price passes the latency gate, or None."""
-        bench, decisions = self.bench, self.decisions
-        allowance = bench.removable(target.groups, current, self.original)
+        """Returns a candidate with the first step that nothing rules out, or None.
+
+        In a search by transfer, the price rules out what does not pass the latency gate.
+        """
+        bench, settings, task = self.bench, self.settings, target.task
         # All steps share one ranking, since some criteria compute gradients of the model for it.
         ranking: dict[str, tuple[int, ...]] = {}
-        while True:
-            too_slow = decisions.too_slow.get(target.key, 0)
-            step = next_step(structure, too_slow, allowance, bench.runtime.lanes)
-            if step is None:
-                return None
+        while (step := self._next_step(current, target, structure)) is not None:
+            if settings.skip_by_staircase and self._skipped(current, target, step):
+                continue
             if not ranking:
-                ranking = bench.rank_units(current, target.groups, decisions.num_candidates)
+                ranking = bench.rank_units(current, target.groups, self.decisions.num_candidates)
             draft = bench.draft(current, least_units(ranking, step))
+            if settings.search == RETUNE:
+                return Candidate(target.key, draft, step, task.name, task.layers)
             price = bench.price(current, draft)
-            if price.ratio <= self.settings.beta:
-                task = target.task
+            if price.ratio <= settings.beta:
                 return Candidate(target.key, draft, step, task.name, task.layers, price)
             reason = f"priced at {price.ratio:.1%} of the latency of the current model's tasks"
-            event = events.CountRuledOut(target.key, step, price.ratio, reason)
-            self.learn(bench.run.journal.append(event))
-            bench.progress.note(f"{target.key} -{step}: not proposed: {reason}")
-
-
-def next_step(structure: ProgramStructure, too_slow: int, allowance: int, lanes: int) -> int | None:
-    """Returns how many filters the next visit to a target removes.
-
-    The first visit removes the paper's structure step. If the fastest program works on whole
-    vectors, the visit removes a few more, so that whole vectors remain. The paper's rule alone
-    fails if, for example, all 32 filters are a single tile: it gives a step of 1, and 31 is the
-    slowest number of filters.
-
-    The paper says that the step grows on the next visit, but not how. Here it grows to the next
-    number that leaves a multiple of the fastest program's innermost filter tile, so that the
-    program's inner code stays the same. If there is no such number, the step grows to the next one
-    that leaves whole vectors. If there is none either, the step doubles.
-
-    Args:
-        structure: The structure of the task's fastest program.
-        too_slow: The largest number of filters whose removal was refused for latency; 0 if there
-            was no such refusal.
-        allowance: Number of filters that may still be removed from each group.
-        lanes: Number of values in a vector register.
-
-    Returns:
-        The number of filters to remove from each group; None if every number up to the allowance
-        was tried.
-    """
-    if too_slow >= allowance:
+            self._rule_out(target.key, step, price.ratio, reason)
         return None
-    innermost = next((tile for tile in reversed(structure.compute) if tile > 1), 1)
-    # The widest vector that divides both the innermost tile and the vector register.
-    vector = math.gcd(innermost, lanes)
-    smallest_step = too_slow + 1 if too_slow else structure.step
-    for tile in (innermost, vector) if too_slow else (vector,):
-        if tile > 1:
-            for count in range(smallest_step, allowance + 1):
-                if (structure.filters - count) % tile == 0:
-                    return count
-    return min(2 * too_slow or structure.step, allowance)
+
+    def _next_step(
+        self, current: CurrentModel, target: Target, structure: ProgramStructure
+    ) -> int | None:
+        """The target's next step: at most half of what was refused for accuracy."""
+        allowance = self.bench.removable(target.groups, current, self.original)
+        too_slow = self.decisions.too_slow.get(target.key, 0)
+        step = next_step(structure, too_slow, allowance, self.bench.runtime.lanes)
+        refused = self.decisions.too_inaccurate.get(target.groups)
+        if step is None or refused is None:
+            return step
+        step = min(step, refused // 2)
+        return step if step > too_slow else None
+
+    def _rule_out(self, key: str, step: int, ratio: float, reason: str) -> None:
+        event = events.CountRuledOut(key, step, ratio, reason)
+        self.learn(self.bench.run.journal.append(event))
+        self.bench.progress.note(f"{key} -{step}: not proposed: {reason}")
+
+    def _skipped(self, current: CurrentModel, target: Target, step: int) -> bool:
+        """Whether the staircases of all the target's groups rule a step out; journals it if so."""
+        ratios, reasons = [], []
+        for name in target.groups:
+            units = current.channels[name].num_channels
+            found = larger_as_fast(self._staircases()[name], units - step, units)
+            if found is None:
+                return False
+            larger, ratio = found
+            ratios.append(ratio)
+            reasons.append(f"{name} with {larger} units is as fast as with {units - step}")
+        reason = f"by its staircase, {'; '.join(reasons)}"
+        self._rule_out(target.key, step, min(ratios), reason)
+        return True
+
+    def _staircases(self) -> dict[str, Staircase]:
+        """The staircases of the original's groups, measured when they are first needed."""
+        if self._measured_staircases is None:
+            names = tuple(group.name for group in self.original.channels.prunable)
+            with self.bench.lab(self.original) as lab:
+                self._measured_staircases = measure_staircases(
+                    self.bench, lab, names, _STAIRCASE_POINTS
+                )
+        return self._measured_staircases

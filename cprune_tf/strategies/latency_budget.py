@@ -277,7 +277,8 @@ class LatencyBudget(Strategy):
         )
 
         most = self.settings.max_options
-        staircases = measure_staircases(self.bench, planner.lab, most)
+        names = tuple(group.name for group in planner.lab.channels.prunable)
+        staircases = measure_staircases(self.bench, planner.lab, names, most)
         options = {name: staircase_options(one, most) for name, one in staircases.items()}
         return remaining(options, units)
 

@@ -21,6 +21,7 @@ from cprune_tf.config.checks import require
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Verdict, least_units, ranked
 from cprune_tf.strategies.planning.one_shot import OneShot, Plans, describe, smallest_amount
+from cprune_tf.strategies.planning.options import measure_staircases
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
@@ -170,7 +171,7 @@ class PerformanceAware(OneShot):
         from cprune_tf.strategies.planning.options import measure_staircases
 
         with self.bench.lab(self.original) as lab:
-            staircases = measure_staircases(self.bench, lab, self.settings.max_points)
+            staircases = measure_staircases(self.bench, lab, names, self.settings.max_points)
             now_ms = lab.tasks_ms({})
             ratio = self.settings.ratio
             if budget:

@@ -1,4 +1,4 @@
-"""The channel counts that are worth choosing: right edges of measured staircases."""
+"""Measures staircases, and chooses the channel counts that are worth choosing: right edges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ if typing.TYPE_CHECKING:
     from cprune_tf.strategies.workbench import Workbench
 
 
-def measure_staircases(bench: Workbench, lab: LatencyLab, max_points: int) -> dict[str, Staircase]:
-    """Measures the staircase of every prunable group, down to what may be left of it.
+def measure_staircases(
+    bench: Workbench, lab: LatencyLab, names: tuple[str, ...], max_points: int
+) -> dict[str, Staircase]:
+    """Measures the staircases of some groups, down to what may be left of them.
 
     Args:
         bench: The workbench; its progress shows how far this is.
         lab: The lab of the original model; points that it has are not measured again.
+        names: Names of the groups.
         max_points: Maximum number of counts of each group.
 
     Returns:
@@ -28,18 +31,16 @@ def measure_staircases(bench: Workbench, lab: LatencyLab, max_points: int) -> di
     sampling = SamplingConfig(
         max_points=max_points, first_points=min(7, max_points), smallest=smallest
     )
-    groups = lab.channels.prunable
     staircases = {}
-    with bench.progress.stage("Measure staircases", total=len(groups)) as stage:
-        for number, group in enumerate(groups):
+    with bench.progress.stage("Measure staircases", total=len(names)) as stage:
+        for number, name in enumerate(names):
 
-            def report(
-                num_done: int, count: int, done: int = number, name: str = group.name
-            ) -> None:
+            def report(num_done: int, count: int, done: int = number, name: str = name) -> None:
                 stage.update(done, f"{name} with {count} units, point {num_done + 1}")
 
-            staircases[group.name] = sample_staircase(lab, group, sampling, on_point=report)
-        stage.update(len(groups))
+            group = lab.channels[name]
+            staircases[name] = sample_staircase(lab, group, sampling, on_point=report)
+        stage.update(len(names))
     return staircases
 
 

@@ -212,11 +212,13 @@ class Workbench:
 
     def price(self, current: CurrentModel, draft: Draft) -> Price:
         """Predicts the latency of a draft, in seconds instead of minutes of tuning."""
+        return self._scaled(current, self.runtime.price(draft.prepared, current.prepared))
+
+    def _scaled(self, current: CurrentModel, tasks_ms: float) -> Price:
         # The whole-model latency is scaled by the ratio of the tasks' latencies. The difference of
         # the two (the runtime's overhead) is not used: they were measured at different times, and
         # it could be negative on a machine whose speed drifts.
-        tasks_ms = self.runtime.tasks_ms(current.prepared)
-        ratio = self.runtime.price(draft.prepared, current.prepared) / tasks_ms
+        ratio = tasks_ms / self.runtime.tasks_ms(current.prepared)
         return Price(ratio, current.latency.median_ms * ratio)
 
     # Candidates: measuring, training and accepting them.
@@ -239,6 +241,30 @@ class Workbench:
             lab.measure({})
             yield lab
 
+    def tune_candidate(self, current: CurrentModel, candidate: Candidate, index: int) -> Price:
+        """Tunes a candidate like the original, for a strategy that does not rely on transfer.
+
+        A resumed run tunes nothing twice: the runtime keeps every measured program in its database,
+        and these count among a task's trials. If the candidate's latency is in the journal, the
+        candidate was tuned before, and nothing is searched.
+
+        Args:
+            current: The model that the candidate was made from.
+            candidate: The candidate; need not be priced.
+            index: The candidate's number in this run, from 0.
+
+        Returns:
+            The latency of the tuned tasks, as a price.
+
+        Raises:
+            TuningError: If every program of a task failed.
+        """
+        prepared = candidate.draft.prepared
+        if self._measured_before(index, candidate.draft) is None:
+            with self.progress.stage(f"Tune candidate {index + 1}") as stage:
+                self.runtime.tune(prepared, self.config.tuning.trials_per_task, stage.progress)
+        return self._scaled(current, self.runtime.tasks_ms(prepared))
+
     def measure(self, current: CurrentModel, candidate: Candidate, index: int) -> Measurement:
         """Times a candidate in turn with the current model and the original.
 
@@ -246,7 +272,7 @@ class Workbench:
 
         Args:
             current: The model that the candidate was made from.
-            candidate: The candidate; all its tasks must be priced.
+            candidate: The candidate; all its tasks must be priced or tuned.
             index: The candidate's number in this run, from 0.
 
         Returns:
