@@ -21,7 +21,6 @@ from cprune_tf.config.checks import require
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Verdict, least_units, ranked
 from cprune_tf.strategies.planning.one_shot import OneShot, Plans, describe, smallest_amount
-from cprune_tf.strategies.planning.options import measure_staircases
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
