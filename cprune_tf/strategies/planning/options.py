@@ -5,11 +5,9 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 
-from cprune_tf.latency.lab import LatencyLab
-from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
-from cprune_tf.latency.staircase import Staircase
-
 if typing.TYPE_CHECKING:
+    from cprune_tf.latency.lab import LatencyLab
+    from cprune_tf.latency.staircase import Staircase
     from cprune_tf.strategies.workbench import Workbench
 
 
@@ -27,6 +25,8 @@ def measure_staircases(
     Returns:
         Staircases by group name.
     """
+    from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
+
     smallest = 1 - bench.config.strategy.max_pruned_fraction
     sampling = SamplingConfig(
         max_points=max_points, first_points=min(7, max_points), smallest=smallest
