@@ -73,6 +73,7 @@ setuptools.setup(
     entry_points={
         "console_scripts": [
             "cprune-prune = cprune_tf.cli.prune:run",
+            "cprune-compare = cprune_tf.cli.compare:run",
             "cprune-export = cprune_tf.cli.export:run",
             "cprune-report = cprune_tf.cli.report:run",
             "cprune-profile = cprune_tf.cli.profile:run",

@@ -210,7 +210,7 @@ class _Builder:
                 "run, and no speed-up is given."
             )
         if self.data is not None:
-            notes.append(_which_images(self.data))
+            notes.append(sentences.which_images(self.data))
         for event in history.of_kind(self.records, EnvironmentChanged):
             changes = "; ".join(event.changes)
             notes.append(f"The machine or its packages changed while the run was paused: {changes}")
@@ -232,25 +232,6 @@ class _Builder:
                 f"The device's CPU governor was {governor!r}, so its clock rate may have varied."
             )
         return tuple(notes)
-
-
-def _which_images(data: DataDescribed) -> str:
-    """Says which images decided, and which the accuracies are quoted on."""
-    if data.validation_source == "test":
-        return (
-            f"{data.reason} So {data.num_validation:,} of the test images decided which candidates "
-            f"were accepted, and accuracies are quoted on the other {data.num_test:,}, which were "
-            "looked at once, at the end."
-        )
-    if data.num_validation:
-        return (
-            f"{data.num_validation:,} validation images decided which candidates were accepted. "
-            f"The {data.num_test:,} test images were looked at once, at the end."
-        )
-    return (
-        f"The {data.num_test:,} images that accuracies are quoted on also decided which candidates "
-        "were accepted, so the result's accuracy is slightly optimistic."
-    )
 
 
 def _device(started: RunStarted | None, checked: CrossChecked | None) -> types.Device:

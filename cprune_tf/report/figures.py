@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import pathlib
 import typing
@@ -53,27 +54,36 @@ def write_figures(report: types.Report, folder: pathlib.Path) -> tuple[Plot, ...
         if not has_data(report):
             png.unlink(missing_ok=True)
             continue
-        files.write_bytes(png, _save(report, draw, theme.LIGHT, "png"))
-        svg = _inline(report, draw, title, name)
+        files.write_bytes(png, saved(functools.partial(draw, report), theme.LIGHT, "png"))
+        svg = inline_svg(functools.partial(draw, report), title, name)
         narrow = ""
         if name == "history":
-            narrow = _inline(report, _draw_narrow_history, title, f"{name}-narrow")
+            drawn = functools.partial(_draw_narrow_history, report)
+            narrow = inline_svg(drawn, title, f"{name}-narrow")
         plots.append(Plot(name, title, svg, narrow))
     return tuple(plots)
 
 
-def _inline(report: types.Report, draw: Callable[..., Figure], title: str, prefix: str) -> str:
-    svg = _save(report, draw, theme.PLACEHOLDER, "svg").decode("utf-8")
-    return theme.themed_svg(svg, title, prefix)
+def inline_svg(draw: Callable[[theme.Palette], Figure], title: str, prefix: str) -> str:
+    """Draws a plot as an SVG element for a page; see `theme.themed_svg`."""
+    return theme.themed_svg(saved(draw, theme.PLACEHOLDER, "svg").decode("utf-8"), title, prefix)
 
 
-def _save(
-    report: types.Report, draw: Callable[..., Figure], palette: theme.Palette, kind: str
-) -> bytes:
+def saved(draw: Callable[[theme.Palette], Figure], palette: theme.Palette, kind: str) -> bytes:
+    """Draws a plot in a palette and returns the bytes of its file.
+
+    Args:
+        draw: The function that draws.
+        palette: The plot's colours.
+        kind: "png" or "svg".
+
+    Returns:
+        The contents of the file; the same plot always gives the same bytes.
+    """
     import matplotlib
 
     with matplotlib.rc_context(theme.settings(palette)):
-        figure = draw(report, palette)
+        figure = draw(palette)
         buffer = io.BytesIO()
         # Dates and versions are left out, so that the same report always gives the same bytes.
         names = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)

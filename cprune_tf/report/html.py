@@ -1,4 +1,4 @@
-"""Renders the report as one self-contained page: inline styles and plots, no scripts."""
+"""Renders a report as one self-contained page: inline styles and plots, no scripts."""
 
 from __future__ import annotations
 
@@ -43,6 +43,33 @@ def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
     Returns:
         The page as HTML text.
     """
+    return render_page(
+        "report.html.j2",
+        report,
+        plots,
+        latency_unit="emulated" if report.device.emulated else "",
+        decision_name=formats.decision,
+        runtime_name=formats.runtime,
+        threads=formats.threads,
+        metric_name=formats.metric(report.metric),
+        pruned_name="pruned" if report.finished else "so far",
+    )
+
+
+def render_page(
+    template: str, contents: Any, plots: Sequence[figures.Plot], **names: object
+) -> str:
+    """Renders a page of this package.
+
+    Args:
+        template: The template's file name.
+        contents: The dataclass that the page shows, whose plain form is `r` in the template.
+        plots: The plots to inline.
+        **names: What else the template uses.
+
+    Returns:
+        The page as HTML text.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -50,17 +77,7 @@ def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    values = plain.to_plain(report)
-    environment.globals.update(
-        n=_Numbers(values),
-        latency_unit="emulated" if report.device.emulated else "",
-        decision_name=formats.decision,
-        runtime_name=formats.runtime,
-        threads=formats.threads,
-        flatten=differences.flatten,
-        metric_name=formats.metric(report.metric),
-        pruned_name="pruned" if report.finished else "so far",
-    )
+    values = plain.to_plain(contents)
     by_name = {
         plot.name: {
             "title": plot.title,
@@ -69,11 +86,13 @@ def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
         }
         for plot in plots
     }
-    return environment.get_template("report.html.j2").render(r=values, plots=by_name)
+    shared = {"n": _Numbers(values), "flatten": differences.flatten, "plots": by_name}
+    environment.globals.update(shared, **names)
+    return environment.get_template(template).render(r=values)
 
 
 class _Numbers:
-    """Renders the number at a path of report.json as an HTML element."""
+    """Renders the number at a path of the page's JSON form as an HTML element."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cprune_tf.report import formats, types
+from cprune_tf.runs.events import DataDescribed
 
 
 def status(
@@ -73,6 +74,25 @@ def verdict(
         requirement = _requirement(accuracy_after, required_accuracy)
         parts.append(f"{name} {_change(accuracy_before, accuracy_after)}{requirement}.")
     return " ".join(parts)
+
+
+def which_images(data: DataDescribed) -> str:
+    """Writes which images decided, and which the accuracies are quoted on."""
+    if data.validation_source == "test":
+        return (
+            f"{data.reason} So {data.num_validation:,} of the test images decided which candidates "
+            f"were accepted, and accuracies are quoted on the other {data.num_test:,}, which were "
+            "looked at once, at the end."
+        )
+    if data.num_validation:
+        return (
+            f"{data.num_validation:,} validation images decided which candidates were accepted. "
+            f"The {data.num_test:,} test images were looked at once, at the end."
+        )
+    return (
+        f"The {data.num_test:,} images that accuracies are quoted on also decided which candidates "
+        "were accepted, so the result's accuracy is slightly optimistic."
+    )
 
 
 def _change(before: float, after: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """The plots' colours by role, as "#rrggbb"."""
+    """The plots' colours by role, as "#rrggbb"; those of series have no meaning of their own."""
 
     text: str
     muted: str
@@ -25,6 +25,17 @@ class Palette:
     refused_latency: str
     refused_accuracy: str
     required: str
+    series_1: str
+    series_2: str
+    series_3: str
+    series_4: str
+    series_5: str
+    series_6: str
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The colours of series, in the order of their use."""
+        return tuple(getattr(self, name) for name in _NAMES if name.startswith("series_"))
 
 
 LIGHT = Palette(
@@ -38,6 +49,12 @@ LIGHT = Palette(
     refused_latency="#b4540a",
     refused_accuracy="#b3266f",
     required="#5b6675",
+    series_1="#0b6fb8",
+    series_2="#b4540a",
+    series_3="#14803c",
+    series_4="#b3266f",
+    series_5="#6b46c1",
+    series_6="#7a5c00",
 )
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Palette))

@@ -105,7 +105,7 @@ class RunDirectory:
             if resumed:
                 # Checked again under the lock, since another process may have begun a run.
                 _refuse_unless_resumed(root, resume)
-                _refuse_other_config(root, config)
+                refuse_other_config(root, config)
             run = cls(root, config, journal, resumed)
             run._prepare()
         except BaseException:
@@ -243,7 +243,8 @@ def _refuse_unless_resumed(root: pathlib.Path, resume: bool) -> None:
         )
 
 
-def _refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> None:
+def refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> None:
+    """Raises RunDirectoryError unless the run in a directory began with this config."""
     path = root / CONFIG_NAME
     if not path.exists():
         raise RunDirectoryError(

@@ -1,0 +1,137 @@
+"""Writes the sentences of a comparison: which strategy is ahead, and what to keep in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cprune_tf.report import formats
+from cprune_tf.report.compared import types
+
+# A strategy that meets a target in its run may miss it by so much when all are timed again.
+_TARGET_TOLERANCE = 0.02
+_MAX_RELATIVE_IQR = 0.25
+
+
+def verdict(rows: Sequence[types.Row], required_accuracy: float | None, emulated: bool) -> str:
+    """Writes which strategy is fastest at the required accuracy, and by how much.
+
+    Args:
+        rows: The rows, the best first.
+        required_accuracy: The accuracy that a result must have.
+        emulated: Whether the device is emulated, so that its latencies mean nothing.
+
+    Returns:
+        One sentence.
+    """
+    results = [row for row in rows if row.has_result]
+    if not results:
+        return "No strategy has a pruned model."
+    required = "" if required_accuracy is None else f" of {formats.percent(required_accuracy)}"
+    met = [row for row in results if row.state == types.MET]
+    if not met:
+        best = max(results, key=lambda row: row.deciding_accuracy or 0.0)
+        return (
+            f"No strategy meets the required accuracy{required}; {best.strategy} comes closest "
+            f"with {formats.percent(best.deciding_accuracy or 0.0)}."
+        )
+    if emulated:
+        names = listed([row.strategy for row in met])
+        return (
+            f"The required accuracy{required} is met by {names}; latencies of an emulated device "
+            "say nothing, so none is called the fastest."
+        )
+    if met[0].speedup is None:
+        return "The results have not been timed against each other."
+    return (
+        f"{met[0].strategy} is the fastest at the required accuracy{required}: "
+        f"{formats.factor(met[0].speedup.median)} as fast as the original{_lead(met)}."
+    )
+
+
+def _lead(met: Sequence[types.Row]) -> str:
+    first, second = met[0].latency, met[1].latency if len(met) > 1 else None
+    if first is None or second is None:
+        return "; no other strategy meets it"
+    ratio = formats.factor(second.median_ms / first.median_ms)
+    clear = "" if first.q3_ms < second.q1_ms else " (no clear difference: the quartiles overlap)"
+    return f", and {ratio} as fast as {met[1].strategy}, the second{clear}"
+
+
+def notes(
+    rows: Sequence[types.Row],
+    timing: types.Timing | None,
+    config: Mapping[str, Any],
+    which_images: str,
+) -> tuple[str, ...]:
+    """Writes what a reader needs to know to interpret the numbers.
+
+    Args:
+        rows: The rows, the best first.
+        timing: The joint measurement.
+        config: The config that all runs share.
+        which_images: Which images decided; "" if unknown.
+
+    Returns:
+        Sentences.
+    """
+    sentences = [f"{row.strategy}: {row.remark}" for row in rows if row.remark]
+    sentences += _target_notes(rows, timing, config.get("strategy", {}))
+    sentences += [which_images] if which_images else []
+    sentences += _timing_notes(timing)
+    if any(row.cost for row in rows):
+        sentences.append(
+            "The search times are those of pruning and of tuning the result. Runs share all "
+            "measured programs, so the first one also pays for tuning the original to the end, and "
+            "later ones find shapes that were measured before."
+        )
+    interrupted = [row.strategy for row in rows if row.cost and row.cost.num_sessions > 1]
+    if interrupted:
+        sentences.append(
+            f"Interrupted and resumed: {listed(interrupted)}. Search times lack what was lost then."
+        )
+    return tuple(sentences)
+
+
+def _target_notes(
+    rows: Sequence[types.Row], timing: types.Timing | None, strategy: Mapping[str, Any]
+) -> list[str]:
+    """Says who reached the latency target, where all strategies stop pruning."""
+    original = timing.latency(types.ORIGINAL) if timing else None
+    speedup, latency_ms = strategy.get("target_speedup"), strategy.get("target_latency_ms")
+    if original is None or not (speedup or latency_ms):
+        return []
+    wanted_ms = latency_ms or original.median_ms / float(speedup or 1)
+    shown = formats.milliseconds(latency_ms) if latency_ms else formats.factor(float(speedup or 1))
+    limit_ms = wanted_ms * (1 + _TARGET_TOLERANCE)
+    reached = [row.strategy for row in rows if row.latency and row.latency.median_ms <= limit_ms]
+    return [
+        f"All strategies were to stop at the target of {shown}, so what counts among those that "
+        f"reached it is accuracy. Reached, within 2 %, by: {listed(reached) or 'none'}."
+    ]
+
+
+def _timing_notes(timing: types.Timing | None) -> list[str]:
+    if timing is None:
+        return []
+    if timing.device.emulated:
+        return ["The device is emulated: latencies mean nothing, and no speed-up is given."]
+    sentences = []
+    if any(model.latency.conditions.throttled for model in timing.models):
+        sentences.append("The device was throttled during the final measurement; let it cool down.")
+    unsteady = [
+        model.name
+        for model in timing.models
+        if model.latency.iqr_ms > _MAX_RELATIVE_IQR * model.latency.median_ms
+    ]
+    if unsteady:
+        sentences.append(
+            f"The final latency of {listed(unsteady)} is unsteady; other programs may be running."
+        )
+    return sentences
+
+
+def listed(names: Sequence[str]) -> str:
+    """Lists names: "a", "a and b", "a, b and c"."""
+    *others, last = names or ("",)
+    return f"{', '.join(others)} and {last}" if others else last
