@@ -240,10 +240,9 @@ class _Masker:
         """Replaces the outputs that a sum reads by zeros; what else reads them is dead, too."""
         for index, tensor in enumerate(self._p.flat.calls[position].outputs):
             if id(tensor) in self._zeroed:
-                axis = max(a for a, size in enumerate(tensor.shape) if size is not None)
-                values[index] = self._insert(
-                    ChannelMask, values[index], axis, [], tensor.shape[axis]
-                )
+                sizes = enumerate(tensor.shape)
+                axis, size = next((a, s) for a, s in sizes if a and s is not None)
+                values[index] = self._insert(ChannelMask, values[index], axis, [], size)
                 self._masked.add(id(tensor))
         return values
 

@@ -66,8 +66,9 @@ def replay(
     stand_ins = stand_ins or {}
     for position, call in enumerate(flat.calls):
         if position in stand_ins:
-            if (tensor := stand_ins[position]) is not None:
-                values[id(call.outputs[0])] = values[id(tensor)]
+            operand = stand_ins[position]
+            if operand is not None:
+                values[id(call.outputs[0])] = values[id(operand)]
             continue
         if call.name not in operations:
             operations[call.name] = make(call)

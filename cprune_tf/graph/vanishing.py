@@ -108,9 +108,9 @@ def find_vanishing(propagation: Propagation, keep: Keep) -> Vanishing:
     dead: set[int] = set()
     gone: set[int] = set()
     for position, (call, effect) in enumerate(zip(calls, propagation.effects, strict=True)):
-        emptied = [_is_emptied(axes, keep) for axes in effect.outputs]
+        emptied = [is_emptied(axes, keep) for axes in effect.outputs]
         inputs_gone = bool(call.inputs) and all(id(t) in gone for t in call.inputs)
-        if inputs_gone or all(emptied) or _is_emptied(tuple(effect.produced.values()), keep):
+        if inputs_gone or all(emptied) or is_emptied(tuple(effect.produced.values()), keep):
             dead.add(position)
             emptied = [True] * len(emptied)
         gone.update(id(t) for t, empty in zip(call.outputs, emptied, strict=True) if empty)
@@ -127,7 +127,7 @@ def find_vanishing(propagation: Propagation, keep: Keep) -> Vanishing:
     return Vanishing(frozenset(dead), left_out, sums, frozenset(gone), refusal)
 
 
-def _is_emptied(axes: tuple[Any, ...], keep: Keep) -> bool:
+def is_emptied(axes: tuple[Any, ...], keep: Keep) -> bool:
     """Whether any of these axes keeps no channel."""
     return any(keep.touches(labels) and not keep.count(labels) for labels in axes)
 
