@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cprune_tf.graph import GraphError, PruningHistory, analyze, mask, plan_folding, rebuild
 from tests.graph.models import random_inputs, relative_error
 from tests.graph.properties_test import CI, random_removal, same_weights
-from tests.graph.random_models import models
+from tests.graph.random_models import ResidualBuilder, models
 from tests.graph.residual_models import BLOCKS, chain, whole
 
 layers = keras.layers
@@ -56,7 +56,7 @@ def check(model: Any, removal: Any) -> Any:
 
 
 @seed(3)
-@settings(CI, max_examples=60)
+@settings(CI, max_examples=40)
 @given(chains(), st.floats(0.0, 0.6), st.integers(0, 2**16))
 def test_random_chains(model: Any, fraction: float, number: int) -> None:
     removal = with_whole_groups(model, fraction, number, 0.5)
@@ -73,10 +73,10 @@ def test_random_chains(model: Any, fraction: float, number: int) -> None:
 
 @seed(4)
 @settings(CI, max_examples=60)
-@given(models(), st.floats(0.0, 0.6), st.integers(0, 2**16))
+@given(models(max_steps=4, kind=ResidualBuilder), st.floats(0.0, 0.6), st.integers(0, 2**16))
 def test_random_graphs(model: Any, fraction: float, number: int) -> None:
     whole_groups = analyze(model).removable_whole
-    event(f"{min(len(whole_groups), 2)} or more groups may vanish")
+    event(f"{'some' if whole_groups else 'no'} groups may vanish")
     for group in whole_groups:
         check(model, {**random_removal(model, fraction, number), **whole(model, group.name)})
     try:
