@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,11 @@ from cprune_tf.graph.flat import flatten
 from cprune_tf.graph.labels import Labels, components
 from cprune_tf.graph.propagation import Propagation, propagate
 from cprune_tf.graph.rules.registry import REGISTRY, Keep, RuleRegistry
+from cprune_tf.graph.vanishing import find_vanishing
 
 Removal = Mapping[str, Sequence[int]]
+
+_ONE_UNIT = "has only one unit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +163,21 @@ class ChannelGraph:
         """The groups that are not protected."""
         return tuple(group for group in self.groups if group.protected is None)
 
+    @functools.cached_property
+    def removable_whole(self) -> tuple[ChannelGroup, ...]:
+        """The groups of which all units may be removed, because the branch they lie in may vanish.
+
+        `cprune_tf.graph.vanishing` defines them. A group of one unit can be among them: it is
+        protected only in that it cannot be made narrower.
+        """
+        p = self.propagation
+        return tuple(
+            group
+            for number, group in enumerate(self.groups)
+            if group.protected in (None, _ONE_UNIT)
+            and not find_vanishing(p, Keep((self._group_of_root == number)[p.roots])).refusal
+        )
+
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name.
 
@@ -222,7 +241,7 @@ class ChannelGraph:
 
         Raises:
             GraphError: A group is unknown or protected, an index is out of range or appears twice,
-                or the removal would leave a layer without channels.
+                or the removal would leave a layer without channels that cannot vanish.
         """
         p = self.propagation
         removed_root = np.zeros(len(p.roots), dtype=bool)
@@ -233,21 +252,22 @@ class ChannelGraph:
             inside = self._group_of_root == self._by_name[name]
             removed_root[inside] = chosen[self._unit_of_root[inside]]
         keep = Keep(removed_root[p.roots])
+        if refusal := find_vanishing(p, keep).refusal:
+            self._refuse(keep, refusal)
+        return keep
+
+    def _refuse(self, keep: Keep, refusal: str) -> None:
+        """Raises the GraphError of a removal that leaves too little."""
+        p = self.propagation
         for production in p.productions:
             if not keep.count(production.labels):
                 group = self.groups[self._group_of_root[p.roots[production.labels[0]]]]
                 raise GraphError(
                     f"Removing these units of group '{group.name}' would leave the layer "
                     f"'{production.layer}' without channels; keep at least one of its "
-                    f"{len(production.labels)}."
+                    f"{len(production.labels)}. The layer cannot vanish: {refusal}."
                 )
-        for call, effect in zip(p.flat.calls, p.effects, strict=True):
-            for labels in (labels for axes in effect.outputs for labels in axes):
-                if labels is not None and keep.touches(labels) and not keep.count(labels):
-                    raise GraphError(
-                        f"This removal would leave an output of '{call.name}' without channels."
-                    )
-        return keep
+        raise GraphError(f"This removal would leave a tensor without channels: {refusal}.")
 
     def _check(self, name: str, indices: Sequence[int]) -> ChannelGroup:
         if name not in self._by_name:
@@ -258,7 +278,8 @@ class ChannelGraph:
             raise GraphError(
                 f"removal[{name!r}] is {indices!r}; expected a sequence of unit indices (integers)."
             )
-        if array.size and group.protected:
+        is_single = group.protected == _ONE_UNIT and group in self.removable_whole
+        if array.size and group.protected and not is_single:
             raise GraphError(f"The group '{name}' cannot be pruned. Protected: {group.protected}.")
         if array.size and (array.min() < 0 or array.max() >= group.num_channels):
             raise GraphError(
@@ -368,7 +389,7 @@ def _groups(
     for i, name in enumerate(names):
         reason = p.reasons[first_reason[i]] if first_reason[i] < len(p.reasons) else None
         if reason is None and counts[i] == 1:
-            reason = "has only one unit"
+            reason = _ONE_UNIT
         followers = dict.fromkeys(m.layer for m in members[i] if m.layer not in makers[i])
         groups.append(
             ChannelGroup(

@@ -13,6 +13,7 @@ from cprune_tf.graph.channel_graph import ChannelGraph, Removal, analyze
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.rebuilding import rebuild
 from cprune_tf.graph.rules.registry import Keep
+from cprune_tf.graph.vanishing import find_vanishing
 
 _FORMAT = 1
 
@@ -105,7 +106,7 @@ class PruningHistory:
             original: The model before the first step; it is not modified.
 
         Returns:
-            Unit indices by group name.
+            Unit indices by the name of the group in the original.
 
         Raises:
             GraphError: A step removed units that the original does not have. Channels that are
@@ -120,7 +121,8 @@ class PruningHistory:
             if number > 1:
                 model = rebuild(model, self.steps[number - 2].removal, fold_constants=False)
                 _check_same_units(first, removed_units, analyze(model), step.removal, number)
-            for name, indices in step.removal.items():
+            for later_name, indices in step.removal.items():
+                name = first.group_of(later_name).name
                 units, step_indices = remaining_units[name], set(indices)
                 removed_units.setdefault(name, []).extend(units[i] for i in indices)
                 remaining_units[name] = [
@@ -134,6 +136,8 @@ def _check_same_units(
 ) -> None:
     """Raises GraphError unless the groups of a removal still consist of the original's units.
 
+    A group is called after its first layer. If that layer vanished, the group has a new name.
+
     Args:
         first: The groups of the original.
         earlier: The units of the original that earlier steps removed.
@@ -142,10 +146,14 @@ def _check_same_units(
         number: The step's number, from 1.
     """
     keep = first.keep(earlier)
+    vanishing = find_vanishing(first.propagation, keep)
+    surviving = vanishing.surviving_layers(first.propagation.flat)
     for name, indices in removal.items():
         if not indices:
             continue
-        expected = _units_by_weight(first, name, keep, earlier)
+        original = first.group_of(name).name
+        expected = _units_by_weight(first, original, keep, earlier)
+        expected = {place: units for place, units in expected.items() if place[0] in surviving}
         actual = _units_by_weight(later, name, None, {})
         if expected.keys() != actual.keys() or any(
             not np.array_equal(units, actual[place]) for place, units in expected.items()

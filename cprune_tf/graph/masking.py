@@ -4,7 +4,8 @@ Definition: `mask(model, removal)` computes what the model would compute if the 
 not exist. In every tensor that a channel-mixing layer consumes, the removed channels are exactly
 zero, after normalisation and activation. A normalisation that mixes channels (layer normalisation)
 takes its mean and variance over the remaining channels only. This equals `rebuild(model, removal,
-fold_constants=False)` up to the order of floating-point sums.
+fold_constants=False)` up to the order of floating-point sums. A branch that vanishes
+(`cprune_tf.graph.vanishing`) is still computed, but the sums that read it receive zeros.
 
 `keep_constants=True` selects the other definition of `cprune_tf.graph.folding`: only the kernels of
 the removed units are zero, and the constants from their biases and normalisations remain.
@@ -30,6 +31,7 @@ from cprune_tf.graph.replaying import (
     twin_weights,
 )
 from cprune_tf.graph.rules.registry import Effect, Keep, Weight
+from cprune_tf.graph.vanishing import find_vanishing
 
 
 @keras.saving.register_keras_serializable(package="cprune_tf")
@@ -177,15 +179,18 @@ class _Masker:
         self._copies: dict[str, Any] = {}
         self._masked: set[int] = set()
         self._count = 0
+        self._vanishing = find_vanishing(propagation, keep)
+        read = {id(t) for i in self._vanishing.sums for t in propagation.flat.calls[i].inputs}
+        self._zeroed = read & self._vanishing.gone
         self._needed = {id(t) for t in keras.tree.flatten(propagation.flat.outputs)}
         for call, effect in zip(propagation.flat.calls, propagation.effects, strict=True):
             if not effect.flow:  # a call that acts channel by channel can be masked after it
                 self._needed.update(id(t) for t in call.inputs)
-        for call, effect, axes in zip(
-            propagation.flat.calls, propagation.effects, propagation.arriving, strict=True
-        ):
+        for position, call in enumerate(propagation.flat.calls):
+            effect, axes = propagation.effects[position], propagation.arriving[position]
             self._first.setdefault(call.name, effect)
-            mixed = effect.mixes and any(keep.touches(a) for a in axes[0])
+            exists = position not in self._vanishing.dead
+            mixed = exists and effect.mixes and any(keep.touches(a) for a in axes[0])
             self._mixes[call.name] = self._mixes.get(call.name, False) or mixed
 
     def build(self) -> Any:
@@ -217,6 +222,8 @@ class _Masker:
         if self._mixes[call.name]:
             return self._mixed(position, operation, args, kwargs)
         outputs = operation(*args, **kwargs)
+        if position in self._vanishing.dead:
+            return self._dead(position, keras.tree.flatten(outputs))
         zeros_arrive_and_stay = effect.keeps_zero and all(
             id(t) in self._masked or not any(self._keep.touches(a) for a in axes)
             for t, axes in zip(call.inputs, self._p.arriving[position], strict=True)
@@ -228,6 +235,16 @@ class _Masker:
             if zeros_arrive_and_stay or id(tensor) in self._needed:
                 self._masked.add(id(tensor))
         return flat
+
+    def _dead(self, position: int, values: list[Any]) -> list[Any]:
+        """Replaces the outputs that a sum reads by zeros; what else reads them is dead, too."""
+        for index, tensor in enumerate(self._p.flat.calls[position].outputs):
+            if id(tensor) in self._zeroed:
+                sizes = enumerate(tensor.shape)
+                axis, size = next((a, s) for a, s in sizes if a and s is not None)
+                values[index] = self._insert(ChannelMask, values[index], axis, [], size)
+                self._masked.add(id(tensor))
+        return values
 
     def _mixed(self, position: int, operation: Any, args: Any, kwargs: Any) -> Any:
         """Takes the removed channels out, calls the smaller layer, and puts zeros back."""
@@ -242,7 +259,11 @@ class _Masker:
         for axis, labels in enumerate(axes):
             if labels is not None and self._keep.touches(labels):
                 kept = self._keep.indices(labels).tolist()
-                name = f"cprune_mask_{self._count}"
-                self._count += 1
-                value = layer(axis, kept, len(labels), name=name)(value)
+                value = self._insert(layer, value, axis, kept, len(labels))
         return value
+
+    def _insert(self, layer: type, value: Any, axis: int, kept: list[int], size: int) -> Any:
+        """Applies a mask layer along one axis of this size."""
+        name = f"cprune_mask_{self._count}"
+        self._count += 1
+        return layer(axis, kept, size, name=name)(value)

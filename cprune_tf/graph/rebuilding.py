@@ -10,6 +10,7 @@ from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.propagation import Propagation
 from cprune_tf.graph.replaying import copy_compile_state, copy_weights, make_operation, replay
 from cprune_tf.graph.rules.registry import Effect, Keep
+from cprune_tf.graph.vanishing import find_vanishing
 
 
 def rebuild(
@@ -23,7 +24,8 @@ def rebuild(
 
     Args:
         model: A functional or built Sequential model; it is not modified.
-        removal: Unit indices to remove, by channel group name, counted in this model.
+        removal: Unit indices to remove, by channel group name, counted in this model. With all
+            units of a group of `ChannelGraph.removable_whole`, its branch is left out.
         fold_constants: Whether to add the constants that removed channels still contribute to their
             consumers' biases, if that is exact; `cprune_tf.graph.folding` defines this.
         graph: The model's channel groups, if the caller has them already.
@@ -93,14 +95,13 @@ def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None)
     Returns:
         The smaller keras.Model.
     """
+    calls = propagation.flat.calls
+    vanishing = find_vanishing(propagation, keep)
+    stand_ins = vanishing.stand_ins()
     additions = folding.additions if folding else {}
     configs = folding.configs if folding else {}
-    effects = {
-        call.name: effect
-        for call, effect in zip(
-            reversed(propagation.flat.calls), reversed(propagation.effects), strict=True
-        )
-    }
+    present = [position for position in range(len(calls)) if position not in stand_ins]
+    effects = {calls[i].name: propagation.effects[i] for i in reversed(present)}
     resized: dict[str, Any] = {}
 
     def make(call: Call) -> Any:
@@ -109,13 +110,15 @@ def resized_model(propagation: Propagation, keep: Keep, folding: Folding | None)
         return resized[call.name]
 
     def arguments(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        call, effect = propagation.flat.calls[position], propagation.effects[position]
+        call, effect = calls[position], propagation.effects[position]
+        if position in vanishing.sums:
+            return vanishing.arguments(call)
         if effect.reargument is not None and is_touched(effect, keep):
             return effect.reargument(keep)
         return call.args, call.kwargs
 
-    smaller = replay(propagation.flat, make, arguments=arguments)
-    for call in _first_calls(propagation.flat.calls):
+    smaller = replay(propagation.flat, make, arguments=arguments, stand_ins=stand_ins)
+    for call in _first_calls(tuple(calls[i] for i in present)):
         axes = dict(effects[call.name].weights)
         copy_weights(call, resized[call.name], axes, keep, additions.get(call.name))
     return smaller

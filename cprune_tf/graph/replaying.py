@@ -34,6 +34,7 @@ def replay(
     make: Make,
     invoke: Invoke = plain_invoke,
     arguments: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
+    stand_ins: Mapping[int, Tensor | None] | None = None,
 ) -> Any:
     """Repeats all calls on new inputs.
 
@@ -46,6 +47,8 @@ def replay(
         invoke: Calls the new layer or operation.
         arguments: Returns new arguments (with the original's Tensors) of the call at a position;
             None to keep all arguments.
+        stand_ins: The positions of calls to leave out, each with the Tensor that takes the place of
+            its output, or None if no other call reads the output.
 
     Returns:
         A new functional keras.Model with the original's name and input and output structure.
@@ -60,7 +63,13 @@ def replay(
     def swap(value: Any) -> Any:
         return values[id(value)] if isinstance(value, Tensor) else value
 
+    stand_ins = stand_ins or {}
     for position, call in enumerate(flat.calls):
+        if position in stand_ins:
+            operand = stand_ins[position]
+            if operand is not None:
+                values[id(call.outputs[0])] = values[id(operand)]
+            continue
         if call.name not in operations:
             operations[call.name] = make(call)
             initializers += _without_random_start(operations[call.name])

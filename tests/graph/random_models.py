@@ -267,10 +267,28 @@ class Builder:
         return keras.Model(self.inputs, outputs if len(outputs) > 1 else outputs[0])
 
 
+class ResidualBuilder(Builder):
+    """Every second step is a residual branch that is grown by random steps."""
+
+    def step(self) -> None:
+        if self._draw(2):
+            super().step()
+            return
+        live, x = self.live, self.pick()
+        self.live = [x]
+        for _ in range(1 + self._draw(3)):
+            super().step()
+        y = self.live[-1]
+        if y.shape[-1] != x.shape[-1] or self._draw(2):
+            y = layers.Conv2D(x.shape[-1], (1, 3)[self._draw(2)], padding="same")(y)
+        inside = self.live[1:] if self._draw(4) == 0 else []
+        self.live = [*live, *inside, layers.Add()([x, y]) if self._draw(2) else y + x]
+
+
 @st.composite
-def models(draw: Any, max_steps: int = 7) -> Any:
+def models(draw: Any, max_steps: int = 7, kind: type[Builder] = Builder) -> Any:
     """A random model with random weights."""
-    builder = Builder(lambda count: draw(st.integers(0, count - 1)))
+    builder = kind(lambda count: draw(st.integers(0, count - 1)))
     for _ in range(draw(st.integers(1, max_steps))):
         builder.step()
     return randomise(builder.finish())

@@ -112,7 +112,8 @@ def merge(call: LayerCall) -> Effect:
         for shape, axes in zip(call.input_shapes, call.inputs, strict=True)
     ]
     out = same_axes(call, operands, call.output_shapes[0])
-    return Effect((out,), keeps_zero=_same_shapes(operands), flow="pointwise")
+    sums = isinstance(call.layer, _layers.Add)
+    return Effect((out,), keeps_zero=_same_shapes(operands), flow="pointwise", sums=sums)
 
 
 def _same_shapes(operands: list[tuple[Any, Axes]]) -> bool:

@@ -65,7 +65,8 @@ def binary(call: LayerCall) -> Effect:
         args = tuple(_shrunk(v, out, keep) for v in call.call.args)
         return args, {k: _shrunk(v, out, keep) for k, v in call.call.kwargs.items()}
 
-    return Effect((out,), reargument=shrink, flow="pointwise")
+    sums = type(call.layer).__name__ == "Add" and len(operands) == 2
+    return Effect((out,), reargument=shrink, flow="pointwise", sums=sums)
 
 
 def _shrunk(value: Any, out: Axes, keep: Keep) -> Any:

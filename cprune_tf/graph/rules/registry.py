@@ -89,6 +89,8 @@ class Effect:
         flow: The output of a channel that has the same value everywhere: "pointwise" (a function of
             that value), "same" (that value), "zero" (that value if it is zero), "moves" (that
             value, at another index), "" (not known).
+        sums: Whether the output is the sum of the input tensors, so that an operand may vanish. If
+            it can have more than two, the call takes them as a list.
     """
 
     outputs: tuple[Axes, ...]
@@ -100,6 +102,7 @@ class Effect:
     keeps_zero: bool = False
     mixes: bool = False
     flow: str = ""
+    sums: bool = False
 
 
 class LayerCall:
