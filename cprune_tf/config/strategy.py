@@ -23,7 +23,8 @@ class StrategyConfig:
         max_accuracy_drop: If required_accuracy is 0: how far the result's accuracy may be below the
             original's, in absolute terms (0.01 = one percentage point).
         max_iterations: Maximum number of candidates.
-        max_pruned_fraction: Maximum fraction of a layer's original filters that is removed.
+        max_pruned_fraction: Maximum fraction of a layer's original filters that is removed, unless
+            the layer disappears as a whole with its branch (`latency_budget.depth`).
         importance: The criterion that chooses the filters to remove, e.g. "l1"; see
             cprune_tf.importance. Empty: the strategy's own choice.
         importance_batches: Number of training batches that criteria and sensitivity look at.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from cprune_tf.graph.flat import flatten
 from cprune_tf.graph.labels import Labels, components
 from cprune_tf.graph.propagation import Propagation, propagate
 from cprune_tf.graph.rules.registry import REGISTRY, Keep, RuleRegistry
-from cprune_tf.graph.vanishing import find_vanishing
+from cprune_tf.graph.vanishing import Vanishing, find_vanishing
 
 Removal = Mapping[str, Sequence[int]]
 
@@ -170,13 +170,17 @@ class ChannelGraph:
         `cprune_tf.graph.vanishing` defines them. A group of one unit can be among them: it is
         protected only in that it cannot be made narrower.
         """
-        p = self.propagation
         return tuple(
             group
-            for number, group in enumerate(self.groups)
-            if group.protected in (None, _ONE_UNIT)
-            and not find_vanishing(p, Keep((self._group_of_root == number)[p.roots])).refusal
+            for group in self.groups
+            if group.protected in (None, _ONE_UNIT) and not self.vanishing((group.name,)).refusal
         )
+
+    def vanishing(self, names: Collection[str]) -> Vanishing:
+        """Finds what disappears if some groups, protected or not, lose all their units."""
+        roots = self.propagation.roots
+        is_gone = np.isin(self._group_of_root, [self._by_name[name] for name in names])
+        return find_vanishing(self.propagation, Keep(is_gone[roots]))
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name.

@@ -3,6 +3,11 @@
 For each channel assignment, the model is rebuilt in Keras and prepared by the runtime, which
 divides it into tasks. A task that was never measured is priced and then timed once more. Without
 the second timing, a point would merely be the luckiest of several short measurements.
+
+A group may keep zero units where the branch that it lies in may vanish (`graph.vanishing`). The
+sites of that branch cost nothing then. To prepare the other sites, the branch is left as it is in
+the original, so that all subgraphs keep their keys. An operator that is fused with the branch but
+does not belong to it (the sum, the activation behind it) is not counted.
 """
 
 from __future__ import annotations
@@ -61,6 +66,7 @@ class LatencyLab:
         self.units = current_units(channels)
         reduced = {group.name: group.num_channels - 1 for group in channels.prunable}
         self.sites = find_sites(prepared, self.prepare(reduced), channels)
+        self._sites_without: dict[frozenset[str], tuple[Site, ...]] = {}
         # The tasks that this lab has measured, whose programs may fit others of their family.
         self._measured_tasks: dict[str, dict[Counts, RuntimeTask]] = {}
         self._remember(self.sites, tasks_by_site(prepared), self.units)
@@ -76,13 +82,29 @@ class LatencyLab:
 
         Raises:
             GraphError: If a group is unknown or protected.
-            ValueError: If a count is below 1 or above the group's number of units.
+            ValueError: If a count is above the group's number of units, or below 1 in a group that
+                may not vanish.
         """
         return self.runtime.prepare(resized(self.model, self.channels, keep))
 
     def full(self, keep: Units) -> dict[str, int]:
         """Returns the number of units of every group: from `keep` if named, else the model's."""
         return {**self.units, **keep}
+
+    def sites_at(self, units: Units) -> tuple[Site, ...]:
+        """Returns the sites that exist with so many units: those of vanished branches do not.
+
+        Args:
+            units: Number of units by group; groups that are not named keep all.
+        """
+        absent = frozenset(name for name, count in units.items() if not count)
+        if absent and absent not in self._sites_without:
+            flat = self.channels.propagation.flat
+            gone = {call.name for call in flat.calls}
+            gone -= self.channels.vanishing(absent).surviving_layers(flat)
+            left = tuple(site for site in self.sites if site.anchor not in gone)
+            self._sites_without[absent] = left
+        return self._sites_without[absent] if absent else self.sites
 
     def missing(self, keep: Units) -> int:
         """Returns how many tasks of an assignment were never measured."""
@@ -98,7 +120,8 @@ class LatencyLab:
         """Measures the tasks of an assignment that were never measured.
 
         Args:
-            keep: Number of units to keep, by group; groups that are not named keep all.
+            keep: Number of units to keep, by group; groups that are not named keep all. With 0, the
+                sites that vanish with the group are skipped.
             on_task: Called before each task that has to be measured.
             only: (family, channel counts) of the tasks to measure; None for all.
 
@@ -117,7 +140,7 @@ class LatencyLab:
         ]
         if not sites:
             return 0
-        candidate = self.prepare(keep)
+        candidate = self.prepare({name: count for name, count in keep.items() if count})
         task_at = tasks_by_site(candidate)
         unpriced = {task_at[site.key].key: task_at[site.key] for site in sites}
         sources = [task for site in sites for task in self._similar(site, site.counts(units))]
@@ -142,7 +165,7 @@ class LatencyLab:
         """
         units = self.full(keep)
         total = 0.0
-        for site in self.sites:
+        for site in self.sites_at(units):
             point = self.store.get(site.family, site.counts(units))
             if point is None:
                 raise KeyError(
@@ -206,7 +229,8 @@ class LatencyLab:
 
     def _unmeasured(self, units: Units) -> list[Site]:
         """Returns the sites that have no point at these numbers of units."""
-        return [s for s in self.sites if self.store.get(s.family, s.counts(units)) is None]
+        sites = self.sites_at(units)
+        return [s for s in sites if self.store.get(s.family, s.counts(units)) is None]
 
 
 def resized(model: Any, channels: graph.ChannelGraph, keep: Units) -> Any:
@@ -223,13 +247,15 @@ def resized(model: Any, channels: graph.ChannelGraph, keep: Units) -> Any:
         The smaller Keras model.
 
     Raises:
-        ValueError: If a count is below 1 or above the group's number of units.
-        GraphError: If a group is unknown or protected.
+        ValueError: If a count is above the group's number of units, or below 1 in a group that may
+            not vanish.
+        GraphError: If a group is unknown or protected, or if groups may not vanish together.
     """
     removal = {}
     for name, count in keep.items():
         total = channels[name].num_channels
-        if not 1 <= count <= total:
+        least = 0 if count == 0 and channels[name] in channels.removable_whole else 1
+        if not least <= count <= total:
             raise ValueError(f"Group {name} cannot keep {count} units; expected 1 to {total}.")
         if count < total:
             removal[name] = range(count, total)

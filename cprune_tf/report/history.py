@@ -152,17 +152,20 @@ def tasks(model: ModelRecord) -> tuple[TaskRecord, ...]:
 def layers(
     original: types.Iteration | None, pruned: types.Iteration | None
 ) -> tuple[types.LayerChannels, ...]:
-    """Returns the channels of each layer in the original and, if it exists, the pruned model."""
+    """Returns the channels of each layer in the original and, if it exists, the pruned model.
+
+    A layer that the pruned model does not have keeps no channels.
+    """
     if original is None:
         return ()
-    after = pruned.channels if pruned else {}
-    return tuple(
-        types.LayerChannels(
-            layer=layer,
-            before=before,
-            after=after.get(layer),
-            kept=after[layer] / before if layer in after and before else None,
+    if pruned is None:
+        return tuple(
+            types.LayerChannels(layer, before, None, None)
+            for layer, before in original.channels.items()
         )
+    after = {layer: pruned.channels.get(layer, 0) for layer in original.channels}
+    return tuple(
+        types.LayerChannels(layer, before, after[layer], after[layer] / before if before else None)
         for layer, before in original.channels.items()
     )
 

@@ -9,6 +9,9 @@ scores, calibrated between groups by a short sensitivity scan (planning/sensitiv
 model is rebuilt, timed whole in turn with the current one, and trained for a short time. A round
 whose accuracy is too low is taken back, and the next one goes half as far.
 
+A group may also lose all its units, where the residual branch that it lies in may vanish
+(planning/depth.py): the model then loses depth.
+
 Every accepted round is a point of the run's front of latency and accuracy.
 """
 
@@ -28,6 +31,7 @@ from cprune_tf.strategies.registry import register_strategy
 if typing.TYPE_CHECKING:
     from cprune_tf.importance.registry import Array
     from cprune_tf.strategies.planning.allocation import GroupOptions
+    from cprune_tf.strategies.planning.depth import Depth
     from cprune_tf.strategies.planning.planner import Plan, Planner, PlannerConfig
     from cprune_tf.strategies.workbench import CurrentModel
 
@@ -54,6 +58,8 @@ class LatencyBudgetConfig:
             training follows. If the result then still misses it, an earlier round is delivered.
         max_options: Maximum number of channel counts that a group is given to choose from.
         solver_time_sec: The solver stops after this long with the best counts so far.
+        depth: A group may lose all its units where the branch that it is in may disappear,
+            whatever `config.strategy.max_pruned_fraction` says.
     """
 
     num_rounds: int = 4
@@ -62,6 +68,7 @@ class LatencyBudgetConfig:
     round_slack: float = 0.005
     max_options: int = 8
     solver_time_sec: float = 60.0
+    depth: bool = True
 
     def validate(self) -> None:
         """Raises ConfigError where a field cannot work."""
@@ -210,17 +217,22 @@ class LatencyBudget(Strategy):
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
     ) -> events.CandidatePlanned | Stop:
         """Solves for the counts of the next budget and chooses the units that go."""
+        from cprune_tf.strategies.planning.depth import Depth
         from cprune_tf.strategies.planning.planner import Planner
 
         bench = self.bench
-        units = {group.name: group.num_channels for group in current.channels.groups}
+        depth = Depth(
+            self.original.channels,
+            current.channels,
+            bench.config.protect,
+            allowed=self.settings.depth,
+        )
         with bench.lab(self.original) as lab:
-            planner = Planner(lab, self._planner_config())
+            planner = Planner(lab, self._planner_config(), depth)
             if attempt == 0 or self._valuation is None:
-                self._valuation = self._valued(current, self._options(planner, units))
+                self._valuation = self._valued(current, planner, depth)
             scores, groups = self._valuation
-            options = [group.name for group in groups]
-            now_ms = self._tasks_ms(planner, {name: units[name] for name in options})
+            now_ms = self._tasks_ms(planner, depth.units)
             with bench.progress.stage(f"Plan round {self.num_candidates + 1}") as stage:
 
                 def report(plan: Plan) -> None:
@@ -233,8 +245,11 @@ class LatencyBudget(Strategy):
                 f"the counts that are left can take no less than {least:.1%} of the current "
                 "model's tasks: config.strategy.max_pruned_fraction binds"
             )
+        units = depth.units
         removal = {
-            name: units[name] - count for name, count in plan.counts.items() if count < units[name]
+            now: units[name] - plan.counts[name]
+            for now, name in depth.original_of.items()
+            if plan.counts.get(name, units[name]) < units[name]
         }
         if not removal:
             return Stop("no smaller counts are left that are faster")
@@ -254,7 +269,7 @@ class LatencyBudget(Strategy):
                 for name, count in removal.items()
             },
             ratio=plan.tasks_ms / now_ms,
-            reason=_describe(plan, now_ms),
+            reason=_describe(plan, now_ms) + _without(plan, depth),
         )
 
     def _planner_config(self) -> PlannerConfig:
@@ -268,26 +283,28 @@ class LatencyBudget(Strategy):
         """What the current model's subgraphs take, on the planner's scale."""
         return planner.tasks_ms(counts)
 
-    def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    def _options(self, planner: Planner) -> dict[str, tuple[int, ...]]:
         """The counts that each group may take: right edges of its staircase in the original."""
-        from cprune_tf.strategies.planning.options import (
-            measure_staircases,
-            remaining,
-            staircase_options,
-        )
+        from cprune_tf.strategies.planning.options import measure_staircases, staircase_options
 
         most = self.settings.max_options
         names = tuple(group.name for group in planner.lab.channels.prunable)
         staircases = measure_staircases(self.bench, planner.lab, names, most)
-        options = {name: staircase_options(one, most) for name, one in staircases.items()}
-        return remaining(options, units)
+        return {name: staircase_options(one, most) for name, one in staircases.items()}
 
-    def _valued(self, current: CurrentModel, options: Mapping[str, tuple[int, ...]]) -> Valuation:
-        """What each unit is worth, and what keeping each count is worth, by the loss."""
+    def _valued(self, current: CurrentModel, planner: Planner, depth: Depth) -> Valuation:
+        """What each unit is worth, and what keeping each count is worth, by the loss.
+
+        The scores are by the current model's groups, the counts by the original's.
+        """
         from cprune_tf.strategies.planning import sensitivity
-        from cprune_tf.strategies.planning.allocation import GroupOptions
+        from cprune_tf.strategies.planning.options import remaining
 
         bench = self.bench
+        found = remaining(self._options(planner), depth.units, depth.vanishing)
+        # Groups of a single unit are not measured, but may vanish.
+        found |= {name: (0, depth.units[name]) for name in depth.vanishing if name not in found}
+        options = {now: found[name] for now, name in depth.original_of.items() if name in found}
         scores = bench.score_units(current, tuple(options), self.num_candidates)
         removed = {
             name: sensitivity.scanned_removals(counts)
@@ -300,8 +317,41 @@ class LatencyBudget(Strategy):
                 model, current.channels, ranked(scores), removed, data, stage.progress
             )
         values = sensitivity.kept_values(scores, scanned, options)
-        groups = [GroupOptions(name, counts, values[name]) for name, counts in options.items()]
-        return scores, groups
+        return scores, _choices(found, values, depth)
+
+
+def _choices(
+    options: Mapping[str, tuple[int, ...]],
+    values_now: Mapping[str, tuple[float, ...]],
+    depth: Depth,
+) -> list[GroupOptions]:
+    """The counts and their values by the original's groups; others keep the units they have."""
+    from cprune_tf.strategies.planning.allocation import GroupOptions
+
+    values = {depth.original_of[now]: worth for now, worth in values_now.items()}
+    absent = {name: values[name][0] for name in depth.vanishing}
+    parts = depth.shared_values(absent)
+    groups = []
+    for name, units in depth.units.items():
+        if name not in values:
+            if not units:
+                groups.append(GroupOptions(name, (0,), (0.0,)))
+            elif name in options:
+                groups.append(GroupOptions(name, (units,), (0.0,)))
+            continue
+        worth = values[name]
+        if name in parts:
+            worth = (parts[name], *worth[1:])
+        groups.append(GroupOptions(name, options[name], worth))
+    return groups
+
+
+def _without(plan: Plan, depth: Depth) -> str:
+    """The branches that a plan leaves out, in words; "" if there are none."""
+    names = depth.branches([name for name, count in plan.counts.items() if not count])
+    if not names:
+        return ""
+    return f", without the branch{'es' if len(names) > 1 else ''} of {', '.join(names)}"
 
 
 def _describe(plan: Plan, now_ms: float) -> str:

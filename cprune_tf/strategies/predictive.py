@@ -106,10 +106,9 @@ class Predictive(LatencyBudget):
         config = super()._planner_config()
         return dataclasses.replace(config, trusted_deviation=self.settings.trusted_deviation)
 
-    def _options(self, planner: Planner, units: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    def _options(self, planner: Planner) -> dict[str, tuple[int, ...]]:
         """The counts that keep the filter tiles of fast programs, from a few measurements."""
         from cprune_tf.latency.prediction import spread_assignments
-        from cprune_tf.strategies.planning.options import remaining
 
         lab, bench = planner.lab, self.bench
         smallest = 1 - bench.config.strategy.max_pruned_fraction
@@ -125,11 +124,10 @@ class Predictive(LatencyBudget):
                 stage.update(number, f"{lab.missing(keep)} tasks")
                 lab.measure(keep)
             stage.update(len(assignments))
-        options = {
+        return {
             group.name: self._counts(lab, group.name, group.num_channels)
             for group in lab.channels.prunable
         }
-        return remaining(options, units)
 
     def _counts(self, lab: LatencyLab, name: str, total: int) -> tuple[int, ...]:
         from cprune_tf.latency.sampling import structure_counts

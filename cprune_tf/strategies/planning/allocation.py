@@ -13,6 +13,11 @@ The program is:
     subject to  constant + sum over s, c of latency[s, c] y[s, c] <= budget.
 
 Where x is 0 or 1, these sums force y to be 0 or 1 too. So only x is declared as integral.
+
+A group may have the option of no units at all. Groups may be bound in two ways then:
+
+- b goes with a:                        x[a, 0] <= x[b, 0]
+- the groups of S may not go together:  sum over g in S of x[g, 0] <= |S| - 1
 """
 
 from __future__ import annotations
@@ -86,6 +91,19 @@ class SiteCosts:
 
 
 @dataclasses.dataclass(frozen=True)
+class ZeroRules:
+    """What holds between groups of which some keep no units; each of them must have that option.
+
+    Attributes:
+        implied: (a, b): if a keeps no units, b keeps none either.
+        forbidden: Sets of groups of which at least one must keep some units.
+    """
+
+    implied: tuple[tuple[str, str], ...] = ()
+    forbidden: tuple[frozenset[str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Allocation:
     """One choice of a count for every group.
 
@@ -109,6 +127,7 @@ def allocate(
     sites: Sequence[SiteCosts],
     budget_ms: float,
     *,
+    rules: ZeroRules | None = None,
     constant_ms: float = 0.0,
     max_gap: float = 1e-6,
     time_limit_sec: float = 60.0,
@@ -119,6 +138,7 @@ def allocate(
         groups: All groups with their options.
         sites: All sites whose latency depends on a group.
         budget_ms: Maximum latency of all sites plus the constant.
+        rules: What holds between groups that keep no units.
         constant_ms: Latency that does not depend on any count.
         max_gap: The solver stops once no other choice can be better by more than this fraction.
         time_limit_sec: The solver stops after this time with the best choice so far.
@@ -130,7 +150,7 @@ def allocate(
         BudgetError: If no choice fits, or none was found within the time limit.
         ValueError: If a site names an unknown group, or its latencies have an unexpected shape.
     """
-    program = _Program(groups, sites)
+    program = _Program(groups, sites, rules or ZeroRules())
     start_sec = time.monotonic()
     result = program.solve(budget_ms - constant_ms, max_gap, time_limit_sec)
     elapsed_sec = time.monotonic() - start_sec
@@ -159,7 +179,9 @@ def allocate(
 class _Program:
     """The mixed-integer linear program of some groups and sites."""
 
-    def __init__(self, groups: Sequence[GroupOptions], sites: Sequence[SiteCosts]) -> None:
+    def __init__(
+        self, groups: Sequence[GroupOptions], sites: Sequence[SiteCosts], rules: ZeroRules
+    ) -> None:
         self._groups = {group.name: group for group in groups}
         self._sites = tuple(sites)
         for site in sites:
@@ -179,6 +201,8 @@ class _Program:
         self._right: list[float] = []
         self._add_one_choice_per_group()
         self._add_marginals()
+        self._left = list(self._right)
+        self._add_rules(rules)
 
     def _check(self, site: SiteCosts) -> None:
         unknown = [name for name in site.groups if name not in self._groups]
@@ -210,6 +234,18 @@ class _Program:
                     self._rows.append(row)
                     self._right.append(0.0)
 
+    def _add_rules(self, rules: ZeroRules) -> None:
+        rows = [({self._zero(a): 1.0, self._zero(b): -1.0}, 0) for a, b in rules.implied]
+        rows += [({self._zero(name): 1.0 for name in s}, len(s) - 1) for s in rules.forbidden]
+        for row, right in rows:
+            self._rows.append(row)
+            self._left.append(-math.inf)
+            self._right.append(float(right))
+
+    def _zero(self, name: str) -> int:
+        """The number of the variable that says that a group keeps no units."""
+        return self._first[name] + self._groups[name].counts.index(0)
+
     def solve(self, budget_ms: float, max_gap: float, time_limit_sec: float) -> OptimizeResult:
         """Finds the choice with the highest value within a budget, without the constant."""
         costs = np.zeros(self._num_variables)
@@ -224,7 +260,7 @@ class _Program:
         return self._milp(
             costs,
             [*self._rows, latencies],
-            [*self._right, -math.inf],
+            [*self._left, -math.inf],
             [*self._right, budget_ms + _TOLERANCE * max(abs(budget_ms), 1.0)],
             {"mip_rel_gap": max_gap, "time_limit": time_limit_sec},
         )
@@ -232,7 +268,7 @@ class _Program:
     def cheapest_ms(self, time_limit_sec: float) -> float:
         """Returns the lowest latency of all choices, without the constant."""
         options = {"time_limit": time_limit_sec}
-        result = self._milp(self._latencies(), self._rows, self._right, self._right, options)
+        result = self._milp(self._latencies(), self._rows, self._left, self._right, options)
         return math.inf if result.x is None else self.latency_ms(self.chosen(result.x))
 
     def chosen(self, values: npt.NDArray[np.float64]) -> dict[str, int]:

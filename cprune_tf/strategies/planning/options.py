@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 if typing.TYPE_CHECKING:
     from cprune_tf.latency.lab import LatencyLab
@@ -69,18 +69,26 @@ def staircase_options(
 
 
 def remaining(
-    options: Mapping[str, tuple[int, ...]], units: Mapping[str, int]
+    options: Mapping[str, tuple[int, ...]],
+    units: Mapping[str, int],
+    vanishing: Collection[str] = (),
 ) -> dict[str, tuple[int, ...]]:
     """The options that a pruned model still has.
 
     Args:
         options: Counts by group, ascending, of the original model.
-        units: Units of the pruned model's groups.
+        units: Units of the pruned model's groups; 0 for a group that has vanished.
+        vanishing: Groups that may lose all their units.
 
     Returns:
-        The smaller options, and the count that each group has now as the last.
+        The smaller options, after 0 where the group may vanish, and the count that each group has
+        now as the last.
     """
     return {
-        name: (*(count for count in counts if count < units[name]), units[name])
+        name: (
+            *((0,) if name in vanishing else ()),
+            *(count for count in counts if count < units[name]),
+            units[name],
+        )
         for name, counts in options.items()
     }

@@ -12,24 +12,28 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.latency.prediction import LatencyPredictor, TaskKey
-from cprune_tf.latency.sites import Site
+from cprune_tf.latency.sites import Site, SiteKey
 from cprune_tf.strategies.planning.allocation import (
     Allocation,
     BudgetError,
     GroupOptions,
     SiteCosts,
+    ZeroRules,
     allocate,
 )
+from cprune_tf.strategies.planning.depth import Depth
 
 # A site of more combinations (a concatenation of many groups) is costed group by group.
 _MAX_COMBINATIONS = 1024
+# After so many sets of groups that may not vanish together, no group vanishes.
+_MAX_CONFLICTS = 30
 # What a budget exceeds the least possible latency by, so that rounding cannot rule that out.
 _ROUNDING = 1e-6
 
@@ -87,11 +91,16 @@ class Planner:
     Args:
         lab: Of the original model; its points are used and added to.
         config: How plans are made.
+        depth: Which groups may vanish together; needed where a group has the option 0.
     """
 
-    def __init__(self, lab: LatencyLab, config: PlannerConfig | None = None) -> None:
+    def __init__(
+        self, lab: LatencyLab, config: PlannerConfig | None = None, depth: Depth | None = None
+    ) -> None:
         self.lab = lab
         self.config = config or PlannerConfig()
+        self._depth = depth
+        self._forbidden: list[frozenset[str]] = []
         self._fitted: tuple[int, LatencyPredictor] | None = None
 
     def tasks_ms(self, counts: Mapping[str, int]) -> float:
@@ -108,7 +117,8 @@ class Planner:
         """Chooses the counts of most value that fit into a budget.
 
         Args:
-            groups: The counts that each prunable group may take, with their values.
+            groups: The counts that each prunable group may take, with their values. A group that
+                has vanished has no other than 0.
             budget_ms: What all subgraphs may take together.
             on_solution: Called with each solution, before what it uses is measured.
 
@@ -151,7 +161,7 @@ class Planner:
     def _predicted(self, counts: Mapping[str, int]) -> _Sites:
         """Predicts all subgraphs of an assignment."""
         units = self.lab.full(counts)
-        calls = Counter((site.family, site.counts(units)) for site in self.lab.sites)
+        calls = Counter((site.family, site.counts(units)) for site in self.lab.sites_at(units))
         latency_ms, deviations = self._predictor().predict_tasks(list(calls))
         total_ms = latency_ms * np.array(list(calls.values()))
         # As if the errors of different tasks were independent.
@@ -169,11 +179,23 @@ class Planner:
         return self._fitted[1]
 
     def _solve(self, groups: Sequence[GroupOptions], budget_ms: float) -> Allocation:
+        """Finds the best counts of which all groups without units may vanish together."""
+        while len(self._forbidden) < _MAX_CONFLICTS:
+            allocation = self._allocate(groups, budget_ms)
+            zeros = [g.name for g in groups if len(g.counts) > 1 and not allocation.counts[g.name]]
+            conflict = self._depth.conflict(zeros) if self._depth else frozenset()
+            if not conflict:
+                return allocation
+            self._forbidden.append(conflict)
+        return self._allocate([_without_zero(group) for group in groups], budget_ms)
+
+    def _allocate(self, groups: Sequence[GroupOptions], budget_ms: float) -> Allocation:
         costs, constant_ms = self._costs(groups)
         solve = functools.partial(
             allocate,
             groups,
             costs,
+            rules=self._rules(groups),
             constant_ms=constant_ms,
             max_gap=self.config.max_gap,
             time_limit_sec=self.config.time_limit_sec,
@@ -186,7 +208,13 @@ class Planner:
     def _costs(self, groups: Sequence[GroupOptions]) -> tuple[list[SiteCosts], float]:
         """What each site costs, and what does not depend on any choice."""
         options = {group.name: group.counts for group in groups}
-        tables = [_table(site, options, self.lab.units) for site in self.lab.sites]
+        gone = {name: 0 for name, counts in options.items() if counts == (0,)}
+        left = self.lab.sites_at(gone)
+        ends = self._ends(groups, gone)
+        implied = self._rules(groups).implied
+        tables = [
+            _table(site, options, self.lab.units, ends.get(site.key, ()), implied) for site in left
+        ]
         keys = list(dict.fromkeys(key for table in tables for key in table.keys))
         latency_ms, _ = self._predictor().predict_tasks(keys)
         known = dict(zip(keys, latency_ms.tolist(), strict=True))
@@ -196,6 +224,37 @@ class Planner:
             costs += table.costs(known)
         return costs, constant_ms
 
+    def _ends(
+        self, groups: Sequence[GroupOptions], gone: Mapping[str, int]
+    ) -> dict[SiteKey, tuple[str, ...]]:
+        """For each site, the groups with which it would vanish."""
+        ends: dict[SiteKey, tuple[str, ...]] = {}
+        for name in _zeroable(groups):
+            left = {site.key for site in self.lab.sites_at({**gone, name: 0})}
+            for site in self.lab.sites_at(gone):
+                if site.key not in left:
+                    ends[site.key] = (*ends.get(site.key, ()), name)
+        return ends
+
+    def _rules(self, groups: Sequence[GroupOptions]) -> ZeroRules:
+        names = set(_zeroable(groups))
+        if self._depth is None or not names:
+            return ZeroRules()
+        implied = tuple(pair for pair in self._depth.implied if names.issuperset(pair))
+        return ZeroRules(implied, tuple(s for s in self._forbidden if s <= names))
+
+
+def _zeroable(groups: Sequence[GroupOptions]) -> list[str]:
+    """The groups that have the choice to vanish."""
+    return [group.name for group in groups if len(group.counts) > 1 and not group.counts[0]]
+
+
+def _without_zero(group: GroupOptions) -> GroupOptions:
+    """The options of a group without the choice to vanish."""
+    if len(group.counts) == 1 or group.counts[0]:
+        return group
+    return GroupOptions(group.name, group.counts[1:], group.values[1:])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Table:
@@ -203,7 +262,8 @@ class _Table:
 
     Attributes:
         site: The site.
-        parts: For each array of combinations: its groups, and a task for each combination.
+        parts: For each array of combinations: its groups, and a task for each combination; None
+            where the site vanishes.
         base: The task of a site that depends on no choice. With several parts: the task with all
             groups at their last option; each part adds its difference to it. None with one part.
     """
@@ -216,7 +276,7 @@ class _Table:
     def keys(self) -> list[TaskKey]:
         """All tasks."""
         single = [] if self.base is None else [self.base]
-        return single + [key for _, tasks in self.parts for key in tasks.ravel()]
+        return single + [key for _, tasks in self.parts for key in tasks.ravel() if key]
 
     def constant_ms(self, known: Mapping[TaskKey, float]) -> float:
         """What the site costs whatever is chosen."""
@@ -227,21 +287,34 @@ class _Table:
         minus = self.constant_ms(known)
         result = []
         for names, tasks in self.parts:
-            latency_ms = np.array([known[key] - minus for key in tasks.ravel()]).reshape(
-                tasks.shape
-            )
-            result.append(SiteCosts(self.site.anchor, names, latency_ms))
+            latency_ms = [known[key] - minus if key else 0.0 for key in tasks.ravel()]
+            array = np.array(latency_ms).reshape(tasks.shape)
+            result.append(SiteCosts(self.site.anchor, names, array))
         return result
 
 
-def _table(site: Site, options: Mapping[str, tuple[int, ...]], units: Mapping[str, int]) -> _Table:
+def _table(
+    site: Site,
+    options: Mapping[str, tuple[int, ...]],
+    units: Mapping[str, int],
+    ends: tuple[str, ...],
+    implied: Collection[tuple[str, str]],
+) -> _Table:
     names = tuple(name for name in site.groups if name in options)
+    # Groups that the site's shape does not depend on, but with which it vanishes. Most of them take
+    # one of the site's own groups along, which says as much.
+    others = tuple(
+        name
+        for name in ends
+        if name not in names and not any(own in ends and (name, own) in implied for own in names)
+    )
     last = {**units, **{name: options[name][-1] for name in names}}
-    if not names:
-        return _Table(site, (), (site.family, site.counts(units)))
-    if math.prod(len(options[name]) for name in names) <= _MAX_COMBINATIONS:
-        return _Table(site, (_part(site, names, options, last),), None)
-    parts = tuple(_part(site, (name,), options, last) for name in names)
+    for chosen in (names + others, names):
+        if chosen and math.prod(len(options[name]) for name in chosen) <= _MAX_COMBINATIONS:
+            return _Table(site, (_part(site, chosen, options, last, ends),), None)
+    # A part cannot say that the site vanishes, so no units cost as much as the fewest.
+    some = {name: tuple(n or options[name][1] for n in options[name]) for name in names}
+    parts = tuple(_part(site, (name,), some, last, ()) for name in names)
     return _Table(site, parts, (site.family, site.counts(last)))
 
 
@@ -250,11 +323,13 @@ def _part(
     names: tuple[str, ...],
     options: Mapping[str, tuple[int, ...]],
     last: Mapping[str, int],
+    ends: Collection[str],
 ) -> tuple[tuple[str, ...], npt.NDArray[np.object_]]:
     tasks = np.empty(tuple(len(options[name]) for name in names), dtype=object)
     for index in itertools.product(*(range(size) for size in tasks.shape)):
         chosen = {name: options[name][i] for name, i in zip(names, index, strict=True)}
-        tasks[index] = (site.family, site.counts({**last, **chosen}))
+        if all(chosen.get(name) != 0 for name in ends):
+            tasks[index] = (site.family, site.counts({**last, **chosen}))
     return names, tasks
 
 

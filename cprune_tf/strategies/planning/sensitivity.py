@@ -4,6 +4,9 @@ The least important units of one group are taken away from what consumes them, b
 uses the statistics of each batch (as if they had been re-estimated), and the loss of some training
 batches is compared with that of the whole model. Nothing is trained and nothing is rebuilt: one
 graph serves all groups and counts.
+
+Where all units of a group go, the branch that it lies in vanishes: the sums that read the branch
+receive zeros.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.graph import ChannelGraph, ChannelGroup
+from cprune_tf.graph.gating import gated_model
 from cprune_tf.importance.taylor import batches
 
 # The scores' share in a group where the scan found no loss, relative to the average group. It keeps
@@ -50,7 +54,8 @@ def scan(
         model: A compiled Keras model; its loss is used.
         channels: Its channel groups.
         ranking: All unit indices by group name, the least important first.
-        removed: How many of these to remove, by group name.
+        removed: How many of these to remove, by group name. All of them only where the group may
+            vanish.
         data: (images, labels), or an iterable of such batches.
         on_group: Called with (groups done, groups in all, group name) before each group, and at
             the end.
@@ -61,7 +66,9 @@ def scan(
     from cprune_tf.training.twin import statistics_twin
 
     pairs = list(batches(data))
-    twin = statistics_twin(model)
+    whole_groups = [n for n, counts in removed.items() if channels[n].num_channels in counts]
+    gated, gates = gated_model(channels, whole_groups) if whole_groups else (model, {})
+    twin = statistics_twin(gated)
     loss = _mean_loss(model, twin, pairs)
     whole = loss()
     result = {}
@@ -70,7 +77,10 @@ def scan(
             on_group(number, len(removed), name)
         increases = []
         for count in counts:
-            with_all = _silence(twin, channels[name], ranking[name][:count])
+            if count == channels[name].num_channels:
+                with_all = _close(twin, gates[name])
+            else:
+                with_all = _silence(twin, channels[name], ranking[name][:count])
             increases.append(loss() - whole)
             for variable, value in with_all:
                 variable.assign(value)
@@ -84,12 +94,16 @@ def scanned_removals(counts: Sequence[int]) -> tuple[int, ...]:
     """Chooses how many units of a group to remove in a scan: all that may go, and about half.
 
     Args:
-        counts: The counts that the group may take, ascending; the last keeps all units.
+        counts: The counts that the group may take, ascending; the last keeps all units. With 0
+            among them, all units are removed as well.
 
     Returns:
         Numbers of units, ascending.
     """
-    total, most = counts[-1], counts[-1] - counts[0]
+    total = counts[-1]
+    if not counts[0]:
+        return (*(scanned_removals(counts[1:]) if len(counts) > 2 else ()), total)
+    most = total - counts[0]
     half = min(counts[:-1], key=lambda count: abs(total - count - most / 2))
     return tuple(sorted({total - half, most}))
 
@@ -102,7 +116,8 @@ def kept_values(
     """What keeping so many units of each group is worth: minus the loss that removing costs.
 
     The sum of the removed units' scores gives the shape of the curve, the scan its height: between
-    two scanned numbers of units the ratio of measured loss to scores is interpolated.
+    two scanned numbers of units the ratio of measured loss to scores is interpolated. A branch with
+    a few units costs no more than its absence: training can close it.
 
     Args:
         scores: Importance of each unit by group name, float64 [num_channels].
@@ -124,6 +139,8 @@ def kept_values(
         removed = len(scores[name]) - np.asarray(options)
         positions, scale = scales.get(name, (np.zeros(1), np.ones(1)))
         costs = np.interp(removed, positions, np.maximum(scale, least)) * sums[removed]
+        if not options[0]:
+            costs = np.minimum(costs, costs[0])
         # From the most units kept to the fewest, a cost may not fall.
         costs = np.maximum.accumulate(costs[::-1])[::-1]
         values[name] = tuple(-float(cost) for cost in costs)
@@ -154,6 +171,15 @@ def _mean_loss(model: Any, twin: Any, pairs: Sequence[Any]) -> Callable[[], floa
         return float(np.average(losses, weights=weights))
 
     return mean
+
+
+def _close(model: Any, gates: Sequence[str]) -> list[tuple[Any, npt.NDArray[Any]]]:
+    """Sets gates to zero; returns them with their former values."""
+    variables = [model.get_layer(name).gate for name in gates]
+    before = [(variable, np.asarray(variable).copy()) for variable in variables]
+    for variable in variables:
+        variable.assign(0.0)
+    return before
 
 
 def _silence(

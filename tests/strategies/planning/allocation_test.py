@@ -14,6 +14,7 @@ from cprune_tf.strategies.planning.allocation import (
     BudgetError,
     GroupOptions,
     SiteCosts,
+    ZeroRules,
     allocate,
 )
 
@@ -23,7 +24,7 @@ def random_instance(seed: int):
     rng = np.random.default_rng(seed)
     groups = []
     for number in range(rng.integers(1, 5)):
-        counts = np.sort(rng.choice(np.arange(0, 33), size=rng.integers(1, 6), replace=False))
+        counts = np.sort(rng.choice(np.arange(0, 9), size=rng.integers(1, 6), replace=False))
         values = np.sort(rng.lognormal(0, 1, len(counts)))
         groups.append(
             GroupOptions(f"g{number}", tuple(map(int, counts)), tuple(map(float, values)))
@@ -40,11 +41,28 @@ def random_instance(seed: int):
     return groups, sites, float(rng.uniform(0.1, 1.0) * highest), float(rng.uniform(0, 0.5))
 
 
-def brute_force(groups, sites, budget_ms, constant_ms):
+def random_rules(groups, seed):
+    """Some groups go with others, and some may not go together."""
+    rng = np.random.default_rng(seed)
+    names = [group.name for group in groups if 0 in group.counts]
+    pairs = [(a, b) for a in names for b in names if a != b]
+    implied = tuple(pair for pair in pairs if rng.random() < 0.3)
+    forbidden = tuple(frozenset(pair) for pair in pairs if rng.random() < 0.2)
+    return ZeroRules(implied, forbidden)
+
+
+def obeys(rules, zeros):
+    implied = all(b in zeros for a, b in rules.implied if a in zeros)
+    return implied and not any(names <= zeros for names in rules.forbidden)
+
+
+def brute_force(groups, sites, budget_ms, constant_ms, rules):
     """The most value of all choices that fit; None if none fits."""
     values = []
     for indices in itertools.product(*(range(len(group.counts)) for group in groups)):
         option = {group.name: index for group, index in zip(groups, indices, strict=True)}
+        if not obeys(rules, {g.name for g in groups if not g.counts[option[g.name]]}):
+            continue
         latency_ms = constant_ms
         for site in sites:
             latency_ms += site.latency_ms[tuple(option[name] for name in site.groups)]
@@ -57,12 +75,14 @@ def brute_force(groups, sites, budget_ms, constant_ms):
 @given(st.integers(0, 10_000))
 def test_optimal_against_brute_force(seed):
     groups, sites, budget_ms, constant_ms = random_instance(seed)
-    best_value = brute_force(groups, sites, budget_ms, constant_ms)
+    rules = random_rules(groups, seed)
+    best_value = brute_force(groups, sites, budget_ms, constant_ms, rules)
     if best_value is None:
         with pytest.raises(BudgetError, match="fit into"):
-            allocate(groups, sites, budget_ms, constant_ms=constant_ms)
+            allocate(groups, sites, budget_ms, rules=rules, constant_ms=constant_ms)
         return
-    allocation = allocate(groups, sites, budget_ms, constant_ms=constant_ms)
+    allocation = allocate(groups, sites, budget_ms, rules=rules, constant_ms=constant_ms)
+    assert obeys(rules, {name for name, count in allocation.counts.items() if not count})
     assert allocation.value == pytest.approx(best_value, rel=1e-6)
     assert allocation.latency_ms <= budget_ms * (1 + 1e-8) + 1e-8
     assert allocation.gap <= 1e-6

@@ -16,6 +16,7 @@ from cprune_tf.latency.points import PointStore
 from cprune_tf.latency.staircase import Stair, Staircase
 from cprune_tf.runtimes import RuntimeOptions
 from cprune_tf.strategies.planning.allocation import GroupOptions
+from cprune_tf.strategies.planning.depth import Depth
 from cprune_tf.strategies.planning.options import remaining, staircase_options
 from cprune_tf.strategies.planning.planner import Planner, PlannerConfig
 from tests.runtimes.analytic import AnalyticRuntime
@@ -113,6 +114,74 @@ def test_a_site_of_many_groups_is_planned_too(tmp_path):
         assert set(plan.counts) == {group.name for group in groups}
 
 
+def with_branches():
+    """A bottleneck and a basic block, then two branches of which one has to stay."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+
+    def conv(x, width, name):
+        return keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=name)(x)
+
+    x = conv(inputs, 16, "stem")
+    y = conv(conv(conv(x, 24, "a1"), 16, "a2"), 16, "a3")
+    x = keras.layers.Add()([x, y])
+    x = keras.layers.Add()([x, conv(conv(x, 24, "b1"), 16, "b2")])
+    y, z = conv(conv(x, 16, "c1"), 16, "c2"), conv(conv(x, 24, "d1"), 16, "d2")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([y, z]))
+    return keras.Model(inputs, keras.layers.Dense(4, name="head")(x))
+
+
+def test_sites_of_a_vanished_branch_cost_nothing(tmp_path):
+    with open_lab(with_branches(), tmp_path) as lab:
+        keep = {"a1": 0, "a2": 0, "stem": 8}
+        assert lab.missing(keep) == 4
+        lab.measure(keep)
+        assert lab.missing(keep) == 0 and lab.missing({"a1": 0, "stem": 8}) == 0
+        anchors = {site.anchor for site in lab.sites_at(lab.full(keep))}
+        assert anchors == {site.anchor for site in lab.sites} - {"a1", "a2", "a3"}
+        smaller = lab.prepare(keep)
+        lab.runtime.tune(smaller, 1)
+        assert lab.tasks_ms(keep) == pytest.approx(lab.runtime.tasks_ms(smaller))
+        for name in ("stem", "c2"):
+            with pytest.raises(ValueError, match="expected 1 to"):
+                lab.prepare({name: 0})
+        with pytest.raises(graph.GraphError, match="cannot vanish"):
+            lab.prepare({"c1": 0, "d1": 0})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_plans_that_leave_out_branches_are_the_best_of_all_choices(tmp_path, seed):
+    with open_lab(with_branches(), tmp_path) as lab:
+        depth = Depth(lab.channels, lab.channels)
+        assert depth.vanishing == ("a1", "a2", "b1", "c1", "d1")
+        rng = np.random.default_rng(seed)
+        groups = []
+        for name in ("stem", *depth.vanishing):
+            total = lab.units[name]
+            counts = (8, total) if name == "stem" else (0, 8, total)
+            values = np.sort(rng.uniform(-5, 0, len(counts)))
+            groups.append(GroupOptions(name, counts, tuple(values.tolist())))
+        budget_ms = 0.4 * lab.tasks_ms({})
+        planner = Planner(lab, PlannerConfig(max_solutions=100), depth)
+        plan = planner.plan(groups, budget_ms)
+        assert plan.measured and plan.tasks_ms <= budget_ms
+        assert plan.tasks_ms == pytest.approx(lab.tasks_ms(plan.counts))
+        lab.prepare(plan.counts)  # Everything without units may vanish together.
+        best = max(value for value, ms in _choices(lab, groups) if ms <= budget_ms)
+        assert plan.value >= best - 0.5
+
+
+def _choices(lab, groups):
+    """The value and the latency of each choice that a model may have."""
+    for choice in itertools.product(*(range(len(g.counts)) for g in groups)):
+        counts = {g.name: g.counts[i] for g, i in zip(groups, choice, strict=True)}
+        if bool(counts["a1"]) != bool(counts["a2"]) or not counts["c1"] + counts["d1"]:
+            continue
+        lab.measure(counts)
+        value = sum(g.values[i] for g, i in zip(groups, choice, strict=True))
+        yield value, lab.tasks_ms(counts)
+
+
 def _staircase(latencies):
     stairs = tuple(Stair(count, ms, 0.0, 0.0) for count, ms in sorted(latencies.items()))
     return Staircase("g", ("layer",), max(latencies), 0.0, stairs)
@@ -133,3 +202,5 @@ def test_too_many_options_lose_those_that_differ_least_but_not_the_ends():
 def test_remaining_options_end_with_what_a_group_has():
     assert remaining({"g": (4, 8, 12, 16)}, {"g": 10}) == {"g": (4, 8, 10)}
     assert remaining({"g": (4, 8)}, {"g": 4}) == {"g": (4,)}
+    assert remaining({"g": (4, 8)}, {"g": 8}, ("g",)) == {"g": (0, 4, 8)}
+    assert remaining({"g": (4, 8)}, {"g": 0}) == {"g": (0,)}

@@ -40,6 +40,20 @@ def test_the_scan_sees_the_loss_of_the_rebuilt_model():
             assert increase == pytest.approx(loss_of(smaller, batches) - whole, abs=1e-5)
 
 
+def test_without_all_units_the_scan_sees_the_loss_without_the_branch():
+    model, batches = residual_net(), [labelled(1), labelled(2)]
+    channels = graph.analyze(model)
+    ranking = {"inner": (1, 3, 0, 2)}
+    before = model.get_weights()
+    inner = scan(model, channels, ranking, {"inner": (2, 4)}, batches)["inner"]
+    whole = loss_of(model, batches)
+    for count, increase in zip(inner.removed, inner.loss_increases, strict=True):
+        smaller = graph.rebuild(model, {"inner": ranking["inner"][:count]}, fold_constants=False)
+        assert increase == pytest.approx(loss_of(smaller, batches) - whole, abs=1e-5)
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_the_scan_leaves_the_model_alone_and_repeats_itself():
     model, batches = residual_net(), [labelled(1)]
     channels = graph.analyze(model)
@@ -53,6 +67,9 @@ def test_the_scan_leaves_the_model_alone_and_repeats_itself():
 def test_scanned_removals_are_about_half_and_all_that_may_go():
     assert scanned_removals((4, 10, 12, 16)) == (6, 12)
     assert scanned_removals((8, 16)) == (8,)
+    assert scanned_removals((0, 4, 10, 12, 16)) == (6, 12, 16)
+    assert scanned_removals((0, 8, 16)) == (8, 16)
+    assert scanned_removals((0, 1)) == (1,)
 
 
 @given(
@@ -74,6 +91,13 @@ def test_values_at_scanned_counts_are_the_measured_losses():
     sensitivities = {"g": Sensitivity((2, 3), (0.3, 1.2))}
     values = kept_values({"g": scores}, sensitivities, {"g": (1, 2, 4)})["g"]
     np.testing.assert_allclose(values, (-1.2, -0.3, 0.0), atol=1e-12)
+
+
+def test_a_few_units_cost_no_more_than_none():
+    scores = {"g": np.array([1.0, 2.0, 3.0, 4.0])}
+    sensitivities = {"g": Sensitivity((2, 3, 4), (0.3, 1.2, 0.8))}
+    values = kept_values(scores, sensitivities, {"g": (0, 1, 2, 4)})["g"]
+    np.testing.assert_allclose(values, (-0.8, -0.8, -0.3, 0.0), atol=1e-12)
 
 
 def test_a_group_without_loss_still_has_a_price():
