@@ -177,7 +177,8 @@ class LayerChannels:
     Attributes:
         layer: The layer's name.
         before: Number of channels in the original.
-        after: Number of channels in the pruned model; None if there is no pruned model.
+        after: Number of channels in the pruned model, 0 if the layer vanished; None if there is no
+            pruned model.
         kept: after / before; None if `after` is None.
     """
 

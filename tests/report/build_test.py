@@ -104,6 +104,11 @@ def test_layers_and_tasks(finished):
     layers = {row.layer: row for row in finished.layers}
     assert (layers["stage3_conv2"].before, layers["stage3_conv2"].after) == (64, 40)
     assert layers["stem_conv"].kept == 1.0
+    original, pruned = finished.iterations[0], finished.iterations[-1]
+    left = {name: n for name, n in pruned.channels.items() if name != "stage3_conv2"}
+    shorter = history.layers(original, dataclasses.replace(pruned, channels=left))
+    vanished = next(row for row in shorter if row.layer == "stage3_conv2")
+    assert (vanished.before, vanished.after, vanished.kept) == (64, 0, 0.0)
     assert finished.tasks_original[0].name == "fused_conv2d_stage3_conv2"
     assert sum(task.share for task in finished.tasks_pruned) == pytest.approx(1)
     shares = [task.total_ms for task in finished.tasks_pruned]

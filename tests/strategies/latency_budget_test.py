@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 from cprune_tf.config import ConfigError, from_mapping
@@ -26,8 +27,30 @@ def wide_model() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(4, name="classifier")(x), name="wide")
 
 
-def prune(bench, required=0.8):
-    return benches.prune(bench, LatencyBudget, required, wide_model)
+def deep_model() -> keras.Model:
+    """A projected block whose branch comes first, a bottleneck and a basic block."""
+    keras.utils.set_random_seed(0)
+
+    def conv(x, width, name, size=3):
+        return keras.layers.Conv2D(width, size, padding="same", name=name)(x)
+
+    def relu_conv(x, width, name):
+        x = keras.layers.BatchNormalization()(conv(x, width, name))
+        return keras.layers.ReLU()(x)
+
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = relu_conv(inputs, 16, "stem")
+    y = conv(relu_conv(x, 32, "a1"), 24, "a2")
+    x = keras.layers.ReLU()(keras.layers.Add()([y, conv(x, 24, "short", 1)]))
+    y = conv(relu_conv(relu_conv(x, 16, "b1"), 24, "b2"), 24, "b3")
+    x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
+    x = x + conv(relu_conv(x, 24, "c1"), 24, "c2")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.ReLU()(x))
+    return keras.Model(inputs, keras.layers.Dense(4, name="classifier")(x), name="deep")
+
+
+def prune(bench, required=0.8, build=wide_model):
+    return benches.prune(bench, LatencyBudget, required, build)
 
 
 def judged(bench):
@@ -109,6 +132,67 @@ def test_slack_lets_a_round_end_below_the_requirement(tmp_path):
 
 class Killed(BaseException):
     """Stands for a signal: nothing catches it."""
+
+
+def convolutions(model):
+    return [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def shallow(**fields):
+    """Hardly any unit may go, unless its whole branch goes."""
+    return strategy(target_speedup=4.0, max_pruned_fraction=0.1, **fields)
+
+
+def test_branches_vanish_over_several_rounds_also_after_a_kill(tmp_path):
+    rounds = shallow(latency_budget={"num_rounds": 3})
+    with benches.bench(tmp_path / "whole", rounds) as bench:
+        result = prune(bench, build=deep_model)
+        expected = [(one.key, one.removed, one.decision) for one in judged(bench)]
+        planned = bench.run.journal.events(events.CandidatePlanned)
+        layers = convolutions(result.model)
+    assert result.latency_ratio < 0.4 and len(expected) >= 2
+    assert "without the branch" in planned[0].reason and len(planned[0].removed) > 0
+    assert {"a2", "b3", "c2"} - set(layers) and "short" in layers
+    replayed = result.history.replay(deep_model())
+    assert convolutions(replayed) == layers
+    for one, two in zip(replayed.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    trained = []
+
+    def dying(model):
+        trained.append(model)
+        if len(trained) == 2:
+            raise Killed
+
+    with (
+        pytest.raises(Killed),
+        benches.bench(tmp_path / "killed", rounds, benches.hooks(train=dying)) as bench,
+    ):
+        prune(bench, build=deep_model)
+    with benches.bench(tmp_path / "killed", rounds) as bench:
+        resumed = prune(bench, build=deep_model)
+        assert [(one.key, one.removed, one.decision) for one in judged(bench)] == expected
+    assert convolutions(resumed.model) == layers
+
+
+def test_without_depth_every_branch_stays(tmp_path):
+    wanted = shallow(latency_budget={"depth": False})
+    with benches.bench(tmp_path, wanted) as bench:
+        result = prune(bench, build=deep_model)
+        assert "max_pruned_fraction binds" in stop_reason(bench)
+    before = {group.name for group in result.channels.groups}
+    assert before == {"stem", "a1", "a2", "b1", "b2", "c1", "classifier"}
+
+
+@pytest.mark.slow
+def test_depth_changes_nothing_where_no_branch_may_vanish(tmp_path):
+    decisions = []
+    for depth in (True, False):
+        wanted = strategy(target_speedup=2.0, latency_budget={"depth": depth})
+        with benches.bench(tmp_path / str(depth), wanted) as bench:
+            benches.prune(bench, LatencyBudget, 0.8, benches.small_model)
+            decisions.append([(one.key, one.removed, one.reason) for one in judged(bench)])
+    assert decisions[0] == decisions[1] != []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cprune_tf.strategies.latency_budget import LatencyBudget
 from cprune_tf.strategies.predictive import Predictive
 
 from . import benches
-from .latency_budget_test import wide_model
+from .latency_budget_test import deep_model, wide_model
 
 
 def prune(bench, strategy=Predictive, required=0.8):
@@ -50,6 +50,15 @@ def test_what_is_refused_for_accuracy_is_not_timed(tmp_path):
         assert "accuracy binds" in bench.run.journal.last(events.Stopped).reason
     assert candidates and {one.decision for one in candidates} == {events.REFUSED_ACCURACY}
     assert all(one.measured is None and "not timed" in one.reason for one in candidates)
+
+
+def test_branches_vanish_where_hardly_a_unit_may_go(tmp_path):
+    with benches.bench(tmp_path, wanted(max_pruned_fraction=0.1)) as bench:
+        result = benches.prune(bench, Predictive, 0.8, deep_model)
+        planned = bench.run.journal.events(events.CandidatePlanned)
+    assert result.latency_ratio <= 1.03 / 2.5
+    assert any("without the branch" in one.reason for one in planned)
+    assert len(result.model.layers) < len(deep_model().layers)
 
 
 class Killed(BaseException):
