@@ -180,23 +180,29 @@ class Planner:
 
     def _solve(self, groups: Sequence[GroupOptions], budget_ms: float) -> Allocation:
         """Finds the best counts of which all groups without units may vanish together."""
+        costs = self._costs(groups)
         while len(self._forbidden) < _MAX_CONFLICTS:
-            allocation = self._allocate(groups, budget_ms)
+            allocation = self._allocate(groups, costs, budget_ms)
             zeros = [g.name for g in groups if len(g.counts) > 1 and not allocation.counts[g.name]]
             conflict = self._depth.conflict(zeros) if self._depth else frozenset()
             if not conflict:
                 return allocation
             self._forbidden.append(conflict)
-        return self._allocate([_without_zero(group) for group in groups], budget_ms)
+        staying = [_without_zero(group) for group in groups]
+        return self._allocate(staying, self._costs(staying), budget_ms)
 
-    def _allocate(self, groups: Sequence[GroupOptions], budget_ms: float) -> Allocation:
-        costs, constant_ms = self._costs(groups)
+    def _allocate(
+        self,
+        groups: Sequence[GroupOptions],
+        costs: tuple[Sequence[SiteCosts], float],
+        budget_ms: float,
+    ) -> Allocation:
         solve = functools.partial(
             allocate,
             groups,
-            costs,
+            costs[0],
             rules=self._rules(groups),
-            constant_ms=constant_ms,
+            constant_ms=costs[1],
             max_gap=self.config.max_gap,
             time_limit_sec=self.config.time_limit_sec,
         )
@@ -313,7 +319,7 @@ def _table(
         if chosen and math.prod(len(options[name]) for name in chosen) <= _MAX_COMBINATIONS:
             return _Table(site, (_part(site, chosen, options, last, ends),), None)
     # A part cannot say that the site vanishes, so no units cost as much as the fewest.
-    some = {name: tuple(n or options[name][1] for n in options[name]) for name in names}
+    some = {name: tuple(n or options[name][:2][-1] for n in options[name]) for name in names}
     parts = tuple(_part(site, (name,), some, last, ()) for name in names)
     return _Table(site, parts, (site.family, site.counts(last)))
 

@@ -171,6 +171,28 @@ def test_plans_that_leave_out_branches_are_the_best_of_all_choices(tmp_path, see
         assert plan.value >= best - 0.5
 
 
+def test_sites_that_are_costed_group_by_group_may_vanish_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("cprune_tf.strategies.planning.planner._MAX_COMBINATIONS", 3)
+    with open_lab(with_branches(), tmp_path) as lab:
+        depth = Depth(lab.channels, lab.channels)
+        values = {"a1": (-9.0, -1.0, 0.0), "a2": (0.0, -1.0, 0.0), "b1": (-3.0, -2.0, 0.0)}
+        groups = [GroupOptions(name, (0, 8, lab.units[name]), v) for name, v in values.items()]
+        planner = Planner(lab, PlannerConfig(max_solutions=100), depth)
+        plan = planner.plan(groups, 0.75 * lab.tasks_ms({}))
+        assert plan.measured and plan.tasks_ms <= 0.8 * lab.tasks_ms({})
+        assert bool(plan.counts["a1"]) == bool(plan.counts["a2"])
+        assert plan.tasks_ms == pytest.approx(lab.tasks_ms(plan.counts))
+
+
+def test_too_many_conflicts_keep_all_branches(tmp_path, monkeypatch):
+    monkeypatch.setattr("cprune_tf.strategies.planning.planner._MAX_CONFLICTS", 1)
+    with open_lab(with_branches(), tmp_path) as lab:
+        depth = Depth(lab.channels, lab.channels)
+        groups = [GroupOptions(name, (0, 8, 16), (0.0, -2.0, -1.0)) for name in depth.vanishing]
+        plan = Planner(lab, depth=depth).plan(groups, lab.tasks_ms({}))
+    assert set(plan.counts.values()) == {16}
+
+
 def _choices(lab, groups):
     """The value and the latency of each choice that a model may have."""
     for choice in itertools.product(*(range(len(g.counts)) for g in groups)):
