@@ -77,6 +77,8 @@ def test_the_report_says_which_images_decided_and_which_are_quoted(tmp_path):
     assert "on the test images. On the validation images, which decided, 91.45" in report.verdict
     assert "(required 90.00" in report.verdict
     assert any("1,200 validation images decided" in note for note in report.notes)
+    # The square root of 0.9 x 0.1 / 1,200.
+    assert any("of an accuracy is about 0.9 points" in note for note in report.notes)
     assert [row.name for row in report.accuracies] == ["keras", "tvm", "litert", "validation"]
     assert (report.accuracies[-1].original, report.accuracies[-1].pruned) == (0.9145, 0.9102)
     assert "Keras, validation images" in html.render(report, [])
