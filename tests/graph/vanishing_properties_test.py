@@ -56,7 +56,7 @@ def check(model: Any, removal: Any) -> Any:
 
 
 @seed(3)
-@settings(CI, max_examples=40)
+@settings(CI, max_examples=20)
 @given(chains(), st.floats(0.0, 0.6), st.integers(0, 2**16))
 def test_random_chains(model: Any, fraction: float, number: int) -> None:
     removal = with_whole_groups(model, fraction, number, 0.5)
@@ -72,7 +72,7 @@ def test_random_chains(model: Any, fraction: float, number: int) -> None:
 
 
 @seed(4)
-@settings(CI, max_examples=60)
+@settings(CI, max_examples=30)
 @given(models(max_steps=4, kind=ResidualBuilder), st.floats(0.0, 0.6), st.integers(0, 2**16))
 def test_random_graphs(model: Any, fraction: float, number: int) -> None:
     whole_groups = analyze(model).removable_whole

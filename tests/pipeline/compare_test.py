@@ -231,7 +231,7 @@ def test_the_command_refuses_wrong_names_and_flags_in_one_line(tmp_path):
     workdir = tmp_path / "out"
     config = f"--config={ROOT / 'configs' / 'fashion_resnet8.py'}"
     for flag, expected in (
-        ("--strategies=uniform,magic", "performance_aware, uniform"),
+        ("--strategies=uniform,magic", "performance_aware, predictive, uniform"),
         ("--target_speedup=0.5", "0 or more than 1"),
     ):
         done = _command(config, f"--workdir={workdir}", flag)
