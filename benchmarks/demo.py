@@ -75,6 +75,8 @@ def main(argv: Sequence[str]) -> None:
             "stages_sec": {e.name: e.elapsed_sec for e in events if isinstance(e, StageEnded)},
             "num_candidates": sum(isinstance(event, CandidateJudged) for event in events),
             "num_accepted": sum(isinstance(event, Accepted) for event in events),
+            # The last one is on the images that decided which candidates were accepted.
+            "accuracies": report["accuracies"],
             "cross_check": codec.to_fields(checked),
             "notes": report.get("notes", []),
         },

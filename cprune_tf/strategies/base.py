@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from cprune_tf.runs.events import ACCEPTED
 if typing.TYPE_CHECKING:
     from cprune_tf.devices import Latency
     from cprune_tf.importance.registry import Array
+    from cprune_tf.runs.events import CandidatePlanned
     from cprune_tf.runtimes import RuntimeModel
     from cprune_tf.strategies.workbench import CurrentModel, Workbench
 
@@ -99,6 +100,12 @@ class Measurement:
         """The candidate's median latency / the current model's."""
         return self.latency.median_ms / self.current_ms
 
+    def __str__(self) -> str:
+        return (
+            f"{self.current_ratio:.1%} of the current model's latency, side by side "
+            f"({1 / self.original_ratio:.3g}x as fast as the original)"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -168,6 +175,22 @@ class Strategy(abc.ABC):
             candidate was judged, the resumed run must get the same candidate again.
         """
 
+    def planned_candidate(self, current: CurrentModel, planned: CandidatePlanned) -> Candidate:
+        """Drafts and prices what was planned.
+
+        Whatever the plan measured is priced already; where that was lost, it is measured again.
+
+        Args:
+            current: The model to prune.
+            planned: What is removed from it.
+
+        Returns:
+            The candidate, not trained.
+        """
+        draft = self.bench.draft(current, dict(planned.removed))
+        price = self.bench.price(current, draft)
+        return Candidate(planned.key, draft, num_units(planned.removed), price=price)
+
     @abc.abstractmethod
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """Decides on a candidate; measures and trains it as far as the decision needs.
@@ -198,6 +221,11 @@ class Strategy(abc.ABC):
         Args:
             event: A CandidateJudged or CountRuledOut event of `runs.events`.
         """
+
+
+def num_units(removal: Mapping[str, Collection[int]]) -> int:
+    """Counts the units of a removal, all groups together."""
+    return sum(len(units) for units in removal.values())
 
 
 def least_units(ranking: Mapping[str, tuple[int, ...]], count: int) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cprune_tf.config.checks import ConfigError, require
 from cprune_tf.runs import events
-from cprune_tf.strategies.base import Stop
+from cprune_tf.strategies.base import Stop, num_units
 from cprune_tf.strategies.planning.one_shot import OneShot, Plans, smallest_amount
 from cprune_tf.strategies.registry import register_strategy
 
@@ -119,7 +119,7 @@ class Baseline(OneShot):
         removed = removal(amount or most)
         if not removed:
             return Stop("no group can lose a unit: config.strategy.max_pruned_fraction binds")
-        key = f"{_count(removed)} of {sum(units)} units"
+        key = f"{num_units(removed)} of {sum(units)} units"
         draft = self.bench.draft(current, removed)
         price = self.bench.price(current, draft).ratio
         reason = f"without {key}, {_macs_text(current.model, draft.model)}priced at {price:.1%}"
@@ -140,7 +140,7 @@ class Baseline(OneShot):
                 else:
                     ratio = _macs_ratio(current, removed)
                 what = "latency" if budget else "MACs"
-                stage.update(text=f"{_count(removed)} units less: {ratio:.1%} of the {what}")
+                stage.update(text=f"{num_units(removed)} units less: {ratio:.1%} of the {what}")
                 return ratio <= (budget or self.settings.macs_ratio)
 
             return smallest_amount(meets, most, _MAX_PRICES if budget else None)
@@ -208,7 +208,3 @@ def _macs_text(model: Any, smaller: Any) -> str:
 
     whole, macs = graph.statistics(model).macs, graph.statistics(smaller).macs
     return f"{macs / whole:.1%} of the MACs, " if whole and macs else ""
-
-
-def _count(removed: Removed) -> int:
-    return sum(len(units) for units in removed.values())

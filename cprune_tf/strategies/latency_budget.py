@@ -114,6 +114,7 @@ class LatencyBudget(Strategy):
         if not isinstance(event, events.CandidateJudged):
             return
         self.num_candidates += 1
+        self._valuation = None
         if event.decision == events.ACCEPTED:
             self.num_too_slow = 0
             self.refused.clear()
@@ -141,7 +142,7 @@ class LatencyBudget(Strategy):
             if last is not None and planned.removed == last.removed:
                 break  # The smallest counts are reached.
             last = planned
-            candidate = self._candidate(current, planned)
+            candidate = self.planned_candidate(current, planned)
             measurement = self.bench.measure(current, candidate, self.num_candidates)
             if measurement.current_ratio <= ratio * (1 + _TOLERATED_EXCESS):
                 break
@@ -151,10 +152,7 @@ class LatencyBudget(Strategy):
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy: faster than the current model, and accurate enough after training."""
         measurement = self.bench.measure(current, candidate, index)
-        latency = (
-            f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
-            f"({1 / measurement.original_ratio:.3g}x as fast as the original)"
-        )
+        latency = str(measurement)
         if measurement.current_ratio > 1 - _LEAST_GAIN:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
         accuracy = self.bench.train(candidate, index)
@@ -206,13 +204,6 @@ class LatencyBudget(Strategy):
                 return event
         return None
 
-    def _candidate(self, current: CurrentModel, planned: events.CandidatePlanned) -> Candidate:
-        draft = self.bench.draft(current, dict(planned.removed))
-        # All of it was measured for the plan; where that was lost, it is measured again.
-        price = self.bench.price(current, draft)
-        step = sum(len(units) for units in planned.removed.values())
-        return Candidate(planned.key, draft, step, price=price)
-
     def _plan(
         self, current: CurrentModel, ratio: float, correction: float, attempt: int
     ) -> events.CandidatePlanned | Stop:
@@ -229,7 +220,7 @@ class LatencyBudget(Strategy):
         )
         with bench.lab(self.original) as lab:
             planner = Planner(lab, self._planner_config(), depth)
-            if attempt == 0 or self._valuation is None:
+            if self._valuation is None:
                 self._valuation = self._valued(current, planner, depth)
             scores, groups = self._valuation
             now_ms = self._tasks_ms(planner, depth.units)

@@ -27,7 +27,7 @@ from typing import Any
 
 from cprune_tf.config.checks import require
 from cprune_tf.runs import events
-from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units
+from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units, num_units
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
@@ -122,17 +122,14 @@ class NetAdapt(Strategy):
         draft.model.set_weights(self._trained_weights(best))
         # All of it was measured for the proposal; where that was lost, it is measured again.
         price = self.bench.price(current, draft)
-        return Candidate(best.key, draft, _num_removed(best), price=price)
+        return Candidate(best.key, draft, num_units(best.removed), price=price)
 
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy. The candidate was trained when it was proposed."""
         accuracies = self._accuracies()
         accuracy = accuracies[candidate.key]
         measurement = self.bench.measure(current, candidate, index)
-        latency = (
-            f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
-            f"({1 / measurement.original_ratio:.3g}x as fast as the original)"
-        )
+        latency = str(measurement)
         if accuracy < self.least_accuracy:
             reason = (
                 f"accuracy {accuracy:.2%} < {self.least_accuracy:.2%}, at {latency}: the best of "
@@ -290,7 +287,7 @@ class NetAdapt(Strategy):
                     continue
                 stage.update(len(trained), proposal.key)
                 draft = bench.draft(current, dict(proposal.removed))
-                candidate = Candidate(proposal.key, draft, _num_removed(proposal))
+                candidate = Candidate(proposal.key, draft, num_units(proposal.removed))
                 accuracy = bench.train(candidate, self.num_candidates)
                 accuracies[proposal.key] = accuracy
                 trained.append(proposal)
@@ -329,10 +326,6 @@ def _weights_name(proposal: events.CandidatePlanned) -> str:
 
 def _key(group: ChannelGroup) -> str:
     return f"{group.name}@{group.num_channels}"
-
-
-def _num_removed(proposal: events.CandidatePlanned) -> int:
-    return sum(len(units) for units in proposal.removed.values())
 
 
 def counts_to_try(units: int, allowance: int, tiles: Collection[int]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from typing import Any
 from cprune_tf.config.checks import require
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Verdict, least_units, ranked
-from cprune_tf.strategies.planning.one_shot import OneShot, Plans, describe, smallest_amount
+from cprune_tf.strategies.planning.one_shot import OneShot, Plans, smallest_amount
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
@@ -108,10 +108,7 @@ class PerformanceAware(OneShot):
         """See Strategy: the twin is only timed, the instructed counts must be accurate enough."""
         if index < len(self.planned()) - 1:
             measurement = self.bench.measure(current, candidate, index)
-            reason = (
-                f"the uninstructed twin: {describe(measurement)} at uniform counts; it is only "
-                "measured"
-            )
+            reason = f"the uninstructed twin: {measurement} at uniform counts; it is only measured"
             return Verdict(events.REFUSED_LATENCY, reason, measurement, None)
         verdict = super().judge(current, candidate, index)
         if self.twin_ratio is None or verdict.measurement is None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from cprune_tf.config.checks import require
 from cprune_tf.runs import events
-from cprune_tf.strategies.base import Candidate, Stop, Verdict
+from cprune_tf.strategies.base import Candidate, Stop, Verdict, num_units
 from cprune_tf.strategies.latency_budget import LatencyBudget, LatencyBudgetConfig
 from cprune_tf.strategies.registry import register_strategy
 
@@ -63,8 +63,7 @@ class Predictive(LatencyBudget):
         if isinstance(planned, Stop):
             return planned
         draft = self.bench.draft(current, dict(planned.removed))
-        step = sum(len(units) for units in planned.removed.values())
-        return Candidate(planned.key, draft, step)
+        return Candidate(planned.key, draft, num_units(planned.removed))
 
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy: accurate enough after training, then faster than the current model."""
@@ -78,11 +77,8 @@ class Predictive(LatencyBudget):
             return Verdict(events.REFUSED_ACCURACY, reason, None, accuracy)
         self.bench.price(current, candidate.draft)
         measurement = self.bench.measure(current, candidate, index)
-        latency = (
-            f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
-            f"({1 / measurement.original_ratio:.3g}x as fast as the original); {predicted}, "
-            f"{planned.ratio / measurement.current_ratio - 1:+.1%}"
-        )
+        error = planned.ratio / measurement.current_ratio - 1
+        latency = f"{measurement}; {predicted}, {error:+.1%}"
         if measurement.current_ratio > 1 - self.settings.smallest_cut / 2:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, accuracy)
         return Verdict(

@@ -9,12 +9,9 @@ from cprune_tf.runs import events
 from cprune_tf.strategies.cprune import CPrune
 from cprune_tf.strategies.workbench import Hooks
 from tests.strategies import benches
+from tests.strategies.kills import Killed
 
 EASY = {"max_iterations": 4, "cprune": {"alpha": 0.5, "beta": 0.95}}
-
-
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
 
 
 class Training:

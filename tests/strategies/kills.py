@@ -48,10 +48,11 @@ def measured_tasks(monkeypatch):
     measured = []
     measure = LatencyLab.measure
 
-    def counted(lab, keep, on_task=None):
+    def counted(lab, keep, on_task=None, only=None):
         units = lab.full(keep)
-        measured.extend({(site.family, site.counts(units)) for site in lab._unmeasured(units)})
-        return measure(lab, keep, on_task)
+        tasks = {(site.family, site.counts(units)) for site in lab._unmeasured(units)}
+        measured.extend(tasks if only is None else tasks & set(only))
+        return measure(lab, keep, on_task, only)
 
     monkeypatch.setattr(LatencyLab, "measure", counted)
     return measured

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cprune_tf.config import ConfigError, from_mapping
-from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.runs import events
 from cprune_tf.strategies.latency_budget import LatencyBudget
 
 from . import benches
+from .kills import Killed, measured_tasks
 
 
 def wide_model() -> keras.Model:
@@ -130,10 +130,6 @@ def test_slack_lets_a_round_end_below_the_requirement(tmp_path):
         assert (candidate.decision == events.ACCEPTED) is accepted
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
-
-
 def convolutions(model):
     return [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
 
@@ -206,16 +202,7 @@ def test_a_killed_run_decides_as_an_undisturbed_one_and_measures_nothing_twice(
         prune(bench)
         expected = [(one.key, one.removed, one.decision) for one in judged(bench)]
         planned = bench.run.journal.events(events.CandidatePlanned)
-    measured = []
-    measure = LatencyLab.measure
-
-    def counted(lab, keep, on_task=None, only=None):
-        units = lab.full(keep)
-        sites = {(site.family, site.counts(units)) for site in lab._unmeasured(units)}
-        measured.extend(sites if only is None else sites & set(only))
-        return measure(lab, keep, on_task, only)
-
-    monkeypatch.setattr(LatencyLab, "measure", counted)
+    measured = measured_tasks(monkeypatch)
     kill = {"left": 2}
 
     def dying(original):

@@ -14,6 +14,7 @@ from cprune_tf.runs import events
 from cprune_tf.strategies.netadapt import NetAdapt, counts_to_try
 
 from . import benches
+from .kills import Killed
 
 WIDTHS = {"first": 24, "second": 32, "third": 40}
 
@@ -219,10 +220,6 @@ def test_after_a_candidate_that_is_not_faster_the_reduction_grows(tmp_path):
     for times, proposals in enumerate(planned, start=1):
         useful = [event for event in proposals if event.removed]
         assert useful and all(event.ratio <= 1 - 0.1 * times for event in useful)
-
-
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
 
 
 class Deadly:

@@ -11,6 +11,7 @@ from cprune_tf.strategies.latency_budget import LatencyBudget
 from cprune_tf.strategies.predictive import Predictive
 
 from . import benches
+from .kills import Killed
 from .latency_budget_test import deep_model, wide_model
 
 
@@ -59,10 +60,6 @@ def test_branches_vanish_where_hardly_a_unit_may_go(tmp_path):
     assert result.latency_ratio <= 1.03 / 2.5
     assert any("without the branch" in one.reason for one in planned)
     assert len(result.model.layers) < len(deep_model().layers)
-
-
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
 
 
 def test_a_killed_run_decides_as_an_undisturbed_one(tmp_path):

@@ -16,7 +16,6 @@ from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.strategies.base import Measurement
     from cprune_tf.strategies.workbench import CurrentModel
 
 # How much more than the target the whole model may take, as a fraction: what timing can tell apart.
@@ -64,13 +63,13 @@ class OneShot(Strategy):
             return plans
         if self.num_candidates == len(plans):
             return Stop(self._end(current))
-        return self._candidate(current, plans[self.num_candidates])
+        return self.planned_candidate(current, plans[self.num_candidates])
 
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy: accurate enough after training."""
         measurement = self.bench.measure(current, candidate, index)
         accuracy = self.bench.train(candidate, index)
-        why = f"{describe(measurement)}; {self.planned()[index].reason}"
+        why = f"{measurement}; {self.planned()[index].reason}"
         if accuracy < self.required_accuracy:
             reason = f"accuracy {accuracy:.2%} < {self.required_accuracy:.2%}, at {why}"
             return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
@@ -105,7 +104,8 @@ class OneShot(Strategy):
             if isinstance(plans, Stop) or not target:
                 break
             index = len(plans) - 1
-            measured = self.bench.measure(current, self._candidate(current, plans[index]), index)
+            candidate = self.planned_candidate(current, plans[index])
+            measured = self.bench.measure(current, candidate, index)
             if measured.original_ratio <= target * (1 + _TOLERATED_EXCESS):
                 break
             budget *= target / measured.original_ratio
@@ -119,11 +119,6 @@ class OneShot(Strategy):
             self.bench.run.journal.append(event)
         return self.planned(attempt)
 
-    def _candidate(self, current: CurrentModel, planned: events.CandidatePlanned) -> Candidate:
-        draft = self.bench.draft(current, dict(planned.removed))
-        step = sum(len(units) for units in planned.removed.values())
-        return Candidate(planned.key, draft, step, price=self.bench.price(current, draft))
-
     def _end(self, current: CurrentModel) -> str:
         """Why nothing more is proposed."""
         target, reached = self.target_ratio, current.latency_ratio
@@ -133,14 +128,6 @@ class OneShot(Strategy):
         within = reached <= target * (1 + _TOLERATED_EXCESS)
         not_ = "" if within else "not "
         return f"the target of {1 / target:.3g}x is {not_}reached: {speed}"
-
-
-def describe(measurement: Measurement) -> str:
-    """Returns a candidate's latency in words."""
-    return (
-        f"{measurement.current_ratio:.1%} of the current model's latency, side by side "
-        f"({1 / measurement.original_ratio:.3g}x as fast as the original)"
-    )
 
 
 def smallest_amount(

@@ -46,7 +46,6 @@ class Plan:
         counts: Units to keep, by group.
         tasks_ms: What all subgraphs take with these counts.
         measured: Whether all of that was measured, or predicted well enough.
-        deviation: Relative standard deviation of `tasks_ms`.
         value: The sum of the chosen counts' values.
         gap: How far the value may be from the best, as a fraction; 0 if proven optimal.
         solver_sec: Time that the solver took, all solutions together.
@@ -57,7 +56,6 @@ class Plan:
     counts: Mapping[str, int]
     tasks_ms: float
     measured: bool
-    deviation: float
     value: float
     gap: float
     solver_sec: float
@@ -164,11 +162,7 @@ class Planner:
         calls = Counter((site.family, site.counts(units)) for site in self.lab.sites_at(units))
         latency_ms, deviations = self._predictor().predict_tasks(list(calls))
         total_ms = latency_ms * np.array(list(calls.values()))
-        # As if the errors of different tasks were independent.
-        deviation = float(np.linalg.norm(total_ms * deviations) / total_ms.sum())
-        return _Sites(
-            dict(zip(calls, deviations.tolist(), strict=True)), float(total_ms.sum()), deviation
-        )
+        return _Sites(dict(zip(calls, deviations.tolist(), strict=True)), float(total_ms.sum()))
 
     def _predictor(self) -> LatencyPredictor:
         """A predictor of all points there are; fitted again only where there are new ones."""
@@ -346,12 +340,10 @@ class _Sites:
     Attributes:
         deviations: Relative standard deviation of the latency of each task.
         tasks_ms: What all subgraphs take.
-        deviation: Relative standard deviation of `tasks_ms`.
     """
 
     deviations: Mapping[TaskKey, float]
     tasks_ms: float
-    deviation: float
 
 
 def _plan(
@@ -366,7 +358,6 @@ def _plan(
         counts=allocation.counts,
         tasks_ms=sites.tasks_ms,
         measured=measured,
-        deviation=sites.deviation,
         value=allocation.value,
         gap=allocation.gap,
         solver_sec=solver_sec,
