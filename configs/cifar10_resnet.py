@@ -28,5 +28,6 @@ def get_config() -> ml_collections.ConfigDict:
         fit.schedule = "cosine"
         fit.distill = 0.7
         fit.warmup_epochs = 0.5
+        fit.precision = "auto"
     config.tuning.trials_per_accepted_task = 0
     return config

@@ -157,7 +157,7 @@ def prune(
         data = judged.data
         own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
         hooks = _hooks(
-            settings, data, keras_model, own_compile, run.tensorboard_dir, progress.innermost,
+            settings, data, keras_model, own_compile, run, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
         given = pipeline.PipelineInput(keras_model, hooks, data, judged.reason)
@@ -212,7 +212,7 @@ def _hooks(
     data: ImageData,
     model: keras.Model,
     own_compile: bool,
-    log_dir: pathlib.Path,
+    run: RunDirectory,
     on_step: Callable[[int, int, str], None],
     short_term_train: Train | None,
     long_term_train: Train | None,
@@ -223,7 +223,13 @@ def _hooks(
     from cprune_tf.training.hooks import Trainer
 
     default = Trainer(
-        settings, data, model, own_compile=own_compile, log_dir=log_dir, on_step=on_step
+        settings,
+        data,
+        _teacher(settings, model, data),
+        own_compile=own_compile,
+        log_dir=run.tensorboard_dir,
+        on_step=on_step,
+        checkpoint_dir=run.checkpoint_dir,
     )
     return Hooks(
         short_term_train or default.short_term_train,
@@ -231,6 +237,28 @@ def _hooks(
         evaluate or default.evaluate,
         default.sample,
     )
+
+
+def _teacher(settings: configs.PruneConfig, model: keras.Model, data: ImageData) -> keras.Model:
+    """Returns the model whose outputs candidates are trained to keep, after a check."""
+    path = settings.training.teacher
+    if not path:
+        return model
+    from cprune_tf import models
+    from cprune_tf.training.errors import check_model
+    from cprune_tf.training.evaluation import evaluate
+
+    teacher = models.load_model(path)
+    check_model(teacher, data)
+    metric = settings.strategy.metric
+    known, own = (evaluate(one, data, metric, part="validation") for one in (teacher, model))
+    if known < own:
+        raise configs.ConfigError(
+            f"config.training.teacher {path!r} has {known:.2%} ({metric}) on the images that "
+            f"decide; expected at least the original's {own:.2%}. Check that it was trained with "
+            "the preprocessing that config.data describes."
+        )
+    return teacher
 
 
 def _image_data(

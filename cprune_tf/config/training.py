@@ -27,6 +27,9 @@ class FitConfig:
             the result; 0: the last weights are the result.
         stop_after: Training ends after so many epochs without a lower training loss; 0: it does
             not end early.
+        precision: What the layers compute in while training: "float32", "mixed_bfloat16" or
+            "auto", which is mixed_bfloat16 where the processor multiplies bfloat16. Weights,
+            gradients and the trained model stay float32.
     """
 
     epochs: int = 5
@@ -40,6 +43,7 @@ class FitConfig:
     label_smoothing: float = 0.0
     ema: float = 0.0
     stop_after: int = 0
+    precision: str = "float32"
 
     def validate(self, field: str) -> None:
         """Raises ConfigError if a field is invalid.
@@ -71,6 +75,13 @@ class FitConfig:
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, f"{field}.label_smoothing", smoothing, "a number in [0, 1)")
         require(0 <= self.ema < 1, f"{field}.ema", self.ema, "a number in [0, 1)")
+        precisions = ("float32", "mixed_bfloat16", "auto")
+        require(
+            self.precision in precisions,
+            f"{field}.precision",
+            self.precision,
+            "float32, mixed_bfloat16 or auto",
+        )
         require(self.stop_after >= 0, f"{field}.stop_after", self.stop_after, "0 (never) or more")
 
 
@@ -81,10 +92,13 @@ class TrainingConfig:
     Attributes:
         short_term: The training of each candidate that passed the latency gate.
         long_term: The training of the result, once at the end of the run.
+        teacher: Path of the Keras model whose outputs `distill` keeps; "": the original model. A
+            larger model of the same data teaches more. It takes the original's inputs.
     """
 
     short_term: FitConfig = FitConfig()
     long_term: FitConfig = FitConfig(epochs=100)
+    teacher: str = ""
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""

@@ -20,7 +20,7 @@ CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
 JOURNAL_NAME = "journal.jsonl"
 LOG_NAME = "run.log"
-FOLDERS = ("tuning", "models", "figures", "deploy", "tensorboard")
+FOLDERS = ("tuning", "models", "figures", "deploy", "tensorboard", "checkpoints")
 
 
 class RunDirectoryError(UserError, RuntimeError):
@@ -137,6 +137,11 @@ class RunDirectory:
     def tensorboard_dir(self) -> pathlib.Path:
         """The folder of the training curves."""
         return self.root / "tensorboard"
+
+    @property
+    def checkpoint_dir(self) -> pathlib.Path:
+        """The folder that keeps the state of an interrupted training."""
+        return self.root / "checkpoints"
 
     def path(self, relative_name: str) -> pathlib.Path:
         """Returns the path of a file of this run.

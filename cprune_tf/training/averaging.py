@@ -23,7 +23,7 @@ class WeightAverage:
     def __init__(self, model: keras.Model, decay: float) -> None:
         self._model = model
         self._decay = decay
-        self._num_steps = 0
+        self._num_steps = tf.Variable(0, trainable=False)
         real = [w for w in model.weights if w.dtype.startswith(("float", "bfloat"))]
         self._followed = real if decay else []
         self._averages = [tf.Variable(w.value, trainable=False) for w in self._followed]
@@ -31,13 +31,18 @@ class WeightAverage:
             self._approach, input_signature=[tf.TensorSpec([])], autograph=False
         )
 
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The state of the average, to be kept and restored."""
+        return [self._num_steps, *self._averages] if self._decay else []
+
     def update(self) -> None:
         """Adds the weights that the model has after a step."""
         if not self._decay:
             return
-        self._num_steps += 1
+        num_steps = int(self._num_steps.assign_add(1))
         # The share of the newest weights: 1 in the first step, 1 - decay after many.
-        self._blend(tf.constant((1 - self._decay) / (1 - self._decay**self._num_steps)))
+        self._blend(tf.constant((1 - self._decay) / (1 - self._decay**num_steps)))
 
     def weights(self) -> list[np.ndarray]:
         """The averaged weights, in the order of `model.get_weights()`.
@@ -46,7 +51,7 @@ class WeightAverage:
             The model's own weights if there is no average, or none yet.
         """
         current: list[np.ndarray] = self._model.get_weights()
-        if not self._num_steps:
+        if not int(self._num_steps):
             return current
         averages = {
             id(weight): average.numpy()

@@ -31,6 +31,7 @@ class Trainer:
         own_compile: Train with the model's own compiled loss and optimizer (`model.fit`).
         log_dir: Folder for TensorBoard; None: nothing is logged.
         on_step: Told after each step how far a training is; None: nobody is told.
+        checkpoint_dir: Folder that keeps the state of an interrupted training; None: none is kept.
     """
 
     config: PruneConfig
@@ -39,6 +40,7 @@ class Trainer:
     own_compile: bool = False
     log_dir: pathlib.Path | None = None
     on_step: StepProgress | None = None
+    checkpoint_dir: pathlib.Path | None = None
 
     def short_term_train(self, model: keras.Model) -> None:
         """Trains a candidate in place for a few epochs."""
@@ -69,7 +71,7 @@ class Trainer:
                 callbacks=[] if self.on_step is None else [_StepReports(self.on_step, phase)],
             )
             return
-        log_dir, on_step = self.log_dir, self.on_step
+        log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
             model,
             self.data,
@@ -78,6 +80,7 @@ class Trainer:
             teacher=self.teacher if config.distill > 0 else None,
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
+            checkpoint=None if kept_in is None else kept_in / f"{phase}.npz",
         )
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)

@@ -13,6 +13,7 @@ from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training import losses
 from cprune_tf.training.errors import TrainingError
+from cprune_tf.training.twin import training_twin
 
 # Images shown to a model to see whether it ends in a softmax.
 _NUM_PROBES = 32
@@ -99,6 +100,7 @@ def make_step(
     teacher: keras.Model | None,
     distill: float,
     label_smoothing: float = 0.0,
+    precision: str = "float32",
 ) -> Step:
     """Builds the function that trains on one batch.
 
@@ -109,18 +111,19 @@ def make_step(
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
+        precision: What the teacher computes in; see `training_twin`.
 
     Returns:
         A function of (images, labels) that gives the loss and the fraction classified right.
     """
     probes = data.judges[0][:_NUM_PROBES]
     are_probabilities = losses.gives_probabilities(model, probes)
-    teaching = _teacher(teacher, distill, probes)
+    teaching = _teacher(teacher, distill, probes, precision)
     variables = model.trainable_variables
 
     def compute(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = model(images, training=True)
+            outputs = tf.cast(model(images, training=True), tf.float32)
             loss = losses.cross_entropy(labels, outputs, are_probabilities, label_smoothing)
             if teaching is not None:
                 logits = losses.as_logits(outputs, are_probabilities)
@@ -142,7 +145,7 @@ def make_step(
 
 
 def _teacher(
-    teacher: keras.Model | None, distill: float, probes: np.ndarray
+    teacher: keras.Model | None, distill: float, probes: np.ndarray, precision: str
 ) -> Callable[[tf.Tensor], tf.Tensor] | None:
     if not distill:
         return None
@@ -151,8 +154,10 @@ def _teacher(
             f"fit.distill is {distill}, but no teacher was given; expected the original model."
         )
     are_probabilities = losses.gives_probabilities(teacher, probes)
+    twin = training_twin(teacher, precision=precision)
 
     def logits(images: tf.Tensor) -> tf.Tensor:
-        return losses.as_logits(teacher(images, training=False), are_probabilities)
+        outputs = tf.cast(twin(images, training=False), tf.float32)
+        return losses.as_logits(outputs, are_probabilities)
 
     return logits

@@ -16,8 +16,12 @@ from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training import step as steps
 from cprune_tf.training.averaging import WeightAverage
+from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError, check_model
-from cprune_tf.training.twin import training_twin
+from cprune_tf.training.twin import chosen_precision, training_twin
+
+# Keeps the seeds of the epochs of two trainings apart.
+_MOST_EPOCHS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,7 @@ def fit(
     on_step: Callable[[int, int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
     log_dir: str | pathlib.Path | None = None,
+    checkpoint: pathlib.Path | None = None,
 ) -> FitResult:
     """Trains a model in place with a fresh optimizer.
 
@@ -88,86 +93,145 @@ def fit(
         on_step: Called after each step with (steps done, steps in all, loss).
         stop: Asked before each step; True ends the training, keeping what was learned.
         log_dir: Where to write TensorBoard scalars for each epoch.
+        checkpoint: A file that keeps the state after each epoch. If it holds this very training
+            (same weights, config, seed and teacher), the training goes on from there.
 
     Returns:
         Loss and accuracy of each epoch.
 
     Raises:
         TrainingError: When model and data don't fit, a teacher is missing, or the loss is NaN.
+        StorageError: When the checkpoint cannot be written.
     """
     config.validate("fit")
     check_model(model, data)
     start = time.perf_counter()
     if not config.epochs:
         return FitResult((), 0, False, 0.0)
-    dataset, steps_per_epoch = _epoch_dataset(data, config, seed)
-    total = steps_per_epoch * config.epochs
-    twin = training_twin(model, seed=seed)
-    optimizer = steps.make_optimizer(twin, config, total)
-    step = steps.make_step(
-        twin,
-        optimizer,
-        data,
-        teacher=teacher,
-        distill=config.distill,
-        label_smoothing=config.label_smoothing,
-    )
-    average = WeightAverage(twin, config.ema)
-    epochs: list[EpochResult] = []
-    num_steps, stopped = 0, False
+    training = _Training(model, data, config, seed, teacher, checkpoint)
     writer = tf.summary.create_file_writer(str(log_dir)) if log_dir is not None else None
-    for epoch in range(1, config.epochs + 1):
-        epoch_start = time.perf_counter()
-        values = []
-        for images, labels in dataset:
-            if stop is not None and stop():
-                stopped = True
-                break
-            values.append(_finite(step(images, labels), epoch, config))
-            average.update()
-            num_steps += 1
-            if on_step is not None:
-                on_step(num_steps, total, values[-1][0])
-        model.set_weights(average.weights())
-        if stopped:
-            break
-        loss, accuracy = np.mean(values, axis=0).tolist()
-        rate = float(optimizer.learning_rate)
-        duration_sec = time.perf_counter() - epoch_start
-        epochs.append(EpochResult(epoch, config.epochs, loss, accuracy, rate, duration_sec))
-        _log(writer, epochs[-1])
+    while not training.has_ended and training.train_epoch(on_step, stop):
+        _log(writer, training.epochs[-1])
         if on_epoch is not None:
-            on_epoch(epochs[-1])
-        if epoch < config.epochs and _has_stalled(epochs, config.stop_after):
-            stopped = True
-            break
+            on_epoch(training.epochs[-1])
     if writer is not None:
         writer.close()
-    return FitResult(tuple(epochs), num_steps, stopped, time.perf_counter() - start)
+    stopped = len(training.epochs) < config.epochs
+    duration_sec = time.perf_counter() - start
+    return FitResult(tuple(training.epochs), training.num_steps, stopped, duration_sec)
 
 
-def _epoch_dataset(data: ImageData, config: FitConfig, seed: int) -> tuple[tf.data.Dataset, int]:
-    """The data of one epoch, and its number of steps."""
-    dataset = data.train_dataset(seed)
+class _Training:
+    """One training, epoch by epoch; see `fit` for the arguments.
+
+    Attributes:
+        epochs: The completed ones, those of an interrupted training included.
+        num_steps: Batches trained on.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: ImageData,
+        config: FitConfig,
+        seed: int,
+        teacher: keras.Model | None,
+        checkpoint: pathlib.Path | None,
+    ) -> None:
+        self._model, self._data, self._config, self._seed = model, data, config, seed
+        num_batches = _num_batches(data, config, seed)
+        self._total = num_batches * config.epochs
+        precision = chosen_precision(config.precision)
+        twin = training_twin(model, seed=seed, precision=precision)
+        self._optimizer = steps.make_optimizer(twin, config, self._total)
+        self._step = steps.make_step(
+            twin,
+            self._optimizer,
+            data,
+            teacher=teacher,
+            distill=config.distill,
+            label_smoothing=config.label_smoothing,
+            precision=precision,
+        )
+        self._average = WeightAverage(twin, config.ema)
+        others = [] if teacher is None else [teacher]
+        self._checkpoint = Checkpoint(
+            checkpoint,
+            "" if checkpoint is None else fingerprint(model, config, seed, *others),
+            # `variables` hold the states of dropout's random generators, `weights` do not.
+            (*twin.variables, *self._optimizer.variables, *self._average.variables),
+        )
+        self.epochs = [EpochResult(**values) for values in self._checkpoint.restore()]
+        self.num_steps = len(self.epochs) * num_batches
+        if self.epochs:
+            model.set_weights(self._average.weights())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all epochs are done, or the loss has stalled."""
+        done, config = len(self.epochs), self._config
+        return done >= config.epochs or _has_stalled(self.epochs, config.stop_after)
+
+    def train_epoch(
+        self, on_step: Callable[[int, int, float], None] | None, stop: Callable[[], bool] | None
+    ) -> bool:
+        """Trains for one epoch and gives the model its weights; False if `stop` ended it early."""
+        start = time.perf_counter()
+        number = len(self.epochs) + 1
+        values = []
+        stopped = False
+        for images, labels in _epoch_dataset(self._data, self._config, self._seed, number):
+            stopped = stop is not None and stop()
+            if stopped:
+                break
+            values.append(_finite(self._step(images, labels), number, self._config))
+            self._average.update()
+            self.num_steps += 1
+            if on_step is not None:
+                on_step(self.num_steps, self._total, values[-1][0])
+        self._model.set_weights(self._average.weights())
+        if stopped:
+            return False
+        loss, accuracy = np.mean(values, axis=0).tolist()
+        rate = float(self._optimizer.learning_rate)
+        duration_sec = time.perf_counter() - start
+        self.epochs.append(
+            EpochResult(number, self._config.epochs, loss, accuracy, rate, duration_sec)
+        )
+        self._checkpoint.save([dataclasses.asdict(epoch) for epoch in self.epochs])
+        return True
+
+
+def _epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
+    """The batches of one epoch.
+
+    Each epoch has a seed of its own, so that a training that goes on with its fifth epoch sees what
+    it would have seen without the interruption.
+    """
+    dataset = data.train_dataset(seed * _MOST_EPOCHS + epoch)
     limit = config.max_steps_per_epoch
-    if limit:
-        dataset = dataset.take(limit)
+    return dataset.take(limit) if limit else dataset
+
+
+def _num_batches(data: ImageData, config: FitConfig, seed: int) -> int:
+    """The number of batches in an epoch."""
+    dataset = _epoch_dataset(data, config, seed, 1)
     count = int(dataset.cardinality())
     if count < 0:  # unknown or infinite
-        if not limit and count == tf.data.INFINITE_CARDINALITY:
+        if not config.max_steps_per_epoch and count == tf.data.INFINITE_CARDINALITY:
             raise TrainingError(
                 f"the training data {data.name} are endless; set fit.max_steps_per_epoch."
             )
         count = sum(1 for _ in dataset)
     if not count:
         raise TrainingError(f"the training data {data.name} have no batch.")
-    return dataset, count
+    return count
 
 
 def _has_stalled(epochs: Sequence[EpochResult], patience: int) -> bool:
     """Whether the lowest loss is `patience` epochs old; never for a patience of 0."""
     losses = [epoch.loss for epoch in epochs]
-    return bool(patience) and len(losses) - 1 - losses.index(min(losses)) >= patience
+    return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _finite(

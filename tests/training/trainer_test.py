@@ -11,7 +11,7 @@ from tensorflow.core.util import event_pb2
 from cprune_tf.config import ConfigError, FitConfig
 from cprune_tf.data import ImageData, from_datasets
 from cprune_tf.models import mobilenet_small, resnet8, vgg_small
-from cprune_tf.training import TrainingError, evaluate, fit
+from cprune_tf.training import TrainingError, evaluate, fit, recalibrate_batch_norm
 from cprune_tf.training import step as steps
 
 _SHORT = FitConfig(epochs=1, learning_rate=0.02, max_steps_per_epoch=4)
@@ -34,6 +34,8 @@ def test_models_learn_a_real_slice(small_data, builder):
     result = fit(model, small_data, FitConfig(epochs=4, learning_rate=0.03), seed=0)
     assert result.num_steps == 4 * 50 and not result.stopped
     assert result.epochs[-1].loss < 0.7 * result.epochs[0].loss
+    # The moving statistics of so few small batches are a matter of luck.
+    recalibrate_batch_norm(model, small_data)
     assert evaluate(model, small_data) > max(0.6, before + 0.3)
 
 

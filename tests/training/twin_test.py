@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from cprune_tf.models import load_model, resnet8, vgg_small
-from cprune_tf.training.twin import FusedBatchNormalization, training_twin
+from cprune_tf.training.twin import FusedBatchNormalization, chosen_precision, training_twin
 
 _IMAGES = np.random.default_rng(0).random((16, 28, 28, 1), np.float32)
 
@@ -124,3 +124,46 @@ def test_twin_is_independent():
     twin(_IMAGES, training=True)
     for one, two in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "nested", "sequential"])
+def test_a_twin_in_bfloat16_keeps_float32_weights_and_outputs(name):
+    """It computes in bfloat16 (the outputs differ) to three digits, and its statistics in full."""
+    keras.utils.set_random_seed(0)
+    model = _MODELS[name]()
+    exact, twin = training_twin(model), training_twin(model, precision="mixed_bfloat16")
+    assert {w.dtype for w in twin.weights} == {"float32"}
+    for training in (True, False):
+        expected = exact(_IMAGES, training=training)
+        received = twin(_IMAGES, training=training)
+        assert received.dtype == tf.float32
+        difference = np.abs(received.numpy() - expected.numpy()).max()
+        assert 0 < difference < 0.02 * np.abs(expected.numpy()).max()
+    for one, two in zip(twin.get_weights(), exact.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=0.02, atol=0.01)
+
+
+def test_layers_with_a_type_of_their_own_and_custom_layers_stay_as_they_are():
+    class Doubling(layers.Layer):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            return inputs * tf.constant(2.0)
+
+    inputs = keras.Input((28, 28, 1))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = layers.Conv2D(4, 3, dtype="float64", name="exact")(Doubling(name="own")(x))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+    twin = training_twin(model, precision="mixed_bfloat16")
+    types = {name: twin.get_layer(name).compute_dtype for name in ("conv", "own", "exact", "head")}
+    assert types == {"conv": "bfloat16", "own": "float32", "exact": "float64", "head": "float32"}
+    assert twin(_IMAGES).shape == (16, 2)
+
+
+def test_auto_takes_bfloat16_where_the_processor_has_it(monkeypatch):
+    for features, expected in (
+        ({"avx2"}, "float32"),
+        ({"avx512_bf16"}, "mixed_bfloat16"),
+        ({"bf16", "neon"}, "mixed_bfloat16"),
+    ):
+        monkeypatch.setattr("cprune_tf.training.twin.cpu_features", lambda f=features: frozenset(f))
+        assert chosen_precision("auto") == expected
+        assert chosen_precision("float32") == "float32"
