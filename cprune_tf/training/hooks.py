@@ -12,6 +12,7 @@ import keras
 
 from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import ImageData
+from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.evaluation import evaluate
 from cprune_tf.training.trainer import fit
 
@@ -63,13 +64,7 @@ class Trainer:
         # A function of the model's size, so that a resumed run trains as the first one would have.
         seed = self.config.seed + model.count_params()
         if self.own_compile:
-            keras.utils.set_random_seed(seed)
-            model.fit(
-                self.data.train_dataset(seed),
-                epochs=config.epochs,
-                verbose=0,
-                callbacks=[] if self.on_step is None else [_StepReports(self.on_step, phase)],
-            )
+            self._train_as_compiled(model, config, phase, seed)
             return
         log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
@@ -86,6 +81,26 @@ class Trainer:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
 
+    def _train_as_compiled(
+        self, model: keras.Model, config: FitConfig, phase: str, seed: int
+    ) -> None:
+        keras.utils.set_random_seed(seed)
+        model.optimizer.build(model.trainable_variables)
+        path = None if self.checkpoint_dir is None else self.checkpoint_dir / f"{phase}.npz"
+        name = "" if path is None else fingerprint(model, config, seed)
+        # Metrics begin each epoch anew; Keras makes some of them only when it trains.
+        metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
+        state = [variable for variable in model.variables if id(variable) not in metrics]
+        kept = _KeptEpochs(Checkpoint(path, name, (*state, *model.optimizer.variables)))
+        reports = [] if self.on_step is None else [_StepReports(self.on_step, phase)]
+        model.fit(
+            self.data.train_dataset(seed),
+            epochs=config.epochs,
+            initial_epoch=len(kept.epochs),
+            verbose=0,
+            callbacks=[kept, *reports],
+        )
+
     def _report_of(self, phase: str) -> Callable[[int, int, float], None] | None:
         on_step = self.on_step
         if on_step is None:
@@ -95,6 +110,27 @@ class Trainer:
             on_step(done, planned, _describe(phase, loss))
 
         return report
+
+
+class _KeptEpochs(keras.callbacks.Callback):
+    """Keeps the state of `model.fit` after each epoch.
+
+    Args:
+        checkpoint: The file; the model is set to what it holds.
+
+    Attributes:
+        epochs: The loss and metrics of each completed epoch.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self.epochs = checkpoint.restore()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes the file."""
+        self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        self._checkpoint.save(self.epochs)
 
 
 class _StepReports(keras.callbacks.Callback):
@@ -118,6 +154,10 @@ class _StepReports(keras.callbacks.Callback):
         """Learns how many steps an epoch has, where Keras knows."""
         self._steps_per_epoch = self.params.get("steps") or 0
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Counts the epochs of an interrupted training as done."""
+        self._done_before_epoch = epoch * self._steps_per_epoch
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Reports one step, or several that Keras ran at once."""
         self._done = self._done_before_epoch + batch + 1
@@ -132,7 +172,6 @@ class _StepReports(keras.callbacks.Callback):
         """Counts the steps of the first epoch, where Keras did not know them."""
         if not self._steps_per_epoch:
             self._steps_per_epoch = self._done
-        self._done_before_epoch = (epoch + 1) * self._steps_per_epoch
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Says that it ended, however many steps were planned."""

@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 
 import keras
+import numpy as np
 import pytest
 
 from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
 from cprune_tf.training.hooks import Trainer
+from tests.strategies.kills import Killed
 
 _FIT = FitConfig(epochs=2, learning_rate=0.01, max_steps_per_epoch=3)
 _CONFIG = PruneConfig(training=TrainingConfig(short_term=_FIT, long_term=_FIT))
@@ -94,3 +96,45 @@ def test_whoever_watches_the_same_weights_come_out(small_data, own_compile):
         Trainer(_CONFIG, data, model, own_compile, on_step=on_step).short_term_train(model)
         weights.append(model.get_weights())
     assert all((a == b).all() for a, b in itertools.zip_longest(*weights))
+
+
+@pytest.mark.parametrize("own_compile", [False, True])
+def test_a_killed_training_goes_on_with_its_unfinished_epoch(
+    small_data, trained, tmp_path, own_compile
+):
+    """The order of the images of a caller's own data is up to the caller; here it is fixed."""
+    batches = small_data.train_dataset(0).take(3).cache()
+    data = dataclasses.replace(small_data, train_dataset=lambda seed: batches)
+    start = trained.get_weights()
+
+    def train(kill_after=None, folder=None):
+        trained.compile(keras.optimizers.SGD(0.01, 0.9), "sparse_categorical_crossentropy")
+        trained.set_weights(start)
+        counts = []
+
+        def on_step(done: int, planned: int, text: str) -> None:
+            counts.append(done)
+            if done == kill_after:
+                raise Killed
+
+        trainer = Trainer(
+            _CONFIG,
+            data,
+            trained,
+            own_compile=own_compile,
+            on_step=on_step,
+            checkpoint_dir=folder,
+        )
+        if kill_after is None:
+            trainer.long_term_train(trained)
+        else:
+            with pytest.raises(Killed):
+                trainer.long_term_train(trained)
+        return counts, trained.get_weights()
+
+    _, whole = train()
+    train(kill_after=5, folder=tmp_path)
+    counts, resumed = train(folder=tmp_path)
+    assert sorted(set(counts)) == [4, 5, 6]
+    for one, two in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(one, two)
