@@ -17,7 +17,7 @@ if typing.TYPE_CHECKING:
     from cprune_tf.importance.registry import Array
     from cprune_tf.runs.events import CandidatePlanned
     from cprune_tf.runtimes import RuntimeModel
-    from cprune_tf.strategies.workbench import CurrentModel, Workbench
+    from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,6 +152,18 @@ class Strategy(abc.ABC):
         self.original = original
         self.required_accuracy = required_accuracy
         self.settings: Any = getattr(bench.config.strategy, self.name)
+
+    @classmethod  # noqa: B027 (most strategies have nothing to check)
+    def check(cls, settings: Any, hooks: Hooks) -> None:
+        """Checks that a run can do what the settings ask for, before its expensive work.
+
+        Args:
+            settings: The strategy's own config.
+            hooks: The functions that train and evaluate models.
+
+        Raises:
+            ConfigError: The run cannot do it.
+        """
 
     @property
     def target_ratio(self) -> float:

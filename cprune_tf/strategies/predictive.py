@@ -70,10 +70,10 @@ class Predictive(LatencyBudget):
         planned = self._planned_before(0)
         assert planned is not None  # It was journalled before it was proposed.
         predicted = f"predicted: {planned.ratio:.1%} of the current model's latency"
-        accuracy = self.bench.train(candidate, index)
+        accuracy, softly = self._trained(current, candidate, index)
         least = self.required_accuracy - self.settings.round_slack
         if accuracy < least:
-            reason = f"accuracy {accuracy:.2%} < {least:.2%}; {predicted}; not timed"
+            reason = f"accuracy {accuracy:.2%} < {least:.2%}{softly}; {predicted}; not timed"
             return Verdict(events.REFUSED_ACCURACY, reason, None, accuracy)
         self.bench.price(current, candidate.draft)
         measurement = self.bench.measure(current, candidate, index)
@@ -82,7 +82,7 @@ class Predictive(LatencyBudget):
         if measurement.current_ratio > 1 - self.settings.smallest_cut / 2:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, accuracy)
         return Verdict(
-            events.ACCEPTED, f"{latency}; accuracy {accuracy:.2%}", measurement, accuracy
+            events.ACCEPTED, f"{latency}; accuracy {accuracy:.2%}{softly}", measurement, accuracy
         )
 
     def _refused_ratio(self, event: events.CandidateJudged) -> float:

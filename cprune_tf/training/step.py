@@ -99,6 +99,7 @@ def make_step(
     teacher: keras.Model | None,
     distill: float,
     label_smoothing: float = 0.0,
+    penalty: Callable[[], tf.Tensor] | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
 
@@ -109,6 +110,7 @@ def make_step(
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
+        penalty: Computes what is added to the loss, from variables; None: nothing is.
 
     Returns:
         A function of (images, labels) that gives the loss and the fraction classified right.
@@ -128,6 +130,8 @@ def make_step(
                 loss = (1.0 - distill) * loss + distill * taught
             if model.losses:
                 loss += tf.add_n(model.losses)
+            if penalty is not None:
+                loss += penalty()
         gradients = tape.gradient(loss, [v.value for v in variables])
         optimizer.apply(gradients, variables)
         right = tf.argmax(outputs, axis=-1, output_type=tf.int32) == labels

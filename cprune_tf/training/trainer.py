@@ -19,6 +19,10 @@ from cprune_tf.training.averaging import WeightAverage
 from cprune_tf.training.errors import TrainingError, check_model
 from cprune_tf.training.twin import training_twin
 
+# Computes what is added to the loss, float32 [], from the copy of the model that is trained and the
+# part (0..1) of all steps that is done, float32 [].
+Penalty = Callable[[keras.Model, tf.Tensor], tf.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class EpochResult:
@@ -65,6 +69,7 @@ def fit(
     *,
     seed: int,
     teacher: keras.Model | None = None,
+    penalty: Penalty | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -84,6 +89,8 @@ def fit(
         config: Epochs, rate, momentum, weight decay, schedule, loss, averaging, early end.
         seed: Decides shuffling, augmentation and dropout.
         teacher: The model whose outputs are to be kept; needed when config.distill > 0.
+        penalty: Added to the loss. It gets the copy that the steps run on, whose weights are in the
+            model's order.
         on_epoch: Called after each epoch, when the model has the new weights.
         on_step: Called after each step with (steps done, steps in all, loss).
         stop: Asked before each step; True ends the training, keeping what was learned.
@@ -111,6 +118,7 @@ def fit(
         teacher=teacher,
         distill=config.distill,
         label_smoothing=config.label_smoothing,
+        penalty=_bound(penalty, twin, optimizer, total),
     )
     average = WeightAverage(twin, config.ema)
     epochs: list[EpochResult] = []
@@ -162,6 +170,19 @@ def _epoch_dataset(data: ImageData, config: FitConfig, seed: int) -> tuple[tf.da
     if not count:
         raise TrainingError(f"the training data {data.name} have no batch.")
     return dataset, count
+
+
+def _bound(
+    penalty: Penalty | None,
+    twin: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    total_steps: int,
+) -> Callable[[], tf.Tensor] | None:
+    """A penalty as a function of variables alone."""
+    if penalty is None:
+        return None
+    # The optimizer's count of steps is a variable, so the step is traced once for all of them.
+    return lambda: penalty(twin, tf.cast(optimizer.iterations, tf.float32) / total_steps)
 
 
 def _has_stalled(epochs: Sequence[EpochResult], patience: int) -> bool:
