@@ -106,8 +106,7 @@ class Pipeline:
             )
         registration = registered_strategies()[config.strategy.name]
         with self._progress.stage("Check the input"):
-            settings = getattr(config.strategy, config.strategy.name)
-            registration.strategy.check(settings, self._given.hooks)
+            registration.strategy.check(config, self._given.hooks)
             self._describe_data()
             original = self._checked_original(runtime)
             accuracy, required = self._required_accuracy(original)

@@ -13,6 +13,7 @@ import numpy as np
 from cprune_tf.runs.events import ACCEPTED
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.config import PruneConfig
     from cprune_tf.devices import Latency
     from cprune_tf.importance.registry import Array
     from cprune_tf.runs.events import CandidatePlanned
@@ -154,11 +155,11 @@ class Strategy(abc.ABC):
         self.settings: Any = getattr(bench.config.strategy, self.name)
 
     @classmethod  # noqa: B027 (most strategies have nothing to check)
-    def check(cls, settings: Any, hooks: Hooks) -> None:
-        """Checks that a run can do what the settings ask for, before its expensive work.
+    def check(cls, config: PruneConfig, hooks: Hooks) -> None:
+        """Checks that a run can do what the strategy's settings ask for, before expensive work.
 
         Args:
-            settings: The strategy's own config.
+            config: The config of the run, validated.
             hooks: The functions that train and evaluate models.
 
         Raises:

@@ -31,6 +31,7 @@ from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.config import PruneConfig
     from cprune_tf.importance.registry import Array
     from cprune_tf.strategies.planning.allocation import GroupOptions
     from cprune_tf.strategies.planning.depth import Depth
@@ -116,16 +117,31 @@ class LatencyBudget(Strategy):
         self._valuation: Valuation | None = None
 
     @classmethod
-    def check(cls, settings: Any, hooks: Hooks) -> None:
-        """See Strategy: a soft start needs training that can add a penalty."""
-        epochs = settings.soft_start.epochs
-        if epochs and hooks.soft_start is None:
+    def check(cls, config: PruneConfig, hooks: Hooks) -> None:
+        """See Strategy: a soft start needs training that can add its penalty."""
+        soft: SoftStartConfig = getattr(config.strategy, cls.name).soft_start
+        if not soft.epochs:
+            return
+        field = f"strategy.{cls.name}.soft_start."
+        if hooks.soft_start is None:
             raise ConfigError(
-                f"config.strategy.{cls.name}.soft_start.epochs is {epochs}; expected 0 where your "
-                "own short_term_train or the optimizer of your compiled model trains the "
-                "candidates: these add no penalty to the loss. Set it to 0, or leave training to "
+                f"config.{field}epochs is {soft.epochs}; expected 0 where your own "
+                "short_term_train or the optimizer of your compiled model trains the candidates: "
+                "these add no penalty to the loss. Set it to 0, or leave training to "
                 "config.training.short_term."
             )
+        from cprune_tf.training.unit_penalty import largest_factor
+
+        fit = config.training.short_term
+        largest = largest_factor(fit.learning_rate, fit.momentum)
+        require(
+            soft.penalty < largest,
+            field + "penalty",
+            soft.penalty,
+            f"less than {largest:.3g}, where training with the learning_rate "
+            f"({fit.learning_rate:g}) and momentum ({fit.momentum:g}) of "
+            "config.training.short_term would diverge",
+        )
 
     def learn(self, event: Any) -> None:
         """See Strategy."""

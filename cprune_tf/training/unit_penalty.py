@@ -31,8 +31,9 @@ from cprune_tf.graph.vanishing import find_vanishing
 from cprune_tf.importance.registry import Array
 from cprune_tf.importance.units import by_unit, read_weight
 
-# DepGraph's alpha.
-_LOG2_OF_STRONGEST = 4.0
+# DepGraph's alpha, and the largest coefficient that it gives.
+_ALPHA = 4.0
+_STRONGEST = 2.0**_ALPHA
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +97,6 @@ def unit_penalty(
     Raises:
         GraphError: The removal is not possible.
     """
-    strongest = 2.0**_LOG2_OF_STRONGEST
     model = channels.model
     positions = {id(weight): position for position, weight in enumerate(model.weights)}
     totals: dict[int, Any] = {}
@@ -113,7 +113,7 @@ def unit_penalty(
     for variable in _vanishing_variables(channels, removal):
         position = positions[id(variable)]
         total = np.asarray(totals.get(position, 0.0))
-        totals[position] = np.where(total > 0, total, strongest)
+        totals[position] = np.where(total > 0, total, _STRONGEST)
     coefficients = {
         position: np.asarray(total, np.float32)
         for position, total in sorted(totals.items())
@@ -131,8 +131,21 @@ def unit_coefficients(scores: Array) -> Array:
     """
     largest, smallest = scores.max(), scores.min()
     if largest <= smallest:
-        return np.full(scores.shape, 2.0**_LOG2_OF_STRONGEST)
-    return np.asarray(2.0 ** (_LOG2_OF_STRONGEST * (largest - scores) / (largest - smallest)))
+        return np.full(scores.shape, _STRONGEST)
+    return np.asarray(2.0 ** (_ALPHA * (largest - scores) / (largest - smallest)))
+
+
+def largest_factor(learning_rate: float, momentum: float) -> float:
+    """The lambda from which on SGD overshoots further with each step instead of converging.
+
+    A parameter that two removed units share has twice the largest coefficient c, so the penalty's
+    second derivative is 4 lambda c. SGD with momentum m is stable below 2 (1 + m) / rate.
+
+    Args:
+        learning_rate: The largest rate of the training.
+        momentum: Its momentum, 0..1.
+    """
+    return (1.0 + momentum) / (2.0 * _STRONGEST * learning_rate)
 
 
 def unit_norms(channels: ChannelGraph, removal: Removal) -> Array:

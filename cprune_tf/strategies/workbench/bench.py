@@ -316,7 +316,8 @@ class Workbench:
 
         Args:
             current: The model that the candidate was made from; it keeps its own weights.
-            candidate: The candidate, not trained; `index` is its number in this run, from 0.
+            candidate: The candidate, not trained.
+            index: The candidate's number in this run, from 0.
             config: How long and how strong; at least one epoch.
         """
         return start_softly(self, current, candidate, index, config)
