@@ -22,7 +22,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from cprune_tf.config.checks import ConfigError, require
 from cprune_tf.config.training import SoftStartConfig
@@ -67,6 +67,8 @@ class LatencyBudgetConfig:
             on them.
     """
 
+    # What these settings are called below config.strategy; a strategy that inherits them says it.
+    section: ClassVar[str] = "latency_budget"
     num_rounds: int = 4
     round_ratio: float = 0.75
     smallest_cut: float = 0.04
@@ -78,7 +80,7 @@ class LatencyBudgetConfig:
 
     def validate(self) -> None:
         """Raises ConfigError where a field cannot work."""
-        field = "strategy.latency_budget."
+        field = f"strategy.{self.section}."
         require(self.num_rounds >= 1, field + "num_rounds", self.num_rounds, "1 or more")
         ratio, cut = self.round_ratio, self.smallest_cut
         require(0 < ratio < 1, field + "round_ratio", ratio, "a number in (0, 1)")

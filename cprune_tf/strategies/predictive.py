@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
+from typing import ClassVar
 
 from cprune_tf.config.checks import require
 from cprune_tf.runs import events
@@ -38,13 +39,14 @@ class PredictiveConfig(LatencyBudgetConfig):
         trusted_deviation: A prediction is believed up to this relative standard deviation (0..1).
     """
 
+    section: ClassVar[str] = "predictive"
     num_assignments: int = 3
     trusted_deviation: float = 0.15
 
     def validate(self) -> None:
         """Raises ConfigError where a field cannot work."""
         super().validate()
-        field = "strategy.predictive."
+        field = f"strategy.{self.section}."
         count, deviation = self.num_assignments, self.trusted_deviation
         require(count >= 1, field + "num_assignments", count, "1 or more")
         require(0 < deviation < 1, field + "trusted_deviation", deviation, "a number in (0, 1)")
