@@ -236,6 +236,7 @@ def _hooks(
         long_term_train or default.long_term_train,
         evaluate or default.evaluate,
         default.sample,
+        None if own_compile or short_term_train else default.soft_start,
     )
 
 

@@ -89,8 +89,8 @@ class Pipeline:
             The pruned Keras model.
 
         Raises:
-            ConfigError: If no channel group can be pruned, or if the required accuracy or the
-                number of threads is too high.
+            ConfigError: If no channel group can be pruned, if the required accuracy or the number
+                of threads is too high, or if the strategy needs what the hooks do not give.
         """
         journal, config = self._run.journal, self._config
         runtime = find_runtime(config.runtime, config.precision)
@@ -104,7 +104,9 @@ class Pipeline:
                     resumed=self._run.resumed,
                 )
             )
+        registration = registered_strategies()[config.strategy.name]
         with self._progress.stage("Check the input"):
+            registration.strategy.check(config, self._given.hooks)
             self._describe_data()
             original = self._checked_original(runtime)
             accuracy, required = self._required_accuracy(original)

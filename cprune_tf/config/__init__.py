@@ -13,7 +13,7 @@ from cprune_tf.config.measure import MeasureConfig
 from cprune_tf.config.reading import default_config, from_mapping
 from cprune_tf.config.run import WEIGHT_TYPES, PruneConfig
 from cprune_tf.config.strategy import StrategyConfig
-from cprune_tf.config.training import FitConfig, TrainingConfig
+from cprune_tf.config.training import FitConfig, SoftStartConfig, TrainingConfig
 from cprune_tf.config.tuning import TuningConfig
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "FitConfig",
     "MeasureConfig",
     "PruneConfig",
+    "SoftStartConfig",
     "StrategyConfig",
     "TrainingConfig",
     "TuningConfig",

@@ -86,6 +86,35 @@ class FitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SoftStartConfig:
+    """The training before units are removed, with a growing penalty on them.
+
+    Its other settings are those of `config.training.short_term`.
+
+    Attributes:
+        epochs: Number of passes over the training images; 0: no soft start.
+        penalty: The last and largest factor of the penalty; see
+            cprune_tf.training.unit_penalty.
+        num_stages: In so many equal steps the penalty rises to it.
+    """
+
+    epochs: int = 0
+    penalty: float = 0.1
+    num_stages: int = 10
+
+    def validate(self, field: str) -> None:
+        """Raises ConfigError if a field is invalid.
+
+        Args:
+            field: The dotted name of these settings below `config`, for the error.
+        """
+        require(self.epochs >= 0, f"{field}.epochs", self.epochs, "0 (no soft start) or more")
+        penalty, stages = self.penalty, self.num_stages
+        require(penalty > 0, f"{field}.penalty", penalty, "a positive number")
+        require(stages >= 1, f"{field}.num_stages", stages, "1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How candidates and the result are trained.
 

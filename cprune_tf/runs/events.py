@@ -180,6 +180,34 @@ class CandidateMeasured:
 
 
 @dataclasses.dataclass(frozen=True)
+class SoftStarted:
+    """A candidate was made from weights that a soft start had prepared for its removal.
+
+    Attributes:
+        index: The candidate's number, from 0.
+        epochs: Number of epochs of the soft start.
+        num_units: Number of units that the penalty pressed towards zero, all groups together.
+        norm_ratio: The median over these units of: norm after the soft start / norm before it.
+        weights: The `.keras` file of the candidate before it was trained further, relative to the
+            run directory; the next soft start replaces it.
+    """
+
+    kind: ClassVar[str] = "soft_started"
+    index: int
+    epochs: int
+    num_units: int
+    norm_ratio: float
+    weights: str
+
+    def __str__(self) -> str:
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        return (
+            f"after a soft start of {epochs}: the norms of {self.num_units} units fell to "
+            f"{self.norm_ratio:.1%}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class CandidateJudged:
     """A candidate was accepted or refused.
 
@@ -331,6 +359,7 @@ RUN_EVENTS = Schema(
         CandidatePlanned,
         ProposalTrained,
         CandidateMeasured,
+        SoftStarted,
         CandidateJudged,
         Accepted,
         Stopped,

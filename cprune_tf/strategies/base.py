@@ -13,11 +13,12 @@ import numpy as np
 from cprune_tf.runs.events import ACCEPTED
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.config import PruneConfig
     from cprune_tf.devices import Latency
     from cprune_tf.importance.registry import Array
     from cprune_tf.runs.events import CandidatePlanned
     from cprune_tf.runtimes import RuntimeModel
-    from cprune_tf.strategies.workbench import CurrentModel, Workbench
+    from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,6 +153,18 @@ class Strategy(abc.ABC):
         self.original = original
         self.required_accuracy = required_accuracy
         self.settings: Any = getattr(bench.config.strategy, self.name)
+
+    @classmethod  # noqa: B027 (most strategies have nothing to check)
+    def check(cls, config: PruneConfig, hooks: Hooks) -> None:
+        """Checks that a run can do what the strategy's settings ask for, before expensive work.
+
+        Args:
+            config: The config of the run, validated.
+            hooks: The functions that train and evaluate models.
+
+        Raises:
+            ConfigError: The run cannot do it.
+        """
 
     @property
     def target_ratio(self) -> float:

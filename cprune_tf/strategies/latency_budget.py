@@ -6,8 +6,9 @@ together keep the most importance within it. The answer is exact: a mixed-intege
 predicted from what was measured; a solution is measured before it is believed
 (planning/planner.py). What keeping a unit is worth comes from the loss: coupled first-order Taylor
 scores, calibrated between groups by a short sensitivity scan (planning/sensitivity.py). Then the
-model is rebuilt, timed whole in turn with the current one, and trained for a short time. A round
-whose accuracy is too low is taken back, and the next one goes half as far.
+model is rebuilt, timed whole in turn with the current one, and trained for a short time; a soft
+start (workbench/soft_start.py) may come before that. A round whose accuracy is too low is taken
+back, and the next one goes half as far.
 
 A group may also lose all its units, where the residual branch that it lies in may vanish
 (planning/depth.py): the model then loses depth.
@@ -21,19 +22,21 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from cprune_tf.config.checks import require
+from cprune_tf.config.checks import ConfigError, require
+from cprune_tf.config.training import SoftStartConfig
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units, ranked
 from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.config import PruneConfig
     from cprune_tf.importance.registry import Array
     from cprune_tf.strategies.planning.allocation import GroupOptions
     from cprune_tf.strategies.planning.depth import Depth
     from cprune_tf.strategies.planning.planner import Plan, Planner, PlannerConfig
-    from cprune_tf.strategies.workbench import CurrentModel
+    from cprune_tf.strategies.workbench import CurrentModel, Hooks
 
     # Scores of the units by group, and the counts of each group with their values.
     Valuation = tuple[dict[str, Array], list[GroupOptions]]
@@ -60,8 +63,12 @@ class LatencyBudgetConfig:
         solver_time_sec: The solver stops after this long with the best counts so far.
         depth: A group may lose all its units where the branch that it is in may disappear,
             whatever `config.strategy.max_pruned_fraction` says.
+        soft_start: Before units are removed, the current model is trained with a growing penalty
+            on them.
     """
 
+    # What these settings are called below config.strategy; a strategy that inherits them says it.
+    section: ClassVar[str] = "latency_budget"
     num_rounds: int = 4
     round_ratio: float = 0.75
     smallest_cut: float = 0.04
@@ -69,10 +76,11 @@ class LatencyBudgetConfig:
     max_options: int = 8
     solver_time_sec: float = 60.0
     depth: bool = True
+    soft_start: SoftStartConfig = dataclasses.field(default_factory=SoftStartConfig)
 
     def validate(self) -> None:
         """Raises ConfigError where a field cannot work."""
-        field = "strategy.latency_budget."
+        field = f"strategy.{self.section}."
         require(self.num_rounds >= 1, field + "num_rounds", self.num_rounds, "1 or more")
         ratio, cut = self.round_ratio, self.smallest_cut
         require(0 < ratio < 1, field + "round_ratio", ratio, "a number in (0, 1)")
@@ -82,6 +90,7 @@ class LatencyBudgetConfig:
         require(self.max_options >= 2, field + "max_options", self.max_options, "2 or more")
         limit = self.solver_time_sec
         require(limit > 0, field + "solver_time_sec", limit, "a positive number")
+        self.soft_start.validate(field + "soft_start")
 
 
 @register_strategy("latency_budget", LatencyBudgetConfig)
@@ -108,6 +117,33 @@ class LatencyBudget(Strategy):
         self.num_too_slow = 0
         # The same for all plans of a round.
         self._valuation: Valuation | None = None
+
+    @classmethod
+    def check(cls, config: PruneConfig, hooks: Hooks) -> None:
+        """See Strategy: a soft start needs training that can add its penalty."""
+        soft: SoftStartConfig = getattr(config.strategy, cls.name).soft_start
+        if not soft.epochs:
+            return
+        field = f"strategy.{cls.name}.soft_start."
+        if hooks.soft_start is None:
+            raise ConfigError(
+                f"config.{field}epochs is {soft.epochs}; expected 0 where your own "
+                "short_term_train or the optimizer of your compiled model trains the candidates: "
+                "these add no penalty to the loss. Set it to 0, or leave training to "
+                "config.training.short_term."
+            )
+        from cprune_tf.training.unit_penalty import largest_factor
+
+        fit = config.training.short_term
+        largest = largest_factor(fit.learning_rate, fit.momentum)
+        require(
+            soft.penalty < largest,
+            field + "penalty",
+            soft.penalty,
+            f"less than {largest:.3g}, where training with the learning_rate "
+            f"({fit.learning_rate:g}) and momentum ({fit.momentum:g}) of "
+            "config.training.short_term would diverge",
+        )
 
     def learn(self, event: Any) -> None:
         """See Strategy."""
@@ -155,16 +191,26 @@ class LatencyBudget(Strategy):
         latency = str(measurement)
         if measurement.current_ratio > 1 - _LEAST_GAIN:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
-        accuracy = self.bench.train(candidate, index)
+        accuracy, softly = self._trained(current, candidate, index)
         least = self.required_accuracy - self.settings.round_slack
         if accuracy < least:
             reason = (
-                f"accuracy {accuracy:.2%} < {least:.2%}, at {latency}: the next round goes half as "
-                "far"
+                f"accuracy {accuracy:.2%} < {least:.2%}, at {latency}{softly}: the next round goes "
+                "half as far"
             )
             return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
-        reason = f"{latency}, accuracy {accuracy:.2%}"
+        reason = f"{latency}, accuracy {accuracy:.2%}{softly}"
         return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+
+    def _trained(
+        self, current: CurrentModel, candidate: Candidate, index: int
+    ) -> tuple[float, str]:
+        """A candidate's accuracy after training, and its soft start in words; "" without one."""
+        softly = ""
+        if self.settings.soft_start.epochs:
+            started = self.bench.soft_start(current, candidate, index, self.settings.soft_start)
+            softly = f", {started}"
+        return self.bench.train(candidate, index), softly
 
     def _next_ratio(self, current: CurrentModel) -> float | Stop:
         """The latency that the next round may take / the current model's."""

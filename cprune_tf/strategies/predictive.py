@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
+from typing import ClassVar
 
 from cprune_tf.config.checks import require
 from cprune_tf.runs import events
@@ -38,13 +39,14 @@ class PredictiveConfig(LatencyBudgetConfig):
         trusted_deviation: A prediction is believed up to this relative standard deviation (0..1).
     """
 
+    section: ClassVar[str] = "predictive"
     num_assignments: int = 3
     trusted_deviation: float = 0.15
 
     def validate(self) -> None:
         """Raises ConfigError where a field cannot work."""
         super().validate()
-        field = "strategy.predictive."
+        field = f"strategy.{self.section}."
         count, deviation = self.num_assignments, self.trusted_deviation
         require(count >= 1, field + "num_assignments", count, "1 or more")
         require(0 < deviation < 1, field + "trusted_deviation", deviation, "a number in (0, 1)")
@@ -70,10 +72,10 @@ class Predictive(LatencyBudget):
         planned = self._planned_before(0)
         assert planned is not None  # It was journalled before it was proposed.
         predicted = f"predicted: {planned.ratio:.1%} of the current model's latency"
-        accuracy = self.bench.train(candidate, index)
+        accuracy, softly = self._trained(current, candidate, index)
         least = self.required_accuracy - self.settings.round_slack
         if accuracy < least:
-            reason = f"accuracy {accuracy:.2%} < {least:.2%}; {predicted}; not timed"
+            reason = f"accuracy {accuracy:.2%} < {least:.2%}{softly}; {predicted}; not timed"
             return Verdict(events.REFUSED_ACCURACY, reason, None, accuracy)
         self.bench.price(current, candidate.draft)
         measurement = self.bench.measure(current, candidate, index)
@@ -82,7 +84,7 @@ class Predictive(LatencyBudget):
         if measurement.current_ratio > 1 - self.settings.smallest_cut / 2:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, accuracy)
         return Verdict(
-            events.ACCEPTED, f"{latency}; accuracy {accuracy:.2%}", measurement, accuracy
+            events.ACCEPTED, f"{latency}; accuracy {accuracy:.2%}{softly}", measurement, accuracy
         )
 
     def _refused_ratio(self, event: events.CandidateJudged) -> float:

@@ -14,11 +14,17 @@ from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.evaluation import evaluate
-from cprune_tf.training.trainer import fit
+from cprune_tf.training.trainer import Penalty, fit
 
 # Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
 # while nobody knows how many an epoch has. At the end both numbers are equal.
 StepProgress = Callable[[int, int, str], None]
+
+_PHASES = {
+    "short": "short-term training",
+    "long": "long-term training",
+    "soft": "soft start",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +57,27 @@ class Trainer:
         """Trains the result in place."""
         self._train(model, self.config.training.long_term, "long")
 
+    def soft_start(self, model: keras.Model, penalty: Penalty, epochs: int) -> None:
+        """Trains a model in place before units are removed from it.
+
+        As in short-term training, but at a constant rate, without averaging and without an early
+        end: the penalty is strongest at the end, and the loss grows with it.
+
+        Args:
+            model: The model that still has the units.
+            penalty: What presses them to zero.
+            epochs: Number of epochs.
+        """
+        config = dataclasses.replace(
+            self.config.training.short_term,
+            epochs=epochs,
+            schedule="constant",
+            warmup_epochs=0.0,
+            ema=0.0,
+            stop_after=0,
+        )
+        self._train(model, config, "soft", penalty)
+
     def evaluate(self, model: keras.Model) -> float:
         """Accuracy on the validation images, 0..1; on the test images if there are no others."""
         return evaluate(model, self.data, self.config.strategy.metric, part="validation")
@@ -60,7 +87,9 @@ class Trainer:
         count = self.config.strategy.importance_batches
         return list(self.data.train_dataset(self.config.seed).take(count).as_numpy_iterator())
 
-    def _train(self, model: keras.Model, config: FitConfig, phase: str) -> None:
+    def _train(
+        self, model: keras.Model, config: FitConfig, phase: str, penalty: Penalty | None = None
+    ) -> None:
         # A function of the model's size, so that a resumed run trains as the first one would have.
         seed = self.config.seed + model.count_params()
         if self.own_compile:
@@ -73,9 +102,10 @@ class Trainer:
             config,
             seed=seed,
             teacher=self.teacher if config.distill > 0 else None,
+            penalty=penalty,
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
-            checkpoint=None if kept_in is None else kept_in / f"{phase}.npz",
+            checkpoint=None if kept_in is None or penalty else kept_in / f"{phase}.npz",
         )
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
@@ -138,7 +168,7 @@ class _StepReports(keras.callbacks.Callback):
 
     Args:
         on_step: Whom to tell.
-        phase: "short" or "long".
+        phase: One of _PHASES.
     """
 
     def __init__(self, on_step: StepProgress, phase: str) -> None:
@@ -180,4 +210,4 @@ class _StepReports(keras.callbacks.Callback):
 
 
 def _describe(phase: str, loss: float) -> str:
-    return f"{phase}-term training: loss {loss:.4f}"
+    return f"{_PHASES[phase]}: loss {loss:.4f}"

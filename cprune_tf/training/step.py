@@ -101,6 +101,7 @@ def make_step(
     distill: float,
     label_smoothing: float = 0.0,
     precision: str = "float32",
+    penalty: Callable[[], tf.Tensor] | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
 
@@ -112,6 +113,7 @@ def make_step(
         distill: Weight of the teacher in the loss, 0..1.
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
         precision: What the teacher computes in; see `training_twin`.
+        penalty: Computes what is added to the loss, from variables; None: nothing is.
 
     Returns:
         A function of (images, labels) that gives the loss and the fraction classified right.
@@ -131,6 +133,8 @@ def make_step(
                 loss = (1.0 - distill) * loss + distill * taught
             if model.losses:
                 loss += tf.add_n(model.losses)
+            if penalty is not None:
+                loss += penalty()
         gradients = tape.gradient(loss, [v.value for v in variables])
         optimizer.apply(gradients, variables)
         right = tf.argmax(outputs, axis=-1, output_type=tf.int32) == labels

@@ -23,6 +23,10 @@ from cprune_tf.training.twin import chosen_precision, training_twin
 # Keeps the seeds of the epochs of two trainings apart.
 _MOST_EPOCHS = 100_000
 
+# Computes what is added to the loss, float32 [], from the copy of the model that is trained and the
+# part (0..1) of all steps that is done, float32 [].
+Penalty = Callable[[keras.Model, tf.Tensor], tf.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class EpochResult:
@@ -69,6 +73,7 @@ def fit(
     *,
     seed: int,
     teacher: keras.Model | None = None,
+    penalty: Penalty | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -89,12 +94,15 @@ def fit(
         config: Epochs, rate, momentum, weight decay, schedule, loss, averaging, early end.
         seed: Decides shuffling, augmentation and dropout.
         teacher: The model whose outputs are to be kept; needed when config.distill > 0.
+        penalty: Added to the loss. It gets the copy that the steps run on, whose weights are in the
+            model's order.
         on_epoch: Called after each epoch, when the model has the new weights.
         on_step: Called after each step with (steps done, steps in all, loss).
         stop: Asked before each step; True ends the training, keeping what was learned.
         log_dir: Where to write TensorBoard scalars for each epoch.
         checkpoint: A file that keeps the state after each epoch. If it holds this very training
-            (same weights, config, seed and teacher), the training goes on from there.
+            (same weights, config, seed and teacher), the training goes on from there. Not with a
+            penalty, since no two penalties can be told apart.
 
     Returns:
         Loss and accuracy of each epoch.
@@ -104,11 +112,13 @@ def fit(
         StorageError: When the checkpoint cannot be written.
     """
     config.validate("fit")
+    if penalty is not None and checkpoint is not None:
+        raise ValueError("fit: both a penalty and a checkpoint were given; expected one at most.")
     check_model(model, data)
     start = time.perf_counter()
     if not config.epochs:
         return FitResult((), 0, False, 0.0)
-    training = _Training(model, data, config, seed, teacher, checkpoint)
+    training = _Training(model, data, config, seed, teacher, penalty, checkpoint)
     writer = tf.summary.create_file_writer(str(log_dir)) if log_dir is not None else None
     while not training.has_ended and training.train_epoch(on_step, stop):
         _log(writer, training.epochs[-1])
@@ -136,6 +146,7 @@ class _Training:
         config: FitConfig,
         seed: int,
         teacher: keras.Model | None,
+        penalty: Penalty | None,
         checkpoint: pathlib.Path | None,
     ) -> None:
         self._model, self._data, self._config, self._seed = model, data, config, seed
@@ -152,6 +163,7 @@ class _Training:
             distill=config.distill,
             label_smoothing=config.label_smoothing,
             precision=precision,
+            penalty=_bound(penalty, twin, self._optimizer, self._total),
         )
         self._average = WeightAverage(twin, config.ema)
         others = [] if teacher is None else [teacher]
@@ -226,6 +238,19 @@ def _num_batches(data: ImageData, config: FitConfig, seed: int) -> int:
     if not count:
         raise TrainingError(f"the training data {data.name} have no batch.")
     return count
+
+
+def _bound(
+    penalty: Penalty | None,
+    twin: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    total_steps: int,
+) -> Callable[[], tf.Tensor] | None:
+    """A penalty as a function of variables alone."""
+    if penalty is None:
+        return None
+    # The optimizer's count of steps is a variable, so the step is traced once for all of them.
+    return lambda: penalty(twin, tf.cast(optimizer.iterations, tf.float32) / total_steps)
 
 
 def _has_stalled(epochs: Sequence[EpochResult], patience: int) -> bool:

@@ -194,6 +194,13 @@ class _Subclassed(keras.Model):
         ({"device": "toaster"}, "toaster"),
         ({"config": {"measure": {"num_threads": 4096}}}, "num_threads is 4096"),
         ({"config": {"protect": ["stem", "wide", "last"]}}, "could be pruned"),
+        (
+            {
+                "short_term_train": lambda model: None,
+                "config": {"strategy": {"latency_budget": {"soft_start": {"epochs": 1}}}},
+            },
+            r"soft_start\.epochs is 1; expected 0",
+        ),
         ({"config": {"stratgey": {}}}, "Did you mean config.strategy"),
         ({"validation_data": None}, "without validation_data"),
     ],

@@ -22,7 +22,7 @@ _END = ("candidate_measured", "candidate", "stopped", "long_term_trained", "expo
         "cross_check")  # fmt: skip
 STAGES = {
     "cprune": ("", "baseline", *_END),
-    "latency_budget": ("", "baseline", "candidate_planned", *_END),
+    "latency_budget": ("", "baseline", "candidate_planned", _END[0], "soft_started", *_END[1:]),
     "netadapt": ("", "baseline", "candidate_planned", "proposal_trained", *_END),
     "performance_aware": ("", "baseline", "candidate_planned", *_END),
     "predictive": ("", "baseline", "candidate_planned", *_END),
@@ -145,6 +145,8 @@ def test_repeats_no_decision_and_no_whole_measurement(killed_run, strategy):
         (event["index"], event["key"]) for event in events if event["event"] == "proposal_trained"
     ]
     assert len(trained) == len(set(trained))
+    softly = [event["index"] for event in events if event["event"] == "soft_started"]
+    assert len(softly) == len(set(softly))
     accepted = [event["iteration"] for event in events if event["event"] == "accepted"]
     assert accepted == list(range(1, len(accepted) + 1))
 

@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.short_term.learning_rate = 0.01
     config.training.long_term.epochs = 1
     config.training.long_term.learning_rate = 0.01
+    config.strategy.latency_budget.soft_start.epochs = 1
     config.tuning.trials_per_task = 6
     config.tuning.trials_per_accepted_task = 12
     config.tuning.final_trials_per_task = 6

@@ -73,6 +73,7 @@ _EVENTS = (
     events.CandidatePlanned(0, 1, "conv@16", {"conv": (1, 5)}, 0.85, "14 of 16 units take 85 %"),
     events.ProposalTrained(0, "conv@16", 0.9),
     events.CandidateMeasured(0, {"conv": (1, 5)}, _LATENCY, 1.2, 0.83),
+    events.SoftStarted(0, 2, 9, 0.1, "models/soft_start.keras"),
     _JUDGED,
     dataclasses.replace(
         _JUDGED, decision=events.REFUSED_LATENCY, measured=None, accuracy=None, accepted=None

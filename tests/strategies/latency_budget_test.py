@@ -243,6 +243,10 @@ def test_a_killed_run_decides_as_an_undisturbed_one_and_measures_nothing_twice(
         ({"latency_budget": {"round_slack": -0.1}}, r"a number in \[0, 1\)"),
         ({"latency_budget": {"max_options": 1}}, "2 or more"),
         ({"latency_budget": {"solver_time_sec": 0.0}}, "a positive number"),
+        ({"latency_budget": {"soft_start": {"epochs": -1}}}, r"soft_start\.epochs is -1; .* more"),
+        ({"latency_budget": {"soft_start": {"penalty": 0.0}}}, "penalty is 0.0; .* positive"),
+        ({"latency_budget": {"soft_start": {"num_stages": 0}}}, "num_stages is 0; .* 1 or more"),
+        ({"predictive": {"soft_start": {"epochs": -1}}}, r"predictive\.soft_start\.epochs is -1"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(fields, message):

@@ -138,3 +138,26 @@ def test_a_killed_training_goes_on_with_its_unfinished_epoch(
     assert sorted(set(counts)) == [4, 5, 6]
     for one, two in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_soft_start_keeps_the_rate_and_the_last_weights_whatever_short_term_training_does(
+    small_data,
+):
+    """The penalty alone decides here: it moves one weight by rate x slope in each of 6 steps."""
+    flat = [keras.Input(small_data.input_shape), keras.layers.Flatten()]
+    model = keras.Sequential([*flat, keras.layers.Dense(10, kernel_initializer="zeros")])
+    config = FitConfig(
+        epochs=4, learning_rate=0.5, momentum=0.0, weight_decay=0, schedule="cosine",
+        warmup_epochs=3.0, ema=0.9, stop_after=1,
+    )  # fmt: skip
+    reports = []
+    trainer = Trainer(
+        PruneConfig(training=TrainingConfig(short_term=config)),
+        _shortened(small_data, 3),
+        model,
+        on_step=lambda *report: reports.append(report),
+    )
+    trainer.soft_start(model, lambda copy, progress: -1e4 * copy.weights[1].value[0], epochs=2)
+    assert model.get_weights()[1][0] == pytest.approx(6 * 0.5 * 1e4, rel=1e-3)
+    assert [report[:2] for report in reports] == [(step, 6) for step in range(1, 7)]
+    assert reports[0][2].startswith("soft start: loss ")

@@ -21,6 +21,7 @@ from cprune_tf.runs.events import (
     DataDescribed,
     LongTermTrained,
     ProposalTrained,
+    SoftStarted,
 )
 from cprune_tf.runs.records import Record
 
@@ -138,6 +139,7 @@ class _Run:
         prune_sec, tune_sec = seconds.get(_PRUNING, 0.0), seconds.get(_TUNING, 0.0)
         candidates = history.of_kind(self.records, CandidateJudged)
         proposals = history.of_kind(self.records, ProposalTrained)
+        soft_starts = history.of_kind(self.records, SoftStarted)
         # A candidate that was chosen among trained proposals is not trained again.
         chosen = {proposal.index for proposal in proposals}
         trained = [
@@ -150,7 +152,7 @@ class _Run:
             prune_sec=prune_sec,
             tune_sec=tune_sec,
             num_candidates=len(candidates),
-            num_trained=len(proposals) + len(trained),
+            num_trained=len(proposals) + len(trained) + len(soft_starts),
             num_sessions=self.report.sessions,
         )
 

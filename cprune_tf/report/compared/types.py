@@ -101,7 +101,8 @@ class SearchCost:
         prune_sec: The part of it that the stage "Prune" took.
         tune_sec: The part of it that the stage "Tune the result" took.
         num_candidates: Number of candidates that were decided on.
-        num_trained: Number of models that were trained for a short time.
+        num_trained: Number of models that were trained for a short time; a soft start counts as
+            one more.
         num_sessions: How many times the run was started or resumed.
     """
 

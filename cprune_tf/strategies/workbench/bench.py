@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cprune_tf import graph
-from cprune_tf.config import PruneConfig
+from cprune_tf.config import PruneConfig, SoftStartConfig
 from cprune_tf.devices import Latency
 from cprune_tf.importance.registry import Array
 from cprune_tf.latency.lab import LatencyLab
@@ -28,6 +28,7 @@ from cprune_tf.strategies.base import (
 )
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import targets
+from cprune_tf.strategies.workbench.soft_start import start_softly
 from cprune_tf.strategies.workbench.targets import Target
 
 
@@ -40,12 +41,15 @@ class Hooks:
         long_term_train: Trains the final model in place.
         evaluate: Returns a model's accuracy, 0..1.
         sample: Returns batches of labelled training images, for importance and sensitivity.
+        soft_start: Trains a model in place with a penalty, for so many epochs; None where the
+            caller's own functions or optimizer train, which know of no penalty.
     """
 
     short_term_train: Callable[[Any], None]
     long_term_train: Callable[[Any], None]
     evaluate: Callable[[Any], float]
     sample: Callable[[], Any]
+    soft_start: Callable[[Any, Any, int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -304,6 +308,19 @@ class Workbench:
             if (event.index, dict(event.removed)) == wanted:
                 return event
         return None
+
+    def soft_start(
+        self, current: CurrentModel, candidate: Candidate, index: int, config: SoftStartConfig
+    ) -> events.SoftStarted:
+        """Gives a candidate the weights that the current model has after a soft start.
+
+        Args:
+            current: The model that the candidate was made from; it keeps its own weights.
+            candidate: The candidate, not trained.
+            index: The candidate's number in this run, from 0.
+            config: How long and how strong; at least one epoch.
+        """
+        return start_softly(self, current, candidate, index, config)
 
     def train(self, candidate: Candidate, index: int) -> float:
         """Trains a candidate in place for a short time.
