@@ -33,13 +33,56 @@ def check_channels(config: DataConfig, channels: int) -> None:
             )
 
 
-def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:
-    """Raises DataError unless all labels are classes of the model."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
+def check_labels(what: str, labels: np.ndarray, num_classes: int, first_index: int = 0) -> None:
+    """Raises DataError unless all labels are classes of the model.
+
+    Args:
+        what: What they are, for the error.
+        labels: [n] integers.
+        num_classes: Outputs of the model.
+        first_index: The number of the first of these labels in the whole data.
+    """
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
         raise DataError(
-            f"{what} are {low}..{high}; expected 0..{num_classes - 1} for {num_classes} classes."
+            f"{what} are {int(labels.min())}..{int(labels.max())}; expected 0..{num_classes - 1} "
+            f"for {num_classes} classes. The first wrong one is number {first_index + bad[0]} "
+            f"(counted from 0): {labels[bad[0]]}."
         )
+
+
+def ordered_classes(
+    name: str, found: Sequence[str], order: Sequence[str], num_classes: int | None
+) -> tuple[str, ...]:
+    """Checks the names of classes, and puts them in the order of the model's outputs.
+
+    Args:
+        name: What the data are called.
+        found: The classes that the data have, sorted.
+        order: All classes in the order of the outputs, some of which the data may lack; empty: the
+            found ones as they are.
+        num_classes: Outputs of the model; None: any number.
+
+    Returns:
+        All classes.
+
+    Raises:
+        DataError: If the data have other classes, or the model has another number of outputs.
+    """
+    unknown = sorted(set(found) - set(order))
+    if order and unknown:
+        raise DataError(
+            f"{name} has the class {unknown[0]!r}, which data.class_names lacks; expected the names "
+            "of all classes, in the order of the model's outputs."
+        )
+    names = tuple(order or found)
+    if num_classes is not None and len(names) != num_classes:
+        source = "data.class_names" if order else name
+        raise DataError(
+            f"{source} has {len(names)} classes; expected {num_classes}, the model's outputs. If the "
+            "data have only some of the model's classes, name all of them in data.class_names."
+        )
+    return names
 
 
 def check_finite(what: str, images: np.ndarray) -> None:
