@@ -72,29 +72,48 @@ def ordered_classes(
     unknown = sorted(set(found) - set(order))
     if order and unknown:
         raise DataError(
-            f"{name} has the class {unknown[0]!r}, which data.class_names lacks; expected the names "
-            "of all classes, in the order of the model's outputs."
+            f"{name} has the class {unknown[0]!r}, which data.class_names lacks; expected the "
+            "names of all classes, in the order of the model's outputs."
         )
     names = tuple(order or found)
     if num_classes is not None and len(names) != num_classes:
         source = "data.class_names" if order else name
         raise DataError(
-            f"{source} has {len(names)} classes; expected {num_classes}, the model's outputs. If the "
-            "data have only some of the model's classes, name all of them in data.class_names."
+            f"{source} has {len(names)} classes; expected {num_classes}, the model's outputs. If "
+            "the data have only some of the model's classes, name all in data.class_names."
         )
     return names
 
 
-def check_finite(what: str, images: np.ndarray) -> None:
-    """Raises DataError for NaN or infinite pixels."""
+def check_finite(what: str, images: np.ndarray, first_index: int = 0) -> None:
+    """Raises DataError for NaN or infinite pixels; the first image has the number first_index."""
     if np.issubdtype(images.dtype, np.floating):
         # A sum is not finite if one item is not; no array of flags as large as the images.
         bad = [i for i, image in enumerate(images) if not np.isfinite(image.sum(dtype=np.float64))]
         if bad:
             raise DataError(
                 f"{what}: {len(bad)} of {len(images)} images hold NaN or infinite pixels (the "
-                f"first is number {bad[0]}); expected finite values. Remove or repair them."
+                f"first is number {first_index + bad[0]}); expected finite values. Remove or repair them."
             )
+
+
+def pixel_range_note(what: str, images: np.ndarray, config: DataConfig) -> str:
+    """Says that pixels seem to be scaled already, although the config scales them; "" if not.
+
+    Args:
+        what: What they are called.
+        images: [n, height, width, channels], raw.
+        config: Has the mean and the divisor.
+    """
+    low, high = float(images.min()), float(images.max())
+    # One divisor of two shows that pixels of 0..255 are meant; black images have no range.
+    if not (-1.0 <= low < high <= 1.0 and max(config.std) > 2.0):
+        return ""
+    return (
+        f"{what} are {low:g}..{high:g}, but data.mean and data.std are for pixels of 0..255: the "
+        f"model sees hardly any contrast. Set data.mean=(0.0,) and data.std=(1.0,), or what the "
+        "model was trained with in units of these pixels."
+    )
 
 
 def check_test_size(name: str, count: int, shape: Sequence[int]) -> None:

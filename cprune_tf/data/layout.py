@@ -13,7 +13,8 @@ from cprune_tf.data.image_data import DataError
 # Of files with other endings, e.g. labels.txt, nobody expects that they are read. What is in a file
 # is told by its content.
 _IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .heic .heif .avif".split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
+    + [".heic", ".heif", ".avif"]  # not read, so they are listed instead of missing silently
 )
 _ROLES = {
     "train": "train",

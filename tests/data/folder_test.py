@@ -123,7 +123,7 @@ def test_class_names_give_the_order_and_what_the_folder_lacks(tmp_path):
     data = load(WholeConfig(name=str(tmp_path), class_names=names), num_classes=4)
     assert data.class_names == names and data.num_classes == 4
     assert sorted(set(data.test_labels.tolist())) == [0, 2, 3]
-    with pytest.raises(DataError, match="'0_t-shirt_top', which data.class_names lacks"):
+    with pytest.raises(DataError, match=r"'0_t-shirt_top', which data\.class_names lacks"):
         load(WholeConfig(name=str(tmp_path), class_names=names[:2]))
     with pytest.raises(DataError, match=r"data.class_names has 4 classes; expected 3"):
         load(WholeConfig(name=str(tmp_path), class_names=names), num_classes=3)
