@@ -85,6 +85,9 @@ def _convert(kind: Any, value: Any, field: str) -> Any:
         if isinstance(value, str) or not isinstance(value, (tuple, list)):
             value = (value,)
         item_kind = typing.get_args(kind)[0]
+        if item_kind is str and len(value) == 1 and isinstance(value[0], str):
+            # A command line's --config.protect=a,b arrives as one text.
+            value = [item.strip() for item in value[0].split(",") if item.strip()]
         return tuple(_convert(item_kind, item, field) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

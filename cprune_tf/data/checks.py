@@ -85,16 +85,36 @@ def ordered_classes(
     return names
 
 
+def image_shape(
+    what: str, images: np.ndarray, expected: tuple[int, int, int] | None
+) -> tuple[int, int, int]:
+    """Returns the shape of one image; raises DataError unless it is what the model takes."""
+    check_shape(what, images.shape[1:], expected)
+    return int(images.shape[1]), int(images.shape[2]), int(images.shape[3])
+
+
+def check_flags(what: str, is_finite: np.ndarray, first_index: int) -> None:
+    """Raises DataError for images that were found not to be finite.
+
+    Args:
+        what: What they are.
+        is_finite: [n] booleans.
+        first_index: The number of the first of these images in the whole data.
+    """
+    bad = np.flatnonzero(~is_finite)
+    if len(bad):
+        raise DataError(
+            f"{what}: {len(bad)} of {len(is_finite)} images hold NaN or infinite pixels (the first "
+            f"is number {first_index + bad[0]}); expected finite values. Remove or repair them."
+        )
+
+
 def check_finite(what: str, images: np.ndarray, first_index: int = 0) -> None:
     """Raises DataError for NaN or infinite pixels; the first image has the number first_index."""
     if np.issubdtype(images.dtype, np.floating):
         # A sum is not finite if one item is not; no array of flags as large as the images.
-        bad = [i for i, image in enumerate(images) if not np.isfinite(image.sum(dtype=np.float64))]
-        if bad:
-            raise DataError(
-                f"{what}: {len(bad)} of {len(images)} images hold NaN or infinite pixels (the "
-                f"first is number {first_index + bad[0]}); expected finite values. Remove or repair them."
-            )
+        flags = [bool(np.isfinite(image.sum(dtype=np.float64))) for image in images]
+        check_flags(what, np.array(flags, bool), first_index)
 
 
 def pixel_range_note(what: str, images: np.ndarray, config: DataConfig) -> str:

@@ -65,6 +65,10 @@ class ImageData:
             return self.test_images, self.test_labels
         return self.validation_images, self.validation_labels
 
+    def as_compiled(self, seed: int) -> tf.data.Dataset:
+        """Training batches for a model that the caller compiled; see `compiled_dataset`."""
+        return (self.compiled_dataset or self.train_dataset)(seed)
+
     @property
     def train(self) -> tf.data.Dataset:
         """The training batches with seed 0; see `train_dataset`."""

@@ -12,10 +12,21 @@ from cprune_tf.data.image_data import DataError
 
 # Of files with other endings, e.g. labels.txt, nobody expects that they are read. What is in a file
 # is told by its content.
-_IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
-    + [".heic", ".heif", ".avif"]  # not read, so they are listed instead of missing silently
+_READ_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
 )
+# Not read, so they are listed instead of missing silently.
+_OTHER_SUFFIXES = (".heic", ".heif", ".avif")
+_IMAGE_SUFFIXES = frozenset((*_READ_SUFFIXES, *_OTHER_SUFFIXES))
 _ROLES = {
     "train": "train",
     "training": "train",
@@ -83,7 +94,7 @@ def find_layout(root: pathlib.Path) -> Layout:
         )
     notes = [f"{root}: {_named(others)} is left out, since it is no split."] if others else []
     folders = {role: _unwrapped(path, inside_split=True) for role, path in splits.items()}
-    for role in [role for role in ("validation", "test") if role in folders]:
+    for role in sorted(set(folders) - {"train"}):
         if not _folders(folders[role]):
             folder = folders.pop(role)
             notes.append(f"{folder} is left out: it has no class folders, so no labels.")

@@ -62,8 +62,9 @@ class Trainer:
         seed = self.config.seed + model.count_params()
         if self.own_compile:
             keras.utils.set_random_seed(seed)
+            batches, limit = self.data.as_compiled(seed), config.max_steps_per_epoch
             model.fit(
-                self.data.train_dataset(seed),
+                batches.take(limit) if limit else batches,
                 epochs=config.epochs,
                 verbose=0,
                 callbacks=[] if self.on_step is None else [_StepReports(self.on_step, phase)],

@@ -156,7 +156,7 @@ def _epoch_dataset(data: ImageData, config: FitConfig, seed: int) -> tuple[tf.da
     if count < 0:  # unknown or infinite
         if not limit and count == tf.data.INFINITE_CARDINALITY:
             raise TrainingError(
-                f"the training data {data.name} are endless; set fit.max_steps_per_epoch."
+                f"the training data {data.name} repeat without end; set data.steps_per_epoch."
             )
         count = sum(1 for _ in dataset)
     if not count:
