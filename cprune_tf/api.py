@@ -107,9 +107,9 @@ def prune(
         train_data: Preprocessed (images, labels) or (images, labels, sample weights) as
             `model.fit` takes them: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a tuple of
             arrays (see `data.from_datasets`). Or an `ImageData`, which replaces validation_data and
-            test_data as well. None with validation_data: pass your
-            own training functions, since the defaults would train on the validation data. None
-            without validation_data: the data that config.data names.
+            test_data as well. None with validation_data: pass your own training functions, since
+            the defaults would train on the validation data. None without validation_data: the data
+            that config.data names.
         validation_data: The same, finite; it is read into memory, at most config.data.max_test
             images. It decides which candidates are accepted.
         test_data: The same once more, used only once, for the accuracies in the report. None:
@@ -128,9 +128,11 @@ def prune(
         The pruned model, the decisions and the report.
 
     Raises:
-        ConfigError: If the config is invalid, or requires a higher accuracy than the original has.
+        ConfigError: If the config is invalid, or requires a higher accuracy than the original has,
+            or if the original only guesses.
         GraphError: If the model has no graph of layers, e.g. a subclassed model.
-        DataError: If the data do not fit the model.
+        DataError: If the data do not fit the model, or some of them cannot be read.
+        TrainingError: If the compiled loss cannot be computed from the labels.
         UnsupportedOperationError: If the compiler cannot import one of the model's layers.
     """
     settings = (
