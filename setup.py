@@ -20,6 +20,7 @@ _REQUIRES = [
     "matplotlib>=3.9",
     "ml_collections>=1.0",
     "numpy>=2.0",
+    "pillow>=11.0",
     "psutil>=6.0",
     "rich>=13.9",
     "scipy>=1.15",

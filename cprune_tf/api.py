@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import rich.console
 
     from cprune_tf.data import ImageData
+    from cprune_tf.data.image_files import FileChecks, FileProgress
     from cprune_tf.devices import Device
     from cprune_tf.report.types import Report
     from cprune_tf.runs import Progress, RunDirectory
@@ -103,13 +104,15 @@ def prune(
 
     Args:
         model: A functional or Sequential Keras 3 model, or the path or the embedded name of one.
-        train_data: A `tf.data.Dataset` of preprocessed (images, labels), or an `ImageData`, which
-            replaces validation_data and test_data as well. None with validation_data: pass your
-            own training functions, since the defaults would train on the validation data. None
-            without validation_data: the data that config.data names.
-        validation_data: A finite `tf.data.Dataset` of (images, labels), which is read into memory.
-            It decides which candidates are accepted.
-        test_data: A second such dataset, used only once, for the accuracies in the report. None:
+        train_data: Preprocessed (images, labels) or (images, labels, sample weights) as
+            `model.fit` takes them: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a tuple of
+            arrays (see `data.from_datasets`). Or an `ImageData`, which replaces validation_data and
+            test_data as well. None with validation_data: pass your own training functions, since
+            the defaults would train on the validation data. None without validation_data: the data
+            that config.data names.
+        validation_data: The same, finite; it is read into memory, at most config.data.max_test
+            images. It decides which candidates are accepted.
+        test_data: The same once more, used only once, for the accuracies in the report. None:
             the report quotes the accuracies on the validation data, which are slightly optimistic.
         device: A device's name (see open_device), or an open Device, which stays open.
         config: All other settings; missing fields keep their defaults.
@@ -125,9 +128,11 @@ def prune(
         The pruned model, the decisions and the report.
 
     Raises:
-        ConfigError: If the config is invalid, or requires a higher accuracy than the original has.
+        ConfigError: If the config is invalid, or requires a higher accuracy than the original has,
+            or if the original only guesses.
         GraphError: If the model has no graph of layers, e.g. a subclassed model.
-        DataError: If the data do not fit the model.
+        DataError: If the data do not fit the model, or some of them cannot be read.
+        TrainingError: If the compiled loss cannot be computed from the labels.
         UnsupportedOperationError: If the compiler cannot import one of the model's layers.
     """
     settings = (
@@ -137,11 +142,21 @@ def prune(
     ).validate()
     settings = _with_names(settings, model, device)
     from cprune_tf import models, pipeline, report
+    from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress, RunDirectory, events
     from cprune_tf.storage.plain import to_plain
+    from cprune_tf.training.compiled import check_compiled
+    from cprune_tf.training.plausibility import scaling_note
 
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
-    data = _image_data(settings, keras_model, train_data, validation_data, test_data)
+    own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
+    with Progress(console) as checking, checking.stage("Check the data") as stage:
+        files = FileChecks(stage.progress)
+        data = _image_data(
+            settings, keras_model, train_data, validation_data, test_data, files, stage.progress
+        )
+        if own_compile and not (short_term_train and long_term_train):
+            check_compiled(keras_model, data)
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
         _opened(device, settings.measure.cores) as opened,
@@ -153,14 +168,18 @@ def prune(
             on_stage_end=lambda name, sec: _journal_stage(run, name, sec),
         ) as progress,
     ):
-        judged = _judged(settings, data, keras_model, evaluate, run, progress)
+        judged = _judged(settings, data, keras_model, evaluate, run, progress, files)
         data = judged.data
-        own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
+        for note in (*data.notes, scaling_note(keras_model, data)):
+            if note:
+                progress.note(note)
         hooks = _hooks(
             settings, data, keras_model, own_compile, run, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
-        given = pipeline.PipelineInput(keras_model, hooks, data, judged.reason)
+        given = pipeline.PipelineInput(
+            keras_model, hooks, data, judged.reason, own_score=evaluate is not None
+        )
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
@@ -180,6 +199,7 @@ def _judged(
     evaluate: Evaluate | None,
     run: RunDirectory,
     progress: Progress,
+    files: FileChecks,
 ) -> Judged:
     """The data with the images that decide: as at the run's beginning if it is resumed."""
     from cprune_tf import data as image_data
@@ -198,7 +218,7 @@ def _judged(
         data,
         config,
         lambda other: image_data.load(
-            other, input_shape=data.input_shape, num_classes=data.num_classes
+            other, input_shape=data.input_shape, num_classes=data.num_classes, files=files
         ),
         metric=settings.strategy.metric,
     )
@@ -268,15 +288,19 @@ def _image_data(
     train_data: Any,
     validation_data: Any,
     test_data: Any,
+    files: FileChecks,
+    on_progress: FileProgress,
 ) -> ImageData:
+    """Loads and checks the data, and the model's inputs and outputs."""
     from cprune_tf import data as image_data
-    from cprune_tf.data.datasets import from_datasets
+    from cprune_tf import models
+    from cprune_tf.data.datasets import check_image_data, from_datasets
 
-    shape, classes = _shape_and_classes(model)
+    shape, classes = models.shape_and_classes(model)
     if isinstance(train_data, image_data.ImageData):
-        return train_data
+        return check_image_data(train_data, train_data.name, shape, classes)
     if train_data is None and validation_data is None:
-        return image_data.load(settings.data, input_shape=shape, num_classes=classes)
+        return image_data.load(settings.data, input_shape=shape, num_classes=classes, files=files)
     if validation_data is None:
         raise configs.ConfigError(
             "train_data was given without validation_data; expected both, since the accuracy on "
@@ -290,37 +314,13 @@ def _image_data(
         validation_data,
         test_data,
         batch_size=settings.data.batch_size,
+        max_test=settings.data.max_test,
+        steps_per_epoch=settings.data.steps_per_epoch,
+        class_names=settings.data.class_names,
         input_shape=shape,
         num_classes=classes,
+        on_progress=on_progress,
     )
-
-
-def _shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
-    """Returns a classifier's image shape (height, width, channels) and number of classes."""
-    from cprune_tf.graph import GraphError
-
-    try:
-        inputs, outputs = model.inputs, model.outputs
-        built = inputs is not None and outputs is not None
-    except (AttributeError, ValueError):
-        built = False
-    if not built:
-        raise GraphError(
-            f"The model is {type(model).__name__!r} without inputs and outputs; expected a built "
-            "functional or Sequential keras.Model."
-        )
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(outputs) != 1:
-        raise configs.ConfigError(
-            f"The model has inputs {[tuple(t.shape) for t in inputs]} and "
-            f"outputs {[tuple(t.shape) for t in outputs]}; expected one image "
-            "[batch, height, width, channels] and one output [batch, classes]."
-        )
-    if None in inputs[0].shape[1:]:
-        raise configs.ConfigError(
-            f"The model's input shape is {tuple(inputs[0].shape)}; expected a fixed height and "
-            "width, since programs are compiled for one size. Rebuild the model with a fixed Input."
-        )
-    return tuple(int(size) for size in inputs[0].shape[1:]), int(outputs[0].shape[-1])  # type: ignore[return-value]
 
 
 def _with_names(

@@ -7,6 +7,7 @@ back and not repeated.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import resource
 import time
@@ -26,6 +27,7 @@ from cprune_tf.runs.results import ExportedFile
 from cprune_tf.runtimes import Runtime, RuntimeOptions, find_runtime, open_runtime
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench, run_strategy
+from cprune_tf.training.plausibility import guessing_note
 
 STAGES = (
     "Check the input",
@@ -48,12 +50,14 @@ class PipelineInput:
         data: The images and labels. Only the cross-check uses the test images, unless there are no
             validation images.
         judging_reason: Why the validation images are not those of the config; "" if they are.
+        own_score: Whether the caller's own function gives the accuracies.
     """
 
     model: Any
     hooks: Hooks
     data: ImageData
     judging_reason: str = ""
+    own_score: bool = False
 
 
 class Pipeline:
@@ -190,6 +194,14 @@ class Pipeline:
             f"Accuracy of the original: {accuracy:.2%} ({strategy.metric}); required: "
             f"{required:.2%}"
         )
+        guessing = guessing_note(accuracy, self._given.data, strategy.metric)
+        if guessing and not self._given.own_score:
+            if required > 0:
+                raise ConfigError(
+                    f"{guessing} If accuracy does not matter, set strategy.max_accuracy_drop to "
+                    f"{math.ceil(accuracy * 100) / 100:.2f} or more."
+                )
+            self._progress.note(guessing)
         if required > accuracy:
             raise ConfigError(
                 f"config.strategy.required_accuracy is {required:.2%}, but the original model has "

@@ -19,6 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from cprune_tf import native_output
+from cprune_tf.config import reading
 from cprune_tf.errors import UserError
 
 _EXIT_CODE = 2
@@ -159,7 +160,7 @@ def read_config(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; a word that is no flag is an error."""
     try:
-        rest = list(flags.FLAGS(list(argv)))
+        rest = list(flags.FLAGS([_with_list(word) for word in argv]))
     except (AttributeError, KeyError) as error:  # an override of an unknown field
         fail(f"the config has no such field: {_message(error)}")
     except Exception as error:  # a config file is Python and may raise anything
@@ -167,6 +168,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         fail(f"unexpected arguments: {' '.join(rest[1:])} (flags are written --name=value).")
     return rest
+
+
+def _with_list(word: str) -> str:
+    """Writes --config.protect=head*,stem as ml_collections reads it: with quotes."""
+    name, equals, value = word.partition("=")
+    field = name.lstrip("-").removeprefix("config.")
+    if not equals or not name.startswith("-") or field not in reading.text_lists():
+        return word
+    if value[:1] in ("(", "[", "'", '"'):
+        return word
+    return f"{name}={tuple(item.strip() for item in value.split(',') if item.strip())!r}"
 
 
 def _message(error: Exception) -> str:

@@ -64,10 +64,14 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
     import keras
 
     from cprune_tf import training
+    from cprune_tf.training import plausibility
 
     keras.utils.set_random_seed(config.seed)
     model, data = _model_and_data(config)
     metric = config.strategy.metric
+    for note in (*data.notes, plausibility.scaling_note(model, data)):
+        if note:
+            print(note)
     print(
         f"{model.name}: {model.count_params():,} parameters; {data.name}: "
         f"{data.num_train or 'unknown number of'} training, {len(data.test_labels)} test images"
@@ -122,10 +126,8 @@ def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData
         data = image_data.load(data_config)
         return builders[config.model](data.input_shape, data.num_classes), data
     model = models.load_model(config.model)
-    data = image_data.load(
-        data_config, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
-    )
-    return model, data
+    shape, num_classes = models.shape_and_classes(model)
+    return model, image_data.load(data_config, input_shape=shape, num_classes=num_classes)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,13 @@ class DataConfig:
             "test": half of the test images, for a model that was trained on all training images:
             it knows them by heart, which no candidate can match. "auto": the first, unless the
             original is clearly better on them than on the test images.
+        class_names: The names of all classes in the order of the model's outputs, for folders and
+            for labels that are names; the data may lack some of them. Empty: the names that the
+            data have, sorted.
+        skip_unreadable: Whether image files that cannot be read are left out. False: they are
+            listed, and the run ends before any work.
+        steps_per_epoch: Batches in an epoch of the caller's own `tf.data` or PyDataset; needed if
+            it repeats without end. 0: it is read to its end.
     """
 
     name: str = "fashion_mnist_subset"
@@ -38,6 +45,9 @@ class DataConfig:
     max_test: int = 0
     validation_fraction: float = 0.1
     validation_source: str = "auto"
+    class_names: tuple[str, ...] = ()
+    skip_unreadable: bool = False
+    steps_per_epoch: int = 0
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -51,3 +61,7 @@ class DataConfig:
         source = self.validation_source
         require(source in sources, "data.validation_source", source, "one of " + ", ".join(sources))
         require(self.max_test >= 0, "data.max_test", self.max_test, "0 (all) or more")
+        names = self.class_names
+        require(len(set(names)) == len(names), "data.class_names", names, "different names")
+        steps = self.steps_per_epoch
+        require(steps >= 0, "data.steps_per_epoch", steps, "0 (all) or more")

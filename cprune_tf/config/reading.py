@@ -37,6 +37,22 @@ def from_mapping(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Prune
     return typing.cast(PruneConfig, _build(PruneConfig, values, "")).validate()
 
 
+def text_lists(cls: type = PruneConfig, prefix: str = "") -> tuple[str, ...]:
+    """Returns the dotted names of all fields that are lists of texts, e.g. "data.class_names".
+
+    Args:
+        cls: The class of a config.
+        prefix: What its fields' names begin with.
+    """
+    names: list[str] = []
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(_resolved(kind)):
+            names += text_lists(_resolved(kind), f"{prefix}{name}.")
+        elif kind == tuple[str, ...]:
+            names.append(f"{prefix}{name}")
+    return tuple(names)
+
+
 def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     field_names = {field.name for field in dataclasses.fields(cls)}
@@ -85,6 +101,9 @@ def _convert(kind: Any, value: Any, field: str) -> Any:
         if isinstance(value, str) or not isinstance(value, (tuple, list)):
             value = (value,)
         item_kind = typing.get_args(kind)[0]
+        if item_kind is str and len(value) == 1 and isinstance(value[0], str):
+            # A command line's --config.protect=a,b may arrive as one text.
+            value = [item.strip() for item in value[0].split(",") if item.strip()]
         return tuple(_convert(item_kind, item, field) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

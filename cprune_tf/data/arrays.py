@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cprune_tf.config import DataConfig
-from cprune_tf.data import checks, pipeline
+from cprune_tf.data import checks, labels, pipeline
 from cprune_tf.data.image_data import DataError, ImageData
 from cprune_tf.data.splitting import SPLIT_SEED, stratified_split
 
@@ -55,7 +55,7 @@ class RawArrays:
     Attributes:
         name: Where they come from.
         train_images: [n, height, width] or [n, height, width, channels], 0..255.
-        train_labels: [n] or [n, 1] integers.
+        train_labels: [n] or [n, 1] whole numbers or names, or [n, classes], one-hot or smoothed.
         test_images: Like train_images.
         test_labels: Like train_labels.
         class_names: One for each class, or empty.
@@ -150,17 +150,17 @@ def to_image_data(
     """
     train_images = _images(raw.train_images, f"{raw.name}: training images", config.max_train)
     test_images = _images(raw.test_images, f"{raw.name}: test images", config.max_test)
-    train_labels = _labels(raw.train_labels, raw.train_images, f"{raw.name}: training labels")
-    test_labels = _labels(raw.test_labels, raw.test_images, f"{raw.name}: test labels")
+    names = _class_names(raw, config, num_classes)
     shape = train_images.shape[1:]
     checks.check_shape(raw.name, shape, input_shape)
     checks.check_shape(f"{raw.name}: test images", test_images.shape[1:], shape)
     checks.check_channels(config, shape[-1])
     if num_classes is None:
-        num_classes = len(raw.class_names) or checks.count_classes(raw.name, train_labels)
-    for labels, what in ((train_labels, "training"), (test_labels, "test")):
-        checks.check_labels(f"{raw.name}: {what} labels", labels, num_classes)
+        num_classes = len(names) or _count_classes(raw)
+    train_labels, test_labels = _class_numbers(raw, names, num_classes)
+    note = checks.pixel_range_note(f"{raw.name}: pixels", train_images, config)
     train_labels = checks.first_items(train_labels, config.max_train)
+    test_labels = checks.first_items(test_labels, config.max_test)
     kept, apart = stratified_split(train_labels, config.validation_fraction, SPLIT_SEED)
     validation_images = validation_labels = None
     if len(apart):
@@ -174,13 +174,14 @@ def to_image_data(
         name=raw.name,
         input_shape=shape,
         num_classes=num_classes,
-        class_names=raw.class_names if len(raw.class_names) == num_classes else (),
+        class_names=names if len(names) == num_classes else (),
         test_images=pipeline.preprocess(test_images, config.mean, config.std).numpy(),
-        test_labels=checks.first_items(test_labels, config.max_test),
+        test_labels=test_labels,
         num_train=len(train_images),
         train_dataset=batches,
         validation_images=validation_images,
         validation_labels=validation_labels,
+        notes=(note,) if note else (),
     )
 
 
@@ -193,19 +194,50 @@ def _images(array: np.ndarray, what: str, limit: int) -> np.ndarray:
         )
     if not len(array):
         raise DataError(f"{what}: there are none; at least one is needed.")
+    checks.check_finite(what, array)  # all of them, so that it names the number in the source
     array = checks.first_items(array, limit)
-    checks.check_finite(what, array)
     return array if array.ndim == 4 else array[..., np.newaxis]
 
 
-def _labels(array: np.ndarray, images: np.ndarray, what: str) -> np.ndarray:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or len(array) != len(images):
+def _class_names(raw: RawArrays, config: DataConfig, num_classes: int | None) -> tuple[str, ...]:
+    """The names of the classes; empty where nothing tells."""
+    found = [part for part in (raw.train_labels, raw.test_labels) if labels.is_text(part)]
+    if len(found) == 1:
         raise DataError(
-            f"{what} have the shape {checks.by(array.shape)}; expected {len(images)}, one for each "
-            "image."
+            f"{raw.name}: of the training and the test labels, one are names and the other "
+            "numbers; expected the same of both."
         )
-    if not np.issubdtype(array.dtype, np.integer):
-        raise DataError(f"{what} are {array.dtype}; expected integers, the class of each image.")
-    return array.astype(np.int32)
+    if found:
+        names = sorted({name for part in found for name in labels.names_in(part)})
+        return checks.ordered_classes(raw.name, names, config.class_names, num_classes)
+    if config.class_names:
+        return checks.ordered_classes(raw.name, config.class_names, config.class_names, num_classes)
+    return raw.class_names
+
+
+def _count_classes(raw: RawArrays) -> int:
+    """The number of classes where no model tells."""
+    given = raw.train_labels
+    if given.ndim == 2 and given.shape[1] > 1:
+        return int(given.shape[1])
+    classes = labels.as_classes(given, f"{raw.name}: training labels")
+    return checks.count_classes(raw.name, classes)
+
+
+def _class_numbers(
+    raw: RawArrays, names: tuple[str, ...], num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of the training and the test images, int32."""
+    results = []
+    for images, given, part in (
+        (raw.train_images, raw.train_labels, "training"),
+        (raw.test_images, raw.test_labels, "test"),
+    ):
+        what = f"{raw.name}: {part} labels"
+        if given.ndim not in (1, 2) or len(given) != len(images):
+            raise DataError(
+                f"{what} have the shape {checks.by(given.shape)}; expected {len(images)}, one for "
+                "each image."
+            )
+        results.append(labels.class_numbers(given, what, names, num_classes))
+    return results[0], results[1]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from cprune_tf.config import DataConfig
-from cprune_tf.data import checks, pipeline
+from cprune_tf.data import checks, image_files, layout, pipeline
 from cprune_tf.data.image_data import DataError, ImageData
+from cprune_tf.data.image_files import FileChecks
 from cprune_tf.data.splitting import SPLIT_SEED, stratified_split
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-_TEST_NAMES = ("test", "val", "validation")
 # Without a test folder, one image in so many of each class is a test image.
 _TEST_ONE_IN = 5
 
@@ -27,6 +28,20 @@ class _Files:
     def first(self, limit: int) -> _Files:
         return _Files(checks.first_items(self.paths, limit), checks.first_items(self.labels, limit))
 
+    def where(self, chosen: np.ndarray) -> _Files:
+        return _Files(self.paths[chosen], self.labels[chosen])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Parts:
+    """The files of each part, and what the user should know about them."""
+
+    train: _Files
+    validation: _Files
+    test: _Files
+    validation_source: str
+    notes: tuple[str, ...]
+
 
 def read_folder(
     root: pathlib.Path,
@@ -34,37 +49,42 @@ def read_folder(
     *,
     input_shape: tuple[int, int, int] | None,
     num_classes: int | None,
+    files: FileChecks | None = None,
 ) -> ImageData:
     """Reads `root/train/CLASS/*` and `root/test/CLASS/*`, or splits `root/CLASS/*`.
 
-    Classes are numbered in the order of their names. A split is the same in every run.
+    The folders may have other usual names, and be wrapped; see `layout.find_layout`. If there are
+    three splits, the validation images decide. Classes are numbered in the order of their names,
+    or of config.class_names. A split is the same in every run.
 
     Args:
         root: The folder.
-        config: Preprocessing, batch size, augmentation, limits.
+        config: Preprocessing, batch size, augmentation, limits, class names.
         input_shape: Images are cropped in the middle and resized to it. None: to the size of the
             first image, in colour.
         num_classes: Outputs of the model; None: the number of class folders.
+        files: Checks the files; None: a new one.
 
     Raises:
-        DataError: For a folder without classes, a class without images, or unreadable ones.
+        DataError: For a folder without classes, a class without images, other classes than the
+            model's, or files that cannot be read (unless config.skip_unreadable).
     """
-    names, train, test = _find(root)
-    if num_classes is not None and len(names) > num_classes:
-        raise DataError(
-            f"{root} has {len(names)} classes; expected {num_classes}, the model's outputs."
-        )
-    train, test = train.first(config.max_train), test.first(config.max_test)
-    _check_first_of_each_class(train)
-    train, validation = _split(train, config.validation_fraction)
-    shape = input_shape or (*_decode(pathlib.Path(train.paths[0]), 3).shape[:2], 3)
+    channels = 3 if input_shape is None else input_shape[-1]
+    image_files.check_channels(str(root), channels)
+    found = layout.find_layout(root)
+    names = checks.ordered_classes(str(root), found.classes, config.class_names, num_classes)
+    checked = files or FileChecks()
+    parts = _parts(root, found, names, config, lambda paths: checked.unreadable(paths, channels))
+    train, validation, test = parts.train, parts.validation, parts.test
+    first_shape = image_files.read(str(train.paths[0]), channels).shape
+    shape = input_shape or (int(first_shape[0]), int(first_shape[1]), channels)
     checks.check_channels(config, shape[-1])
     checks.check_test_size(str(root), len(test.labels) + len(validation.labels), shape)
     return ImageData(
         name=str(root),
         input_shape=shape,
-        num_classes=num_classes or len(names),
-        class_names=tuple(names) if num_classes in (None, len(names)) else (),
+        num_classes=len(names),
+        class_names=names,
         test_images=_read(test, shape, config),
         test_labels=test.labels,
         num_train=len(train.labels),
@@ -75,14 +95,62 @@ def read_folder(
         ),
         validation_images=_read(validation, shape, config) if len(validation.labels) else None,
         validation_labels=validation.labels if len(validation.labels) else None,
+        validation_source=parts.validation_source,
+        notes=parts.notes,
     )
+
+
+def _parts(
+    root: pathlib.Path,
+    found: layout.Layout,
+    names: Sequence[str],
+    config: DataConfig,
+    unreadable: Callable[[list[str]], dict[str, str]],
+) -> _Parts:
+    """Lists, checks and splits the files, as the folder and the config say."""
+    files = {"train": _list(found.train, found.classes, names)}
+    notes = list(found.notes)
+    if found.test is None:
+        files["train"], files["test"] = _split_off_test(files["train"])
+    else:
+        files["test"] = _list(found.test, found.classes, names)
+    if found.validation is not None:
+        files["validation"] = _list(found.validation, found.classes, names)
+        notes.append(f"The images in {found.validation} decide; those in {found.test} are quoted.")
+    for part, whole in files.items():
+        files[part] = whole.first(config.max_train if part == "train" else config.max_test)
+    paths = [path for part in files.values() for path in part.paths.tolist()]
+    reasons = unreadable(paths)
+    if reasons:
+        listed = image_files.list_unreadable(str(root), reasons, len(paths))
+        files = {part: _without(whole, reasons, listed, config) for part, whole in files.items()}
+        notes.append(f"{listed}; they are skipped.")
+    if found.validation is None:
+        files["train"], files["validation"] = _split(files["train"], config.validation_fraction)
+    source = "train" if found.validation is None else "given"
+    return _Parts(**files, validation_source=source, notes=tuple(notes))
+
+
+def _without(files: _Files, reasons: Mapping[str, str], listed: str, config: DataConfig) -> _Files:
+    """Leaves out the files that cannot be read, or raises DataError that names all of them."""
+    if not config.skip_unreadable:
+        raise DataError(
+            f"{listed}. Remove or repair them, or leave them out with "
+            "config.data.skip_unreadable=True."
+        )
+    kept = files.where(np.array([path not in reasons for path in files.paths.tolist()], bool))
+    lost = set(files.labels.tolist()) - set(kept.labels.tolist())
+    if lost:
+        folder = os.path.dirname(files.paths[files.labels == min(lost)][0])
+        raise DataError(f"{listed}; so {folder} has no readable images. Repair some of them.")
+    return kept
 
 
 def _read(files: _Files, shape: tuple[int, int, int], config: DataConfig) -> np.ndarray:
     """Reads images into memory, preprocessed: float32 [n, height, width, channels]."""
     images = np.empty((len(files.labels), *shape), np.float32)
     for i, path in enumerate(files.paths):
-        image = pipeline.resize(_decode(pathlib.Path(path), shape[-1]), shape)
+        image = pipeline.resize(image_files.read(str(path), shape[-1]), shape)
         images[i] = pipeline.preprocess(image, config.mean, config.std)
     return images
 
@@ -91,9 +159,7 @@ def _stream(files: _Files, shape: tuple[int, int, int], seed: int) -> tf.data.Da
     """Single decoded (image, label) pairs in another order at each pass."""
 
     def decode(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.io.decode_image(
-            tf.io.read_file(path), channels=shape[-1], expand_animations=False
-        )
+        image = image_files.decode(tf.io.read_file(path), shape[-1])
         return pipeline.resize(image, shape), label
 
     paths, labels = tf.constant(files.paths.tolist()), tf.constant(files.labels)
@@ -104,61 +170,26 @@ def _stream(files: _Files, shape: tuple[int, int, int], seed: int) -> tf.data.Da
     )
 
 
-def _find(root: pathlib.Path) -> tuple[list[str], _Files, _Files]:
-    if not (root / "train").is_dir():
-        names = _classes(root)
-        return names, *_split_off_test(_list(root, names))
-    names = _classes(root / "train")
-    tests = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
-    if not tests:
-        raise DataError(
-            f"{root} has a folder 'train' but none for testing; expected one of "
-            f"{', '.join(_TEST_NAMES)} beside it, with the same classes."
-        )
-    unknown = sorted(set(_classes(tests[0])) - set(names))
-    if unknown:
-        raise DataError(
-            f"{tests[0]} has the class {unknown[0]!r}, which {root / 'train'} has not; expected "
-            "the same class folders in both."
-        )
-    present = [name for name in names if (tests[0] / name).is_dir()]
-    return names, _list(root / "train", names), _list(tests[0], present, names)
-
-
-def _classes(folder: pathlib.Path) -> list[str]:
-    try:
-        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    except OSError as error:
-        raise DataError(
-            f"The folder {folder} cannot be read: {error.strerror}; check its permissions."
-        ) from error
-    names = [name for name in names if not name.startswith(".")]
-    if not names:
-        raise DataError(f"{folder} has no folders; expected one for each class, with its images.")
-    return names
-
-
-def _list(folder: pathlib.Path, names: list[str], all_names: list[str] | None = None) -> _Files:
-    """The image files of the classes `names`, numbered by their place in `all_names`."""
+def _list(folder: pathlib.Path, classes: Sequence[str], names: Sequence[str]) -> _Files:
+    """The image files of `classes`, numbered by their place in `names`."""
     paths: list[str] = []
     labels: list[int] = []
-    for name in names:
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _SUFFIXES)
+    for name in classes:
+        files = layout.image_paths(folder / name)
         if not files:
             raise DataError(
-                f"{folder / name} has no images; expected files ending in {', '.join(_SUFFIXES)}. "
-                "Remove the folder if there is no such class."
+                f"{folder / name} has no images; expected files ending in .jpg, .png or another "
+                "image format. Remove the folder if there is no such class."
             )
-        paths += [str(path) for path in files]
-        labels += [(all_names or names).index(name)] * len(files)
+        paths += files
+        labels += [names.index(name)] * len(files)
     return _Files(np.array(paths), np.array(labels, np.int32))
 
 
 def _split(files: _Files, fraction: float) -> tuple[_Files, _Files]:
     """Sets a part of each class apart."""
     kept, apart = stratified_split(files.labels, fraction, SPLIT_SEED)
-    parts = [_Files(files.paths[part], files.labels[part]) for part in (kept, apart)]
-    return parts[0], parts[1]
+    return files.where(kept), files.where(apart)
 
 
 def _split_off_test(files: _Files) -> tuple[_Files, _Files]:
@@ -171,20 +202,3 @@ def _split_off_test(files: _Files) -> tuple[_Files, _Files]:
             "to train and to test with."
         )
     return _split(files, 1 / _TEST_ONE_IN)
-
-
-def _check_first_of_each_class(files: _Files) -> None:
-    """All would take too long; this finds files that are no images before training starts."""
-    for index in np.unique(files.labels, return_index=True)[1]:
-        _decode(pathlib.Path(files.paths[index]), 3)
-
-
-def _decode(path: pathlib.Path, channels: int) -> tf.Tensor:
-    try:
-        return tf.io.decode_image(path.read_bytes(), channels=channels, expand_animations=False)
-    except (tf.errors.InvalidArgumentError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.message.splitlines()[0]
-        reason = str(reason)[:200]
-        raise DataError(
-            f"{path} is not a readable image ({reason}). Remove or repair it."
-        ) from error

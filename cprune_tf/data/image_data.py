@@ -37,6 +37,9 @@ class ImageData:
         validation_labels: Their labels; None if the test images decide.
         validation_source: Where the validation images, if any, come from: "train", "test", or
             "given" by the caller.
+        compiled_dataset: Like train_dataset, with labels and sample weights as the caller gave
+            them: what a model that the caller compiled is trained on. None: it is the same.
+        notes: What the user should know about the data, a sentence or more each.
     """
 
     name: str
@@ -50,6 +53,10 @@ class ImageData:
     validation_images: np.ndarray | None = dataclasses.field(default=None, repr=False)
     validation_labels: np.ndarray | None = dataclasses.field(default=None, repr=False)
     validation_source: str = "train"
+    compiled_dataset: Callable[[int], tf.data.Dataset] | None = dataclasses.field(
+        default=None, repr=False
+    )
+    notes: tuple[str, ...] = ()
 
     @property
     def judges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +64,10 @@ class ImageData:
         if self.validation_images is None or self.validation_labels is None:
             return self.test_images, self.test_labels
         return self.validation_images, self.validation_labels
+
+    def as_compiled(self, seed: int) -> tf.data.Dataset:
+        """Training batches for a model that the caller compiled; see `compiled_dataset`."""
+        return (self.compiled_dataset or self.train_dataset)(seed)
 
     @property
     def train(self) -> tf.data.Dataset:

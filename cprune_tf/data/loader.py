@@ -8,6 +8,7 @@ import re
 from cprune_tf.config import DataConfig
 from cprune_tf.data import arrays, datasets, folder, tfds
 from cprune_tf.data.image_data import DataError, ImageData
+from cprune_tf.data.image_files import FileChecks
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -17,6 +18,7 @@ def load(
     *,
     input_shape: tuple[int, int, int] | None = None,
     num_classes: int | None = None,
+    files: FileChecks | None = None,
 ) -> ImageData:
     """Loads a data set and checks it against the model it is for.
 
@@ -25,6 +27,8 @@ def load(
         input_shape: (height, width, channels) that the model takes. Images from folders and
             tensorflow-datasets are resized to it, others must have it. None: as the images are.
         num_classes: Outputs of the model. None: as many as the data have.
+        files: Checks the files of a folder; given again, it checks none of them twice. None: a new
+            one.
 
     Returns:
         The data, ready for training.
@@ -49,7 +53,7 @@ def load(
         path = pathlib.Path(name).expanduser()
         if path.is_dir():
             return folder.read_folder(
-                path, config, input_shape=input_shape, num_classes=num_classes
+                path, config, input_shape=input_shape, num_classes=num_classes, files=files
             )
         raw = arrays.read_npz(_existing_npz(name, path))
     return arrays.to_image_data(raw, config, input_shape=input_shape, num_classes=num_classes)

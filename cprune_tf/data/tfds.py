@@ -49,7 +49,7 @@ def read_tfds(
         reason = str(error).strip().splitlines()[0][:200]
         raise DataError(f"tensorflow-datasets cannot give {name!r}: {reason}") from error
     shape, classes = _features(builder, name, input_shape)
-    if num_classes is not None and classes > num_classes:
+    if num_classes is not None and classes != num_classes:
         raise DataError(
             f"tfds:{name} has {classes} classes; expected {num_classes}, the model's outputs."
         )
@@ -78,8 +78,8 @@ def read_tfds(
     return ImageData(
         name=f"tfds:{name}",
         input_shape=shape,
-        num_classes=num_classes or classes,
-        class_names=tuple(builder.info.features["label"].names) if not num_classes else (),
+        num_classes=classes,
+        class_names=tuple(builder.info.features["label"].names),
         test_images=images,
         test_labels=labels,
         num_train=num_train,

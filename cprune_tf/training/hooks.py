@@ -123,8 +123,9 @@ class Trainer:
         state = [variable for variable in model.variables if id(variable) not in metrics]
         kept = _KeptEpochs(Checkpoint(path, name, (*state, *model.optimizer.variables)))
         reports = [] if self.on_step is None else [_StepReports(self.on_step, phase)]
+        batches, limit = self.data.as_compiled(seed), config.max_steps_per_epoch
         model.fit(
-            self.data.train_dataset(seed),
+            batches.take(limit) if limit else batches,
             epochs=config.epochs,
             initial_epoch=len(kept.epochs),
             verbose=0,

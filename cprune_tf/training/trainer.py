@@ -232,7 +232,7 @@ def _num_batches(data: ImageData, config: FitConfig, seed: int) -> int:
     if count < 0:  # unknown or infinite
         if not config.max_steps_per_epoch and count == tf.data.INFINITE_CARDINALITY:
             raise TrainingError(
-                f"the training data {data.name} are endless; set fit.max_steps_per_epoch."
+                f"the training data {data.name} repeat without end; set data.steps_per_epoch."
             )
         count = sum(1 for _ in dataset)
     if not count:

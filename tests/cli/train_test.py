@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
 from cprune_tf.config import DataConfig
@@ -103,6 +104,30 @@ def test_wrong_input_is_one_line_and_code_2(flags, message):
     assert "Traceback" not in result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
+
+
+def _branched(num_inputs: int, num_outputs: int, size: int | None = 28) -> keras.Model:
+    inputs = [keras.Input((size, size, 1)) for _ in range(num_inputs)]
+    joined = keras.layers.Concatenate()(inputs) if num_inputs > 1 else inputs[0]
+    pooled = keras.layers.GlobalAveragePooling2D()(joined)
+    outputs = [keras.layers.Dense(10)(pooled) for _ in range(num_outputs)]
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 1), "expected one image"),
+        ((1, 2), "expected one image"),
+        ((1, 1, None), "expected a fixed height and width"),
+    ],
+)
+def test_other_models_than_classifiers_are_refused(tmp_path, arguments, message):
+    _branched(*arguments).save(tmp_path / "model.keras")
+    flags = (f"--output={tmp_path / 'a.keras'}", f"--config.model={tmp_path / 'model.keras'}")
+    result = _train(_CONFIG, *flags)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert message in result.stderr.splitlines()[-1]
 
 
 def test_existing_output_needs_overwrite(tmp_path):

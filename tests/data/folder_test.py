@@ -62,15 +62,15 @@ def test_a_single_level_is_split_the_same_way_every_time(tmp_path):
 
 def test_images_are_brought_to_the_size_of_the_model(tmp_path):
     _write_embedded(tmp_path, ".", 4)
-    data = load(WholeConfig(name=str(tmp_path)), input_shape=(16, 20, 3), num_classes=10)
+    data = load(WholeConfig(name=str(tmp_path)), input_shape=(16, 20, 3), num_classes=3)
     assert data.test_images.shape[1:] == (16, 20, 3)
-    assert data.num_classes == 10
     assert next(iter(data.train))[0].shape == (9, 16, 20, 3)
     assert load(WholeConfig(name=str(tmp_path))).input_shape == (28, 28, 3)
 
 
 def _empty_class(root: pathlib.Path) -> None:
-    (root / "train" / "empty").mkdir()
+    for part in ("train", "test"):
+        (root / part / "empty").mkdir()
 
 
 def _no_test(root: pathlib.Path) -> None:
@@ -90,8 +90,8 @@ def _damaged(root: pathlib.Path) -> None:
     [
         (_empty_class, "empty has no images"),
         (_no_test, "none for testing"),
-        (_unknown_test_class, "the class 'unknown'"),
-        (_damaged, "not a readable image"),
+        (_unknown_test_class, "has 'unknown', which .* has not"),
+        (_damaged, r"1 of 12 image files cannot be read: .*trouser.*\(not a JPEG, PNG"),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path, damage, message):
@@ -110,10 +110,23 @@ def test_other_folders_are_refused(tmp_path):
         load(WholeConfig(name=str(tmp_path)))
 
 
-def test_more_classes_than_outputs_are_refused(tmp_path):
+@pytest.mark.parametrize("outputs", [2, 10])
+def test_another_number_of_classes_than_outputs_is_refused(tmp_path, outputs):
     _write_embedded(tmp_path, ".", 2)
-    with pytest.raises(DataError, match="has 3 classes; expected 2"):
-        load(WholeConfig(name=str(tmp_path)), num_classes=2)
+    with pytest.raises(DataError, match=f"has 3 classes; expected {outputs}"):
+        load(WholeConfig(name=str(tmp_path)), num_classes=outputs)
+
+
+def test_class_names_give_the_order_and_what_the_folder_lacks(tmp_path):
+    _write_embedded(tmp_path, ".", 3)
+    names = ("2_pullover", "none", "0_t-shirt_top", "1_trouser")
+    data = load(WholeConfig(name=str(tmp_path), class_names=names), num_classes=4)
+    assert data.class_names == names and data.num_classes == 4
+    assert sorted(set(data.test_labels.tolist())) == [0, 2, 3]
+    with pytest.raises(DataError, match=r"'0_t-shirt_top', which data\.class_names lacks"):
+        load(WholeConfig(name=str(tmp_path), class_names=names[:2]))
+    with pytest.raises(DataError, match=r"data.class_names has 4 classes; expected 3"):
+        load(WholeConfig(name=str(tmp_path), class_names=names), num_classes=3)
 
 
 @pytest.mark.skipif(not _IMAGENET.is_dir(), reason="no ImageNet sample in ../shared/data")

@@ -96,10 +96,14 @@ def test_npz_gives_its_images(tmp_path):
 _BAD_ARRAYS = {
     "missing array": ({"y_test": None}, "y_test missing"),
     "flat images": ({"x_train": np.zeros((60, 144))}, "height x width"),
-    "text labels": ({"y_train": np.array(["a"] * 60)}, "expected integers"),
+    "text labels": ({"y_train": np.array(["a"] * 60)}, "one are names and the other numbers"),
+    "regression": ({"y_train": np.arange(60) / 60}, r"labels: number 1 .* 0\.0166667; .* whole"),
+    "complex labels": ({"y_train": np.zeros(60, complex)}, "expected integers"),
+    "wide labels": ({"y_train": np.eye(4)[np.arange(60) % 3]}, "4 values .*; expected 3"),
+    "two classes": ({"y_test": np.ones((30, 3))}, r"number 0 .* \[1, 1, 1\]; expected one class"),
     "label count": ({"y_train": np.zeros(59, np.int64)}, "expected 60, one for each"),
-    "negative label": ({"y_test": np.arange(30) - 1}, "are -1..28; expected 0..2"),
-    "high label": ({"y_train": np.arange(60) % 4}, "are 0..3; expected 0..2"),
+    "negative label": ({"y_test": np.arange(30) - 1}, "are -1..28; expected 0..2.*number 0 .*: -1"),
+    "high label": ({"y_train": np.arange(60) % 4}, "are 0..3; expected 0..2.*number 3 .*: 3"),
     "no images": ({"x_test": np.zeros((0, 12, 12, 3)), "y_test": np.zeros(0, int)}, "are none"),
     "nan": ({"x_train": np.full((60, 12, 12, 3), np.nan)}, "60 of 60 images hold NaN"),
     "infinite": ({"x_test": np.full((30, 12, 12, 3), np.inf)}, "NaN or infinite"),
@@ -115,6 +119,49 @@ def test_bad_arrays_are_refused_with_the_reason(tmp_path, case):
     with pytest.raises(DataError, match=message) as error:
         load(WholeConfig(name=str(tmp_path / "bad.npz")), num_classes=3)
     assert "\n" not in str(error.value)
+
+
+_NAMES = np.array(["dog", "ant", "cat"])
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (lambda labels: labels.astype(np.float64), ()),
+        (lambda labels: labels[:, None].astype(np.uint8), ()),
+        (lambda labels: np.eye(3)[labels], ()),
+        (lambda labels: np.eye(3)[labels] * 0.9 + 0.1 / 3, ()),
+        (lambda labels: _NAMES[labels], ("dog", "ant", "cat")),
+    ],
+)
+def test_labels_of_all_forms_mean_the_same(tmp_path, form, names):
+    labels = {key: form(np.arange(count) % 3) for key, count in (("y_train", 60), ("y_test", 30))}
+    np.savez(tmp_path / "a.npz", **_arrays(**labels))
+    config = WholeConfig(name=str(tmp_path / "a.npz"), class_names=names)
+    data = load(config, num_classes=3)
+    assert data.test_labels.tolist() == (np.arange(30) % 3).tolist()
+    assert data.class_names == names and data.test_labels.dtype == np.int32
+
+
+def test_without_class_names_names_are_numbered_in_their_order(tmp_path):
+    labels = {"y_train": _NAMES[np.arange(60) % 3], "y_test": _NAMES[np.arange(30) % 3]}
+    np.savez(tmp_path / "a.npz", **_arrays(**labels))
+    data = load(WholeConfig(name=str(tmp_path / "a.npz")))
+    assert data.class_names == ("ant", "cat", "dog")
+    assert data.test_labels[:3].tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("std", "is_noted"), [((255.0,), True), ((58.0, 57.0, 57.0), True), ((1.0,), False)]
+)
+def test_pixels_that_are_scaled_already_are_noticed(tmp_path, std, is_noted):
+    arrays = _arrays()
+    scaled = {key: arrays[key] / np.float32(255) for key in ("x_train", "x_test")}
+    np.savez(tmp_path / "a.npz", **{**arrays, **scaled})
+    data = load(WholeConfig(name=str(tmp_path / "a.npz"), std=std))
+    assert any("0..1, but data.mean and data.std" in note for note in data.notes) == is_noted
+    np.savez(tmp_path / "b.npz", **arrays)
+    assert not load(WholeConfig(name=str(tmp_path / "b.npz"), std=std)).notes
 
 
 def test_labels_with_gaps_are_refused_without_a_model(tmp_path):
@@ -228,7 +275,7 @@ def test_a_function_may_give_the_data(function, shape, num_classes, num_test):
     assert images.shape[1:] == shape and images.dtype == tf.float32 and labels.dtype == tf.int32
     with pytest.raises(DataError, match="expected 9x9x9"):
         load(config, input_shape=(9, 9, 9))
-    with pytest.raises(DataError, match="classes"):
+    with pytest.raises(DataError, match=r"classes|outputs"):
         load(config, num_classes=2)
 
 

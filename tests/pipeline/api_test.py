@@ -175,10 +175,47 @@ def test_a_compiled_model_is_trained_as_it_was_compiled(tiny_model_path, pipelin
     assert trained == 0 or Counting.batches >= 2 * trained
 
 
+def test_max_test_limits_given_data(tiny_model_path, pipelines, tmp_path):
+    """Of which the caller's own function need not know."""
+    with pytest.raises(ValueError, match=r"required_accuracy is 99.00%"):
+        cprune_tf.prune(
+            str(tiny_model_path),
+            train_data=pipelines[0],
+            validation_data=pipelines[1],
+            config={
+                "strategy": {"required_accuracy": 0.99},
+                "data": {"max_test": 60},
+            },
+            workdir=tmp_path / "run",
+            console=_quiet(),
+        )
+    journal = (tmp_path / "run" / "journal.jsonl").read_text()
+    described = next(line for line in journal.splitlines() if '"data"' in line)
+    assert '"num_test":60' in described.replace(" ", "")
+
+
 def _multi_output():
     x = keras.Input((8, 8, 1))
     y = keras.layers.Conv2D(4, 3)(x)
     return keras.Model(x, [y, y])
+
+
+def _untrained():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def _compiled_for_one_hot():
+    model = _untrained()
+    model.compile("sgd", "categorical_crossentropy")
+    return model
 
 
 class _Subclassed(keras.Model):
@@ -203,6 +240,8 @@ class _Subclassed(keras.Model):
         ),
         ({"config": {"stratgey": {}}}, "Did you mean config.strategy"),
         ({"validation_data": None}, "without validation_data"),
+        ({"model": _untrained()}, "about what guessing gives"),
+        ({"model": _compiled_for_one_hot()}, "cannot be computed from labels"),
     ],
 )
 def test_what_cannot_work_is_refused(tiny_model_path, pipelines, tmp_path, arguments, expected):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
+from cprune_tf.data import from_datasets
+from cprune_tf.training import TrainingError
+from cprune_tf.training.compiled import check_compiled
 from cprune_tf.training.hooks import Trainer
 from tests.strategies.kills import Killed
 
@@ -161,3 +164,51 @@ def test_a_soft_start_keeps_the_rate_and_the_last_weights_whatever_short_term_tr
     assert model.get_weights()[1][0] == pytest.approx(6 * 0.5 * 1e4, rel=1e-3)
     assert [report[:2] for report in reports] == [(step, 6) for step in range(1, 7)]
     assert reports[0][2].startswith("soft start: loss ")
+
+
+def _one_hot_data(small_data, smoothing=0.0):
+    """The test images with one-hot labels, as their owner trains with them."""
+    labels = np.eye(10, dtype=np.float32)[small_data.test_labels] * (1 - smoothing) + smoothing / 10
+    pair = small_data.test_images, labels
+    return from_datasets(pair, pair, batch_size=50)
+
+
+def _linear(shape, loss):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    )
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    return model
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_categorical_loss_is_trained_with_one_hot_labels(small_data, smoothing):
+    data = _one_hot_data(small_data, smoothing)
+    model = _linear(small_data.input_shape, "categorical_crossentropy")
+    check_compiled(model, data)
+    config = PruneConfig(training=TrainingConfig(short_term=FitConfig(epochs=5)))
+    trainer = Trainer(config, data, model, own_compile=True)
+    before = trainer.evaluate(model)
+    trainer.short_term_train(model)
+    assert trainer.evaluate(model) > max(0.5, before)
+
+
+@pytest.mark.parametrize("is_one_hot", [True, False])
+def test_a_loss_that_does_not_fit_the_labels_is_refused_before_training(small_data, is_one_hot):
+    data = _one_hot_data(small_data) if is_one_hot else small_data
+    loss = ("sparse_" if is_one_hot else "") + "categorical_crossentropy"
+    with pytest.raises(TrainingError, match=rf"compiled loss .*\({loss}\) cannot be computed"):
+        check_compiled(_linear(small_data.input_shape, loss), data)
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_training(small_data):
+    model = _linear(small_data.input_shape, lambda y_true, y_pred: y_pred[:, 0] * float("nan"))
+    with pytest.raises(TrainingError, match="is not finite"):
+        check_compiled(model, small_data)
+
+
+def test_the_limit_of_steps_reaches_an_own_compiled_training(small_data):
+    model = _linear(small_data.input_shape, "sparse_categorical_crossentropy")
+    reports = _reports_of(small_data, model, own_compile=True)
+    assert reports[-1][:2] == (6, 6)  # two epochs of three steps, of fifty

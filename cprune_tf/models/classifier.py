@@ -1,0 +1,52 @@
+"""What an image classifier takes and gives: the one check for the API and the commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cprune_tf.config import ConfigError
+from cprune_tf.graph import GraphError
+
+if TYPE_CHECKING:
+    import keras
+
+
+def shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
+    """Returns a classifier's image shape (height, width, channels) and number of classes.
+
+    Args:
+        model: A built functional or Sequential model.
+
+    Raises:
+        GraphError: If it has no inputs and outputs.
+        ConfigError: If they are not one image of fixed size and one output of classes.
+    """
+    try:
+        inputs, outputs = model.inputs, model.outputs
+        built = inputs is not None and outputs is not None
+    except (AttributeError, ValueError):
+        built = False
+    if not built:
+        raise GraphError(
+            f"The model is {type(model).__name__!r} without inputs and outputs; expected a built "
+            "functional or Sequential keras.Model."
+        )
+    is_classifier = (
+        len(inputs) == len(outputs) == 1
+        and len(inputs[0].shape) == 4
+        and len(outputs[0].shape) == 2
+        and outputs[0].shape[1] is not None
+    )
+    if not is_classifier:
+        raise ConfigError(
+            f"The model has inputs {[tuple(t.shape) for t in inputs]} and "
+            f"outputs {[tuple(t.shape) for t in outputs]}; expected one image "
+            "[batch, height, width, channels] and one output [batch, classes]."
+        )
+    shape = tuple(inputs[0].shape[1:])
+    if None in shape:
+        raise ConfigError(
+            f"The model's input shape is {tuple(inputs[0].shape)}; expected a fixed height and "
+            "width, since programs are compiled for one size. Rebuild the model with a fixed Input."
+        )
+    return (int(shape[0]), int(shape[1]), int(shape[2])), int(outputs[0].shape[1])

@@ -1,0 +1,75 @@
+"""Signs that a model and its data do not belong together, looked for before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import keras
+
+from cprune_tf.data import ImageData
+
+# One-sided test: a model that guesses passes it in 1 of 40 cases.
+_CLEAR_DEVIATIONS = 1.96
+# Of fewer images, no accuracy says that a model only guesses.
+_MIN_IMAGES = 30
+_RANKS = {"top1": 1, "top5": 5}
+# Images shown to find the range of pixels.
+_NUM_PROBES = 256
+# A layer with a smaller scale expects pixels of 0..255.
+_LARGEST_PIXEL_SCALE = 1 / 32
+_LARGEST_SCALED_PIXEL = 8.0
+
+
+def scaling_note(model: keras.Model, data: ImageData) -> str:
+    """Says that a model which scales pixels itself gets scaled ones; "" if it does not.
+
+    Args:
+        model: The original.
+        data: Its images, preprocessed.
+    """
+    images = data.judges[0][:_NUM_PROBES]
+    layer = next((one for one in _rescalings(model) if _is_for_pixels(one)), None)
+    largest = max(abs(float(images.min())), abs(float(images.max())))
+    if layer is None or largest > _LARGEST_SCALED_PIXEL:
+        return ""
+    return (
+        f"The layer {layer.name!r} of {model.name!r} scales pixels of 0..255 by {layer.scale:.3g}, "
+        f"but it gets {float(images.min()):.3g}..{float(images.max()):.3g}, which are scaled "
+        "already. Set data.mean=(0.0,) and data.std=(1.0,), or give images of 0..255."
+    )
+
+
+def guessing_note(accuracy: float, data: ImageData, metric: str) -> str:
+    """Says that a model is no better than chance, and why that may be; "" if it is better.
+
+    Args:
+        accuracy: On the images that decide, 0..1.
+        data: The images.
+        metric: "top1" or "top5".
+    """
+    count = len(data.judges[1])
+    chance = min(1.0, _RANKS.get(metric, 1) / data.num_classes)
+    deviation = math.sqrt(chance * (1 - chance) / count)
+    if count < _MIN_IMAGES or chance == 1 or accuracy > chance + _CLEAR_DEVIATIONS * deviation:
+        return ""
+    return (
+        f"The original has an accuracy of {accuracy:.2%} ({metric}) on {count} images of "
+        f"{data.name}, which is about what guessing gives ({chance:.2%} for {data.num_classes} "
+        "classes); expected a trained model. The likely reasons: the preprocessing is not that of "
+        "its training (data.mean, data.std); its outputs have another order than the labels "
+        "(data.class_names); or it was trained for other classes."
+    )
+
+
+def _rescalings(model: keras.Model) -> Iterator[keras.layers.Rescaling]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _rescalings(layer)
+        elif isinstance(layer, keras.layers.Rescaling):
+            yield layer
+
+
+def _is_for_pixels(layer: keras.layers.Rescaling) -> bool:
+    scale = layer.scale
+    return isinstance(scale, (int, float)) and 0 < scale <= _LARGEST_PIXEL_SCALE
