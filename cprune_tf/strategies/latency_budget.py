@@ -155,16 +155,12 @@ class LatencyBudget(Strategy):
         latency = str(measurement)
         if measurement.current_ratio > 1 - _LEAST_GAIN:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
-        accuracy = self.bench.train(candidate, index)
-        least = self.required_accuracy - self.settings.round_slack
-        if accuracy < least:
-            reason = (
-                f"accuracy {accuracy:.2%} < {least:.2%}, at {latency}: the next round goes half as "
-                "far"
-            )
-            return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
-        reason = f"{latency}, accuracy {accuracy:.2%}"
-        return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+        gate = self.accuracy_gate(self.required_accuracy - self.settings.round_slack)
+        evaluation = self.bench.train(candidate, index, gate)
+        if shortfall := gate.shortfall(evaluation):
+            reason = f"{shortfall}, at {latency}: the next round goes half as far"
+            return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
+        return Verdict(events.ACCEPTED, f"{latency}, {evaluation}", measurement, evaluation)
 
     def _next_ratio(self, current: CurrentModel) -> float | Stop:
         """The latency that the next round may take / the current model's."""
