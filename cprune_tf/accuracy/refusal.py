@@ -76,7 +76,7 @@ class RefusalTest:
         return bool(mean_capital >= -math.log(self._error_rate))
 
     def _bet(self, differences: npt.NDArray[np.int64]) -> None:
-        """Bets that each difference, knowing those before it, is less than is missing on average."""
+        """Bets that each difference, knowing those before, is less than is missing on average."""
         num_left = len(self._original) - self._num_seen - np.arange(len(differences))
         before = np.cumsum(differences) - differences
         expected = np.minimum((self._missing - before) / num_left, _MOST_MISSING)

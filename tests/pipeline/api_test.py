@@ -196,6 +196,10 @@ class _Subclassed(keras.Model):
         ({"config": {"protect": ["stem", "wide", "last"]}}, "could be pruned"),
         ({"config": {"stratgey": {}}}, "Did you mean config.strategy"),
         ({"validation_data": None}, "without validation_data"),
+        (
+            {"config": {"strategy": {"gate_confidence": 0.9}}, "evaluate": lambda model: 0.9},
+            "gate_confidence is 0.9, and evaluate is",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(tiny_model_path, pipelines, tmp_path, arguments, expected):

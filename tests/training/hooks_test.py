@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 
 import keras
+import numpy as np
 import pytest
 
 from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
@@ -36,6 +37,15 @@ def _reports_of(data, model, phase="short", own_compile=False):
     )
     (trainer.short_term_train if phase == "short" else trainer.long_term_train)(model)
     return reports
+
+
+def test_hits_on_the_deciding_images_are_those_of_the_accuracy(small_data, trained):
+    images, labels = small_data.test_images[:100], small_data.test_labels[:100]
+    data = dataclasses.replace(small_data, validation_images=images, validation_labels=labels)
+    trainer = Trainer(_CONFIG, data, trained)
+    order = np.random.default_rng(0).permutation(100)
+    hits = np.concatenate(list(trainer.evaluate_batches(trained, order)))
+    assert len(hits) == 100 and hits.mean() == trainer.evaluate(trained)
 
 
 @pytest.mark.parametrize("phase", ["short", "long"])
