@@ -37,7 +37,7 @@ class StrategyConfig:
             `accuracy.refusal`. A caller's own evaluation is always run whole.
         gate_confidence: A candidate passes only if the one-sided lower confidence bound of its
             accuracy is high enough too, with this confidence (e.g. 0.95). The bound follows from
-            the paired difference from the original. 0: the accuracy on the images decides alone.
+            the paired difference from the original. 0: the accuracy alone decides.
     """
 
     name: str = "latency_budget"

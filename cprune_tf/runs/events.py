@@ -346,7 +346,7 @@ class Finished:
 
 
 RUN_EVENTS = Schema(
-    2,
+    3,
     (
         RunStarted,
         EnvironmentChanged,
@@ -367,4 +367,5 @@ RUN_EVENTS = Schema(
         Finished,
     ),
 )
-"""The events of a run's journal. In format 1, there was no header and fields could be missing."""
+"""The events of a run's journal. In format 1, there was no header and fields could be missing;
+in format 2, models were not compared with the original image by image."""

@@ -200,7 +200,7 @@ def test_slower_and_missed_are_said(tmp_path):
 def test_run_of_another_version_is_refused(tmp_path):
     line = {"seq": 0, "time": "2026-01-01T00:00:00.000Z", "event": "run_started"}
     (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
-    with pytest.raises(JournalError, match="format 1; this version reads format 2"):
+    with pytest.raises(JournalError, match="format 1; this version reads format 3"):
         data.build_report(tmp_path)
 
 
