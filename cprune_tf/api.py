@@ -121,7 +121,8 @@ def prune(
         resume: Whether to continue the run in workdir.
         short_term_train: Trains a candidate in place; None: the default training.
         long_term_train: Trains the pruned model in place; None: the default training.
-        evaluate: Returns a model's accuracy, 0..1; None: the default evaluation.
+        evaluate: Returns a model's accuracy, 0..1; it is always run whole. None: the default
+            evaluation.
         console: The console that shows progress; None: standard output.
 
     Returns:
@@ -140,6 +141,7 @@ def prune(
         if isinstance(config, configs.PruneConfig)
         else configs.from_mapping(dict(config or {}))
     ).validate()
+    _check_confidence(settings, evaluate)
     settings = _with_names(settings, model, device)
     from cprune_tf import models, pipeline, report
     from cprune_tf.data.image_files import FileChecks
@@ -184,6 +186,16 @@ def prune(
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
     return PruneResult(final, history, written.report, root)
+
+
+def _check_confidence(settings: configs.PruneConfig, evaluate: Evaluate | None) -> None:
+    confidence = settings.strategy.gate_confidence
+    if confidence and evaluate is not None:
+        raise configs.ConfigError(
+            f"config.strategy.gate_confidence is {confidence:g}, and evaluate is a function of "
+            "your own, which does not tell which images are classified right; expected only one of "
+            "the two. Set gate_confidence to 0, or leave evaluate out."
+        )
 
 
 def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
@@ -256,6 +268,7 @@ def _hooks(
         long_term_train or default.long_term_train,
         evaluate or default.evaluate,
         default.sample,
+        default.evaluate_batches if evaluate is None else None,
         None if own_compile or short_term_train else default.soft_start,
     )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cprune_tf.accuracy import Hits, PairedDifference
 from cprune_tf.config import MeasureConfig
 from cprune_tf.deployment import Deployment
 from cprune_tf.devices import Device, DeviceInfo, Latency
@@ -74,11 +75,18 @@ def check_deployments(
     info = device.info()
     counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
     latencies = _time(deployments, device, counts, measure)
-    results = [
-        result
-        for deployment in deployments
-        for result in _run(deployment, images, labels, device, max(counts), metric, latencies)
-    ]
+    results: list[RuntimeResult] = []
+    first_hits: dict[str, Hits] = {}
+    for deployment in deployments:
+        for result, hits in _run(
+            deployment, images, labels, device, max(counts), metric, latencies
+        ):
+            paired = None
+            if deployment is deployments[0]:
+                first_hits[result.runtime] = hits
+            else:
+                paired = PairedDifference.of(hits, first_hits[result.runtime])
+            results.append(dataclasses.replace(result, paired=paired))
     speedups: tuple[Speedup, ...] = ()
     if not info.emulated:
         speedups = _speedups([d.name for d in deployments], counts, latencies)
@@ -121,20 +129,20 @@ def _run(
     num_threads: int,
     metric: str,
     latencies: _Latencies,
-) -> list[RuntimeResult]:
+) -> Iterator[tuple[RuntimeResult, Hits]]:
+    """Yields the result of a deployment on each runtime, and which images it gets right."""
     reference = _outputs_of_keras(deployment.keras_model, images)
-    results = [_compare(deployment.name, "keras", reference, reference, labels, metric)]
+    hits = _hits(reference, labels, metric)
+    yield _compare(deployment.name, "keras", reference, reference, hits), hits
     for file in deployment.files():
         outputs = device.run_model(file, images, num_threads)[0]
-        result = _compare(deployment.name, file.runtime, outputs, reference, labels, metric)
-        results.append(
-            dataclasses.replace(
-                result,
-                file_bytes=os.path.getsize(file.path),
-                latencies=latencies[file.name, file.runtime],
-            )
+        hits = _hits(outputs, labels, metric)
+        result = dataclasses.replace(
+            _compare(deployment.name, file.runtime, outputs, reference, hits),
+            file_bytes=os.path.getsize(file.path),
+            latencies=latencies[file.name, file.runtime],
         )
-    return results
+        yield result, hits
 
 
 def _outputs_of_keras(model: keras.Model, images: FloatArray) -> FloatArray:
@@ -155,8 +163,7 @@ def _compare(
     runtime: str,
     outputs: FloatArray,
     reference: FloatArray,
-    labels: npt.NDArray[Any],
-    metric: str,
+    hits: Hits,
 ) -> RuntimeResult:
     if outputs.shape != reference.shape:
         raise CrossCheckError(
@@ -171,7 +178,7 @@ def _compare(
     return RuntimeResult(
         deployment=name,
         runtime=runtime,
-        accuracy=_accuracy(outputs, labels, metric),
+        accuracy=float(np.mean(hits)),
         max_abs_error=error,
         max_relative_error=error / scale,
         top1_agreement=float(np.mean(outputs.argmax(-1) == reference.argmax(-1))),
@@ -180,9 +187,10 @@ def _compare(
     )
 
 
-def _accuracy(outputs: FloatArray, labels: npt.NDArray[Any], metric: str) -> float:
+def _hits(outputs: FloatArray, labels: npt.NDArray[Any], metric: str) -> Hits:
     best = np.argsort(-outputs, axis=-1, kind="stable")[:, : 5 if metric == "top5" else 1]
-    return float(np.mean(np.any(best == labels[:, None], axis=-1)))
+    hits: Hits = np.any(best == labels[:, None], axis=-1)
+    return hits
 
 
 def _speedups(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cprune_tf import graph, litert
+from cprune_tf.accuracy import AccuracyGate, Evaluation
 from cprune_tf.config import ConfigError, PruneConfig
 from cprune_tf.cross_check import check_deployments
 from cprune_tf.data import ImageData
@@ -185,8 +186,7 @@ class Pipeline:
         """Returns the original's accuracy and the accuracy that the result must have, both 0..1."""
         evaluated = self._run.journal.last(events.Evaluated)
         if evaluated is None:
-            accuracy = float(self._given.hooks.evaluate(original))
-            evaluated = self._run.journal.append(events.Evaluated(accuracy))
+            evaluated = self._run.journal.append(self._given.hooks.evaluate_original(original))
         accuracy = evaluated.accuracy
         strategy = self._config.strategy
         required = strategy.required_accuracy or max(0.0, accuracy - strategy.max_accuracy_drop)
@@ -250,25 +250,26 @@ class Pipeline:
         A strategy may accept a model that misses the requirement by a little, since this training
         follows. The original is never trained.
         """
+        gate = AccuracyGate(required, required, self._config.strategy.gate_confidence)
         known = self._run.journal.last(events.LongTermTrained)
         iteration = pruned.iteration
         if known is not None:
-            if known.accuracy >= required or known.iteration <= 0:
+            if known.iteration <= 0 or not gate.shortfall(known.evaluation):
                 return _load(self._run.path(known.model))
             iteration = known.iteration - 1
-        model, accuracy = self._long_trained_point(bench, pruned, iteration)
-        while accuracy < required and iteration > 0:
+        model, evaluation = self._long_trained_point(bench, pruned, iteration)
+        while iteration > 0 and (shortfall := gate.shortfall(evaluation)):
             iteration -= 1
             self._progress.note(
-                f"After long-term training, iteration {iteration + 1} has {accuracy:.2%}, below "
-                f"the required {required:.2%}: iteration {iteration} is delivered instead."
+                f"After long-term training, iteration {iteration + 1} misses the requirement: "
+                f"{shortfall}. Iteration {iteration} is delivered instead."
             )
-            model, accuracy = self._long_trained_point(bench, pruned, iteration)
+            model, evaluation = self._long_trained_point(bench, pruned, iteration)
         return model
 
     def _long_trained_point(
         self, bench: Workbench, pruned: CurrentModel, iteration: int
-    ) -> tuple[Any, float]:
+    ) -> tuple[Any, Evaluation]:
         """Trains one accepted model; its weights change only if they are no worse then."""
         journal = self._run.journal
         records = (*journal.events(events.Baseline), *journal.events(events.Accepted))
@@ -276,24 +277,28 @@ class Pipeline:
         model = pruned.model
         if iteration != pruned.iteration:
             model = _load(self._run.path(record.model))
-        accuracy, kept = record.accuracy, "as it was"
+        evaluation, kept = record.evaluation, "as it was"
         if iteration:
             before = [np.array(weight) for weight in model.get_weights()]
             with self._progress.stage("Long-term training"):
                 bench.hooks.long_term_train(model)
-                trained = bench.hooks.evaluate(model)
-            if trained >= accuracy:
-                accuracy, kept = trained, "trained"
+                trained = bench.evaluate(model)
+            if trained.accuracy >= evaluation.accuracy:
+                evaluation, kept = trained, "trained"
             else:
                 model.set_weights(before)
                 self._progress.note(
-                    f"Long-term training ended at {trained:.2%}, below {accuracy:.2%}: "
-                    "the weights before it are kept."
+                    f"Long-term training ended at {trained.accuracy:.2%}, below "
+                    f"{evaluation.accuracy:.2%}: the weights before it are kept."
                 )
         self._run.save_model(model, "final.keras")
         epochs = self._config.training.long_term.epochs if iteration else 0
-        journal.append(events.LongTermTrained(accuracy, epochs, kept, "final.keras", iteration))
-        return model, accuracy
+        journal.append(
+            events.LongTermTrained(
+                evaluation.accuracy, epochs, kept, "final.keras", iteration, evaluation.paired
+            )
+        )
+        return model, evaluation
 
     def _exported(
         self, bench: Workbench, first: CurrentModel, final: Any

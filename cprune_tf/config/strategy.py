@@ -32,6 +32,12 @@ class StrategyConfig:
             0: no such target.
         target_latency_ms: Pruning ends when the result takes no more than this; 0: no such target.
         metric: The metric of all accuracies: "top1" or "top5".
+        gate_error_rate: The evaluation of a candidate ends as soon as its refusal is certain but
+            for this probability (0..1); 0: all images that decide are evaluated. See
+            `accuracy.refusal`. A caller's own evaluation is always run whole.
+        gate_confidence: A candidate passes only if the one-sided lower confidence bound of its
+            accuracy is high enough too, with this confidence (e.g. 0.95). The bound follows from
+            the paired difference from the original. 0: the accuracy alone decides.
     """
 
     name: str = "latency_budget"
@@ -44,6 +50,8 @@ class StrategyConfig:
     target_speedup: float = 0.0
     target_latency_ms: float = 0.0
     metric: str = "top1"
+    gate_error_rate: float = 0.01
+    gate_confidence: float = 0.0
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -73,6 +81,14 @@ class StrategyConfig:
         require(count >= 1, "strategy.importance_batches", count, "1 or more")
         self._validate_targets()
         require(self.metric in ("top1", "top5"), "strategy.metric", self.metric, "top1 or top5")
+        rate, confidence = self.gate_error_rate, self.gate_confidence
+        require(0 <= rate < 1, "strategy.gate_error_rate", rate, "a number in [0, 1)")
+        require(
+            confidence == 0 or 0.5 <= confidence < 1,
+            "strategy.gate_confidence",
+            confidence,
+            "0 or a number in [0.5, 1)",
+        )
         for name in strategies:
             getattr(self, name).validate()
 

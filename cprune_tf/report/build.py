@@ -104,6 +104,7 @@ class _Builder:
             self._checks(),
             self._first_accuracy(),
             self._final_accuracy(),
+            self._final_error(),
             self._num_validation() > 0,
         )
         return types.Report(
@@ -159,6 +160,7 @@ class _Builder:
             accuracies[0] if self._num_validation() and len(accuracies) > 1 else None,
             self._first_accuracy(),
             self._final_accuracy(),
+            self._final_error(),
             self._required_accuracy(),
             self._metric(),
             bool(self.device.emulated),
@@ -181,6 +183,12 @@ class _Builder:
         if self.trained is not None:
             return self.trained.accuracy
         return self.pruned.accuracy if self.pruned else None
+
+    def _final_error(self) -> float | None:
+        """The standard error of the result's accuracy minus the original's."""
+        if self.trained is not None:
+            return self.trained.paired.standard_error if self.trained.paired else None
+        return self.pruned.standard_error if self.pruned else None
 
     def _num_sessions(self) -> int:
         return len(history.of_kind(self.records, RunStarted))

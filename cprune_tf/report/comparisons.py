@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,6 +91,7 @@ def accuracies(
     checks: Sequence[types.RuntimeCheck],
     decided_original: float | None,
     decided_pruned: float | None,
+    decided_error: float | None,
     has_validation: bool,
 ) -> tuple[types.Comparison, ...]:
     """Compares accuracies on each runtime.
@@ -98,6 +100,7 @@ def accuracies(
         checks: The checks of the cross-check, made on the test images.
         decided_original: The original's accuracy (0..1) on the images that decided.
         decided_pruned: The result's accuracy (0..1) on the images that decided.
+        decided_error: The standard error of their difference.
         has_validation: Whether validation images decided, not the test images.
 
     Returns:
@@ -110,9 +113,14 @@ def accuracies(
     decided = formats.VALIDATION if has_validation else "keras"
     table.setdefault((decided, ORIGINAL), decided_original)
     table.setdefault((decided, PRUNED), decided_pruned)
+    errors = {check.runtime: check.standard_error for check in checks if check.deployment == PRUNED}
+    errors.setdefault(decided, decided_error)
     runtimes = sorted({runtime for runtime, _ in table}, key=_runtime_order)
     return tuple(
-        compare(runtime, table.get((runtime, ORIGINAL)), table.get((runtime, PRUNED)))
+        dataclasses.replace(
+            compare(runtime, table.get((runtime, ORIGINAL)), table.get((runtime, PRUNED))),
+            standard_error=errors.get(runtime),
+        )
         for runtime in runtimes
     )
 

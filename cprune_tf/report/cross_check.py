@@ -22,6 +22,7 @@ def summarize(check: results.CrossCheck) -> types.CrossCheck:
             max_relative_error=_finite(result.max_relative_error),
             top1_agreement=result.top1_agreement,
             file_bytes=result.file_bytes,
+            standard_error=None if result.paired is None else result.paired.standard_error,
         )
         for result in check.results
     )

@@ -74,6 +74,18 @@ def points(difference: float) -> str:
     return f"{'+' if value > 0 else '−'}{abs(value):.2f}{_GAP}pp"
 
 
+def error_of_points(value: float) -> str:
+    """Formats the standard error of a difference of accuracies: "± 0.35 pp"."""
+    return f"±{_GAP}{100 * value:.2f}{_GAP}pp"
+
+
+def points_with_error(difference: float, standard_error: float | None) -> str:
+    """Formats a difference of accuracies, with its standard error where that is known."""
+    if standard_error is None:
+        return points(difference)
+    return f"{points(difference)} {error_of_points(standard_error)}"
+
+
 def factor(value: float) -> str:
     """Formats a speed-up: "1.83×"."""
     return f"{value:.2f}×"

@@ -66,6 +66,8 @@ def iterations(records: Iterable[Record]) -> tuple[types.Iteration, ...]:
             macs=model.macs,
             channels=dict(model.channels),
             model=model.model,
+            difference=None if model.paired is None else model.paired.difference,
+            standard_error=None if model.paired is None else model.paired.standard_error,
         )
         for num_tried, model in models(records)
     )
@@ -94,7 +96,7 @@ def decisions(records: Sequence[Record]) -> tuple[types.Decision, ...]:
 
 
 def _decision(number: int, event: CandidateJudged, current: ModelRecord) -> types.Decision:
-    measured = event.measured
+    measured, paired = event.measured, event.paired
     # A price is scaled to the latency that the current model had when it was made. A measured
     # candidate was timed side by side with the current model. So each has its own reference.
     priced_ms, current_ms = current.latency.median_ms, event.current_latency_ms
@@ -112,6 +114,9 @@ def _decision(number: int, event: CandidateJudged, current: ModelRecord) -> type
         measured=None if measured is None else latency(measured),
         latency_ratio=None if measured is None else measured.median_ms / current_ms,
         accuracy=event.accuracy,
+        num_images=None if paired is None else paired.num_images,
+        difference=None if paired is None else paired.difference,
+        standard_error=None if paired is None else paired.standard_error,
         current_accuracy=event.current_accuracy,
         decision=event.decision,
         reason=event.reason,

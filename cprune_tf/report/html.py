@@ -21,6 +21,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "count": formats.count,
     "duration": formats.duration,
     "error": formats.error,
+    "error_of_points": formats.error_of_points,
     "factor": formats.factor,
     "gflops": formats.significant,
     "macs": formats.macs,

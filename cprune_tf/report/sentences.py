@@ -40,6 +40,7 @@ def verdict(
     tested: types.Comparison | None,
     accuracy_before: float | None,
     accuracy_after: float | None,
+    standard_error: float | None,
     required_accuracy: float | None,
     metric: str | None,
     emulated: bool,
@@ -54,6 +55,7 @@ def verdict(
             not measured.
         accuracy_after: The result's accuracy on the images that decided, 0..1; None if it was not
             measured.
+        standard_error: Of the difference between the two, 0..1; None if it is unknown.
         required_accuracy: The accuracy that the result must have, 0..1; None if unknown.
         metric: The metric of the accuracies; None if unknown.
         emulated: Whether the device is emulated, so that its latencies mean nothing.
@@ -69,22 +71,32 @@ def verdict(
     parts = [_speed(latencies, emulated)]
     name = formats.metric(metric).capitalize()
     if tested is not None and tested.original is not None and tested.pruned is not None:
-        parts.append(f"{name} {_change(tested.original, tested.pruned)} on the test images.")
+        change = _change(tested.original, tested.pruned, tested.standard_error)
+        parts.append(f"{name} {change} on the test images.")
         name = "On the validation images, which decided,"
     if accuracy_before is not None and accuracy_after is not None:
         requirement = _requirement(accuracy_after, required_accuracy)
-        parts.append(f"{name} {_change(accuracy_before, accuracy_after)}{requirement}.")
+        change = _change(accuracy_before, accuracy_after, standard_error)
+        parts.append(f"{name} {change}{requirement}.")
     return " ".join(parts)
 
 
 def which_images(data: DataDescribed) -> str:
-    """Writes which images decided, which are quoted, and how much their number can tell."""
+    """Writes which images decided, which are quoted, and how much their number can tell.
+
+    Args:
+        data: The images.
+
+    Returns:
+        A few sentences.
+    """
     fewest = min(count for count in (data.num_validation, data.num_test) if count)
     # At an accuracy of 90 %; at others it is of the same size.
     error = 100 * math.sqrt(0.9 * 0.1 / fewest)
     return (
         f"{_which_images(data)} On {fewest:,} images, the standard error of an accuracy is about "
-        f"{error:.1f} points."
+        f"{error:.1f} points. A difference between two models on the same images is known better: "
+        "its standard error stands behind the ±, where it was measured."
     )
 
 
@@ -106,8 +118,11 @@ def _which_images(data: DataDescribed) -> str:
     )
 
 
-def _change(before: float, after: float) -> str:
-    return f"{formats.percent(before)} → {formats.percent(after)}"
+def _change(before: float, after: float, standard_error: float | None) -> str:
+    change = f"{formats.percent(before)} → {formats.percent(after)}"
+    if standard_error is None:
+        return change
+    return f"{change} ({formats.points_with_error(after - before, standard_error)})"
 
 
 def _speed(latencies: Sequence[types.LatencyComparison], emulated: bool) -> str:

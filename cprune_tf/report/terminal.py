@@ -78,7 +78,7 @@ def _summary(report: types.Report) -> rich.table.Table:
             f"{formats.metric(report.metric)}, {formats.runtime(accuracy.name)}",
             _value(accuracy.original, formats.percent),
             _value(accuracy.pruned, formats.percent),
-            "" if accuracy.difference is None else formats.points(accuracy.difference),
+            _difference(accuracy),
         )
     for size in report.sizes:
         table.add_row(
@@ -88,6 +88,12 @@ def _summary(report: types.Report) -> rich.table.Table:
             "" if size.ratio is None else formats.change(size.ratio),
         )
     return table
+
+
+def _difference(row: types.Comparison) -> str:
+    if row.difference is None:
+        return ""
+    return formats.points_with_error(row.difference, row.standard_error)
 
 
 def _latency(latency: types.Latency | None) -> str:

@@ -73,6 +73,7 @@ class Comparison:
         pruned: The result's value, or None.
         ratio: pruned / original, or None.
         difference: pruned - original, or None.
+        standard_error: Of the difference, for accuracies on the same images; None if unknown.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Comparison:
     pruned: float | None
     ratio: float | None
     difference: float | None
+    standard_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,9 @@ class Iteration:
         macs: Multiply-adds of one inference; None if a size is unknown.
         channels: Number of channels by layer name.
         model: The model's file, relative to the run directory.
+        difference: The accuracy minus the original's on the same images; None for the original, or
+            if the caller's own function evaluated.
+        standard_error: Of the difference; None if there is none.
     """
 
     iteration: int
@@ -105,6 +110,8 @@ class Iteration:
     macs: int | None
     channels: dict[str, int]
     model: str
+    difference: float | None = None
+    standard_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +134,11 @@ class Decision:
         measured: The candidate's whole-model latency; None if it was not measured.
         latency_ratio: Median of measured / current_latency_ms; None if it was not measured.
         accuracy: Accuracy after short-term training, 0..1; None if the candidate was not trained.
+            An estimate if it was refused before all images were evaluated.
+        num_images: Number of images that were evaluated; None if the candidate was not trained, or
+            if the caller's own function evaluated.
+        difference: The accuracy on these images minus the original's, or None.
+        standard_error: Of the difference, or None.
         current_accuracy: The current model's accuracy, 0..1.
         decision: "accepted", "refused_latency" or "refused_accuracy".
         reason: Why the candidate was accepted or refused.
@@ -145,6 +157,9 @@ class Decision:
     measured: Latency | None
     latency_ratio: float | None
     accuracy: float | None
+    num_images: int | None
+    difference: float | None
+    standard_error: float | None
     current_accuracy: float
     decision: str
     reason: str
@@ -202,6 +217,8 @@ class RuntimeCheck:
             finite.
         top1_agreement: Fraction (0..1) of the images with the same first class as in Keras.
         file_bytes: Size of the deployed file; None for Keras.
+        standard_error: Of the difference from the original's accuracy on the same runtime and
+            images; None for the original.
     """
 
     deployment: str
@@ -211,6 +228,7 @@ class RuntimeCheck:
     max_relative_error: float | None
     top1_agreement: float
     file_bytes: int | None
+    standard_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from cprune_tf.accuracy import Evaluation, PairedDifference
 from cprune_tf.devices.base import DeviceInfo
 from cprune_tf.devices.latency import Latency
 from cprune_tf.runs.records import Schema
@@ -80,10 +81,15 @@ class Evaluated:
 
     Attributes:
         accuracy: The original model's accuracy, 0..1.
+        num_images: Number of images that decide; 0 if the caller's own function evaluates.
+        hits: Which of them the original classifies right, as `accuracy.pack_hits` packs it; "" if
+            the caller's own function evaluates.
     """
 
     kind: ClassVar[str] = "evaluated"
     accuracy: float
+    num_images: int = 0
+    hits: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +157,19 @@ class ProposalTrained:
         index: The candidate's number, from 0.
         key: The key of the plan; see CandidatePlanned.
         accuracy: Accuracy after short-term training, 0..1.
+        paired: Its difference from the original's; None if the caller's own function evaluates.
     """
 
     kind: ClassVar[str] = "proposal_trained"
     index: int
     key: str
     accuracy: float
+    paired: PairedDifference | None = None
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The accuracy, which rests on all images that decide."""
+        return Evaluation.whole(self.accuracy, self.paired)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,11 +239,15 @@ class CandidateJudged:
         current_latency_ms: The latency of the current model that the candidate was compared with.
         measured: The candidate's whole-model latency; None if the price ruled it out.
         accuracy: Accuracy after short-term training, 0..1; None if the candidate was not trained.
+            If it was refused before all images were evaluated, an estimate.
         current_accuracy: Accuracy of the model that the candidate was made from, 0..1.
         decision: ACCEPTED, REFUSED_LATENCY or REFUSED_ACCURACY.
         reason: Why the candidate was accepted or refused, with the numbers.
         elapsed_sec: Time spent on the candidate.
         accepted: The model that the candidate became; None if it was refused.
+        paired: The difference of the accuracy from the original's, on the images that were
+            evaluated; None if the candidate was not trained, or if the caller's own function
+            evaluates.
     """
 
     kind: ClassVar[str] = "candidate"
@@ -250,6 +267,7 @@ class CandidateJudged:
     reason: str
     elapsed_sec: float
     accepted: ModelRecord | None
+    paired: PairedDifference | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +303,8 @@ class LongTermTrained:
         model: The `.keras` file of the kept model, relative to the run directory.
         iteration: The accepted model that was trained; 0 for the original, which is not trained.
             -1 in the journal of an older run: the last accepted one.
+        paired: The difference of the accuracy from the original's; None for the original itself, or
+            if the caller's own function evaluates.
     """
 
     kind: ClassVar[str] = "long_term_trained"
@@ -293,6 +313,12 @@ class LongTermTrained:
     kept: str
     model: str
     iteration: int = -1
+    paired: PairedDifference | None = None
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The accuracy, which rests on all images that decide."""
+        return Evaluation.whole(self.accuracy, self.paired)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,7 +374,7 @@ class Finished:
 
 
 RUN_EVENTS = Schema(
-    2,
+    3,
     (
         RunStarted,
         EnvironmentChanged,
@@ -370,4 +396,5 @@ RUN_EVENTS = Schema(
         Finished,
     ),
 )
-"""The events of a run's journal. In format 1, there was no header and fields could be missing."""
+"""The events of a run's journal. In format 1, there was no header and fields could be missing;
+in format 2, models were not compared with the original image by image."""

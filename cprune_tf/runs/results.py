@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cprune_tf.accuracy import Evaluation, PairedDifference
 from cprune_tf.devices.base import DeviceInfo
 from cprune_tf.devices.latency import Latency
 
@@ -62,6 +63,8 @@ class ModelRecord:
         model: The `.keras` file, relative to the run directory.
         history: The file that lists the removals that led to the model, relative to the run
             directory; "" for the original.
+        paired: The difference of the accuracy from the original's; None for the original itself, or
+            if the caller's own function evaluates.
     """
 
     iteration: int
@@ -74,6 +77,12 @@ class ModelRecord:
     tasks: tuple[TaskRecord, ...]
     model: str
     history: str = ""
+    paired: PairedDifference | None = None
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The accuracy, which rests on all images that decide."""
+        return Evaluation.whole(self.accuracy, self.paired)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +113,8 @@ class RuntimeResult:
         top1_agreement: Fraction (0..1) of the images with the same first class as in Keras.
         file_bytes: Size of the deployed file; None for Keras.
         latencies: One latency for each number of threads; empty for Keras.
+        paired: The difference of the accuracy from that of the first deployment, on the same
+            runtime; None for the first deployment.
     """
 
     deployment: str
@@ -114,6 +125,7 @@ class RuntimeResult:
     top1_agreement: float
     file_bytes: int | None
     latencies: tuple[Latency, ...]
+    paired: PairedDifference | None = None
 
 
 @dataclasses.dataclass(frozen=True)

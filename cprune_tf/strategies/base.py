@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cprune_tf.accuracy import AccuracyGate, Evaluation
 from cprune_tf.runs.events import ACCEPTED
 
 if typing.TYPE_CHECKING:
@@ -116,13 +117,13 @@ class Verdict:
         decision: events.ACCEPTED, REFUSED_LATENCY or REFUSED_ACCURACY.
         reason: Why the candidate was accepted or refused, with the numbers.
         measurement: The measured whole-model latency; None if the candidate was not measured.
-        accuracy: Accuracy after short-term training, 0..1; None if the candidate was not trained.
+        evaluation: The accuracy after short-term training; None if the candidate was not trained.
     """
 
     decision: str
     reason: str
     measurement: Measurement | None
-    accuracy: float | None
+    evaluation: Evaluation | None
 
     @property
     def accepted(self) -> bool:
@@ -175,6 +176,19 @@ class Strategy(abc.ABC):
         if strategy.target_latency_ms:
             return float(strategy.target_latency_ms / self.original.latency.median_ms)
         return 0.0
+
+    def accuracy_gate(self, least: float) -> AccuracyGate:
+        """Returns the gate for a candidate.
+
+        Args:
+            least: The accuracy that it must have, 0..1.
+
+        Returns:
+            The gate. With `config.strategy.gate_confidence`, the lower confidence bound must reach
+            the accuracy that the result must have, or `least` where that is lower.
+        """
+        confidence = self.bench.config.strategy.gate_confidence
+        return AccuracyGate(least, min(least, self.required_accuracy), confidence)
 
     @abc.abstractmethod
     def propose(self, current: CurrentModel) -> Candidate | Stop:

@@ -186,12 +186,12 @@ class CPrune(Strategy):
         )
         if measurement.current_ratio > self.settings.beta:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
-        accuracy = self.bench.train(candidate, index)
-        if accuracy < self.settings.alpha * current.accuracy:
-            reason = f"accuracy {accuracy:.2%} < {self.settings.alpha:g} x {current.accuracy:.2%}"
-            return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
-        reason = f"{latency}, accuracy {accuracy:.2%}"
-        return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+        gate = self.accuracy_gate(self.settings.alpha * current.accuracy)
+        evaluation = self.bench.train(candidate, index, gate)
+        if shortfall := gate.shortfall(evaluation):
+            reason = f"{shortfall} ({self.settings.alpha:g} x {current.accuracy:.2%})"
+            return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
+        return Verdict(events.ACCEPTED, f"{latency}, {evaluation}", measurement, evaluation)
 
     def _stop_reason(self, current: CurrentModel) -> str | None:
         lowest = self.settings.alpha * current.accuracy

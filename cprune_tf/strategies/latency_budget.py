@@ -29,8 +29,10 @@ from cprune_tf.config.training import SoftStartConfig
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units, ranked
 from cprune_tf.strategies.registry import register_strategy
+from cprune_tf.strategies.workbench.soft_start import start_softly
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.accuracy import AccuracyGate, Evaluation
     from cprune_tf.config import PruneConfig
     from cprune_tf.importance.registry import Array
     from cprune_tf.strategies.planning.allocation import GroupOptions
@@ -191,26 +193,23 @@ class LatencyBudget(Strategy):
         latency = str(measurement)
         if measurement.current_ratio > 1 - _LEAST_GAIN:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
-        accuracy, softly = self._trained(current, candidate, index)
-        least = self.required_accuracy - self.settings.round_slack
-        if accuracy < least:
-            reason = (
-                f"accuracy {accuracy:.2%} < {least:.2%}, at {latency}{softly}: the next round goes "
-                "half as far"
-            )
-            return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
-        reason = f"{latency}, accuracy {accuracy:.2%}{softly}"
-        return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+        gate = self.accuracy_gate(self.required_accuracy - self.settings.round_slack)
+        evaluation, softly = self._trained(current, candidate, index, gate)
+        if shortfall := gate.shortfall(evaluation):
+            reason = f"{shortfall}, at {latency}{softly}: the next round goes half as far"
+            return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
+        reason = f"{latency}, {evaluation}{softly}"
+        return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _trained(
-        self, current: CurrentModel, candidate: Candidate, index: int
-    ) -> tuple[float, str]:
-        """A candidate's accuracy after training, and its soft start in words; "" without one."""
+        self, current: CurrentModel, candidate: Candidate, index: int, gate: AccuracyGate
+    ) -> tuple[Evaluation, str]:
+        """Trains and evaluates a candidate; also its soft start in words, "" without one."""
         softly = ""
         if self.settings.soft_start.epochs:
-            started = self.bench.soft_start(current, candidate, index, self.settings.soft_start)
+            started = start_softly(self.bench, current, candidate, index, self.settings.soft_start)
             softly = f", {started}"
-        return self.bench.train(candidate, index), softly
+        return self.bench.train(candidate, index, gate), softly
 
     def _next_ratio(self, current: CurrentModel) -> float | Stop:
         """The latency that the next round may take / the current model's."""

@@ -25,6 +25,7 @@ import typing
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from cprune_tf.accuracy import Evaluation
 from cprune_tf.config.checks import require
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units, num_units
@@ -126,21 +127,19 @@ class NetAdapt(Strategy):
 
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy. The candidate was trained when it was proposed."""
-        accuracies = self._accuracies()
-        accuracy = accuracies[candidate.key]
+        evaluations = self._evaluations()
+        evaluation = evaluations[candidate.key]
         measurement = self.bench.measure(current, candidate, index)
         latency = str(measurement)
-        if accuracy < self.least_accuracy:
-            reason = (
-                f"accuracy {accuracy:.2%} < {self.least_accuracy:.2%}, at {latency}: the best of "
-                f"{len(accuracies)} proposals"
-            )
-            return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
+        best = f"the best of {len(evaluations)} proposals"
+        if shortfall := self.accuracy_gate(self.least_accuracy).shortfall(evaluation):
+            reason = f"{shortfall}, at {latency}: {best}"
+            return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
         if measurement.current_ratio >= 1:
             reason = f"{latency}: the next iteration must lower the latency by more"
-            return Verdict(events.REFUSED_LATENCY, reason, measurement, accuracy)
-        reason = f"{latency}, accuracy {accuracy:.2%}: the best of {len(accuracies)} proposals"
-        return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+            return Verdict(events.REFUSED_LATENCY, reason, measurement, evaluation)
+        reason = f"{latency}, {evaluation}: {best}"
+        return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _stop_reason(self, current: CurrentModel) -> str | None:
         if current.latency_ratio <= self.target_ratio:
@@ -149,8 +148,8 @@ class NetAdapt(Strategy):
             )
         if (refused := self.too_inaccurate) is not None:
             return (
-                f"accuracy binds: the most accurate proposal has {refused.accuracy:.2%} < "
-                f"{self.least_accuracy:.2%}, at {self._reached(current)}"
+                f"accuracy binds: the most accurate proposal has {refused.accuracy:.2%}, and "
+                f"{self.least_accuracy:.2%} is required, at {self._reached(current)}"
             )
         return None
 
@@ -254,10 +253,10 @@ class NetAdapt(Strategy):
 
     # Training them.
 
-    def _accuracies(self) -> dict[str, float]:
-        """The accuracy of each proposal of this iteration that is trained, by key."""
+    def _evaluations(self) -> dict[str, Evaluation]:
+        """The evaluation of each proposal of this iteration that is trained, by key."""
         return {
-            event.key: event.accuracy
+            event.key: event.evaluation
             for event in self.bench.run.journal.events(events.ProposalTrained)
             if event.index == self.num_candidates
         }
@@ -274,31 +273,34 @@ class NetAdapt(Strategy):
         Returns:
             The most accurate one; the fastest of them if several are. Its weights are on disk.
         """
-        bench, accuracies = self.bench, self._accuracies()
+        bench, evaluations = self.bench, self._evaluations()
 
         def rank(proposal: events.CandidatePlanned) -> tuple[float, float]:
-            return accuracies[proposal.key], -proposal.ratio
+            return evaluations[proposal.key].accuracy, -proposal.ratio
 
-        trained = [proposal for proposal in proposals if proposal.key in accuracies]
+        trained = [proposal for proposal in proposals if proposal.key in evaluations]
         stage_name = f"Train proposals of iteration {current.iteration + 1}"
         with bench.progress.stage(stage_name, total=len(proposals)) as stage:
             for proposal in proposals:
-                if proposal.key in accuracies:
+                if proposal.key in evaluations:
                     continue
                 stage.update(len(trained), proposal.key)
                 draft = bench.draft(current, dict(proposal.removed))
                 candidate = Candidate(proposal.key, draft, num_units(proposal.removed))
-                accuracy = bench.train(candidate, self.num_candidates)
-                accuracies[proposal.key] = accuracy
+                # Evaluated whole: the proposals are compared with each other.
+                evaluation = bench.train(candidate, self.num_candidates)
+                evaluations[proposal.key] = evaluation
                 trained.append(proposal)
                 best = max(trained, key=rank)
                 if best is proposal:
                     # On disk before the journal says that it is trained.
                     bench.run.save_model(draft.model, _weights_name(proposal))
                 bench.run.journal.append(
-                    events.ProposalTrained(self.num_candidates, proposal.key, accuracy)
+                    events.ProposalTrained(
+                        self.num_candidates, proposal.key, evaluation.accuracy, evaluation.paired
+                    )
                 )
-                bench.progress.note(f"{proposal.key}: {proposal.reason}: accuracy {accuracy:.2%}")
+                bench.progress.note(f"{proposal.key}: {proposal.reason}: {evaluation}")
                 self._delete_weights_except(best)
         return max(trained, key=rank)
 

@@ -72,20 +72,19 @@ class Predictive(LatencyBudget):
         planned = self._planned_before(0)
         assert planned is not None  # It was journalled before it was proposed.
         predicted = f"predicted: {planned.ratio:.1%} of the current model's latency"
-        accuracy, softly = self._trained(current, candidate, index)
-        least = self.required_accuracy - self.settings.round_slack
-        if accuracy < least:
-            reason = f"accuracy {accuracy:.2%} < {least:.2%}{softly}; {predicted}; not timed"
-            return Verdict(events.REFUSED_ACCURACY, reason, None, accuracy)
+        gate = self.accuracy_gate(self.required_accuracy - self.settings.round_slack)
+        evaluation, softly = self._trained(current, candidate, index, gate)
+        if shortfall := gate.shortfall(evaluation):
+            reason = f"{shortfall}{softly}; {predicted}; not timed"
+            return Verdict(events.REFUSED_ACCURACY, reason, None, evaluation)
         self.bench.price(current, candidate.draft)
         measurement = self.bench.measure(current, candidate, index)
         error = planned.ratio / measurement.current_ratio - 1
         latency = f"{measurement}; {predicted}, {error:+.1%}"
         if measurement.current_ratio > 1 - self.settings.smallest_cut / 2:
-            return Verdict(events.REFUSED_LATENCY, latency, measurement, accuracy)
-        return Verdict(
-            events.ACCEPTED, f"{latency}; accuracy {accuracy:.2%}{softly}", measurement, accuracy
-        )
+            return Verdict(events.REFUSED_LATENCY, latency, measurement, evaluation)
+        reason = f"{latency}; {evaluation}{softly}"
+        return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _refused_ratio(self, event: events.CandidateJudged) -> float:
         """As predicted, since what is refused for accuracy is not timed."""

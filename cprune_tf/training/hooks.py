@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 
+from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
-from cprune_tf.training.evaluation import evaluate
+from cprune_tf.training.evaluation import evaluate, evaluate_batches
 from cprune_tf.training.trainer import Penalty, fit
 
 # Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
@@ -81,6 +84,13 @@ class Trainer:
     def evaluate(self, model: keras.Model) -> float:
         """Accuracy on the validation images, 0..1; on the test images if there are no others."""
         return evaluate(model, self.data, self.config.strategy.metric, part="validation")
+
+    def evaluate_batches(
+        self, model: keras.Model, order: npt.NDArray[np.integer[Any]] | None
+    ) -> Iterator[Hits]:
+        """Hits on the images of `evaluate`, batch by batch; see `evaluation.evaluate_batches`."""
+        metric = self.config.strategy.metric
+        return evaluate_batches(model, self.data, metric, part="validation", order=order)
 
     def sample(self) -> Any:
         """A few batches of training images and labels, the same at every call."""

@@ -242,6 +242,10 @@ class _Subclassed(keras.Model):
         ({"validation_data": None}, "without validation_data"),
         ({"model": _untrained()}, "about what guessing gives"),
         ({"model": _compiled_for_one_hot()}, "cannot be computed from labels"),
+        (
+            {"config": {"strategy": {"gate_confidence": 0.9}}, "evaluate": lambda model: 0.9},
+            "gate_confidence is 0.9, and evaluate is",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(tiny_model_path, pipelines, tmp_path, arguments, expected):

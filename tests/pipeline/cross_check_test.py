@@ -120,6 +120,18 @@ def test_accuracy_is_that_of_the_outputs(checked, deployments, labels):
             assert accuracy == pytest.approx(np.mean(classes == labels))
 
 
+def test_the_pruned_model_is_compared_with_the_original_by_image(checked, deployments, labels):
+    images = np.random.default_rng(0).random((64, 8, 8, 1), dtype=np.float32)
+    first, second = (
+        np.asarray(one.keras_model(images)).argmax(-1) == labels for one in deployments
+    )
+    for runtime in ("keras", "tvm", "litert"):
+        paired = checked.result("pruned", runtime).paired
+        assert (paired.gained, paired.lost) == ((second & ~first).sum(), (first & ~second).sum())
+        assert paired.num_images == 64 and paired.gained + paired.lost > 0
+        assert checked.result("original", runtime).paired is None
+
+
 def test_each_runtime_is_timed_with_one_and_all_threads(checked):
     for result in checked.results:
         expected = () if result.runtime == "keras" else ONE_AND_ALL

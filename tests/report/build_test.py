@@ -84,6 +84,24 @@ def test_the_report_says_which_images_decided_and_which_are_quoted(tmp_path):
     assert "Keras, validation images" in html.render(report, [])
 
 
+def test_accuracies_on_the_same_images_are_compared_with_the_error_of_their_difference(tmp_path):
+    data = DataDescribed("images", 10_800, 1_200, 2_000)
+    report = report_lib.build_report(sample_run.make_run(tmp_path / "run", data=data))
+    # Of 2,000 images, 30 are gained and 39 lost; on those that decided, 20 and 29.
+    tested, decided = 0.00415, 0.00350
+    errors = [row.standard_error for row in report.accuracies]
+    assert errors == pytest.approx([tested] * 3 + [decided], abs=5e-6)
+    parts = report.verdict.replace("\u00a0", " ").split(" on the test images.")
+    assert "(−0.43 pp ± 0.42 pp)" in parts[0] and "(−0.43 pp ± 0.35 pp)" in parts[1]
+    assert report.iterations[0].standard_error is None
+    assert report.iterations[-1].standard_error == pytest.approx(0.00374, abs=5e-6)
+    partly = report.decisions[-1]
+    assert (partly.num_images, partly.difference) == (750, pytest.approx(-13 / 750))
+    page = html.render(report, [])
+    assert 'data-path="decisions.8.num_images">750<' in page
+    assert 'data-path="iterations.4.standard_error">±' in page
+
+
 def test_the_report_says_so_if_the_quoted_images_also_decided(tmp_path):
     data = DataDescribed("images", 12_000, 0, 2_000)
     report = report_lib.build_report(sample_run.make_run(tmp_path / "run", data=data))
@@ -182,7 +200,7 @@ def test_slower_and_missed_are_said(tmp_path):
 def test_run_of_another_version_is_refused(tmp_path):
     line = {"seq": 0, "time": "2026-01-01T00:00:00.000Z", "event": "run_started"}
     (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
-    with pytest.raises(JournalError, match="format 1; this version reads format 2"):
+    with pytest.raises(JournalError, match="format 1; this version reads format 3"):
         data.build_report(tmp_path)
 
 

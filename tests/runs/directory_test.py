@@ -53,7 +53,7 @@ def test_run_of_another_journal_format_is_refused(tmp_path):
     RunDirectory.create(tmp_path, _CONFIG).close()
     line = {"seq": 0, "time": "2026-01-01T00:00:00.000Z", "event": "run_started", "model": "m"}
     (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
-    with pytest.raises(JournalError, match=r"format 1; this version reads format 2\. Finish"):
+    with pytest.raises(JournalError, match=r"format 1; this version reads format 3\. Finish"):
         RunDirectory.open(tmp_path, _CONFIG, resume=True)
 
 

@@ -81,7 +81,8 @@ def prune(bench, strategy, required=0.1, build=None):
     baseline = bench.run.journal.last(events.Baseline)
     original = (build or small_model)()
     if baseline is None:
-        first = bench.start(original, 0.9)
+        evaluated = bench.run.journal.last(events.Evaluated)
+        first = bench.start(original, 0.9 if evaluated is None else evaluated.accuracy)
         record = vars(bench.describe(first))
         bench.run.journal.append(events.Baseline(**record, required_accuracy=required))
     else:

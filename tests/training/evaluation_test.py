@@ -8,6 +8,7 @@ import pytest
 
 from cprune_tf.models import vgg_small
 from cprune_tf.training import TrainingError, evaluate
+from cprune_tf.training.evaluation import evaluate_batches
 
 
 def test_accuracy_is_what_the_outputs_say(small_data, trained):
@@ -35,6 +36,18 @@ def test_equal_outputs_are_not_right(small_data):
     share = np.mean(small_data.test_labels == 0)
     assert evaluate(model, small_data) == share
     assert evaluate(model, small_data, "top5") == np.mean(small_data.test_labels < 5)
+
+
+def test_hits_come_in_the_order_that_is_asked_for_and_only_as_far(small_data, trained):
+    outputs = trained.predict(small_data.test_images, verbose=0)
+    right = outputs.argmax(axis=1) == small_data.test_labels
+    order = np.random.default_rng(0).permutation(len(right))
+    hits = np.concatenate(list(evaluate_batches(trained, small_data, order=order)))
+    np.testing.assert_array_equal(hits, right[order])
+    batches = evaluate_batches(trained, small_data, batch_size=100, order=order)
+    np.testing.assert_array_equal(next(batches), right[order[:100]])
+    with pytest.raises(TrainingError, match=r"began with 499 test images, and now there are 500"):
+        next(evaluate_batches(trained, small_data, order=order[1:]))
 
 
 def test_dropout_is_off_and_nothing_is_changed(small_data, trained):

@@ -43,6 +43,15 @@ def _reports_of(data, model, phase="short", own_compile=False):
     return reports
 
 
+def test_hits_on_the_deciding_images_are_those_of_the_accuracy(small_data, trained):
+    images, labels = small_data.test_images[:100], small_data.test_labels[:100]
+    data = dataclasses.replace(small_data, validation_images=images, validation_labels=labels)
+    trainer = Trainer(_CONFIG, data, trained)
+    order = np.random.default_rng(0).permutation(100)
+    hits = np.concatenate(list(trainer.evaluate_batches(trained, order)))
+    assert len(hits) == 100 and hits.mean() == trainer.evaluate(trained)
+
+
 @pytest.mark.parametrize("phase", ["short", "long"])
 @pytest.mark.parametrize("own_compile", [False, True])
 def test_every_step_is_reported_up_to_the_last(small_data, trained, phase, own_compile):

@@ -68,13 +68,13 @@ class OneShot(Strategy):
     def judge(self, current: CurrentModel, candidate: Candidate, index: int) -> Verdict:
         """See Strategy: accurate enough after training."""
         measurement = self.bench.measure(current, candidate, index)
-        accuracy = self.bench.train(candidate, index)
+        gate = self.accuracy_gate(self.required_accuracy)
+        evaluation = self.bench.train(candidate, index, gate)
         why = f"{measurement}; {self.planned()[index].reason}"
-        if accuracy < self.required_accuracy:
-            reason = f"accuracy {accuracy:.2%} < {self.required_accuracy:.2%}, at {why}"
-            return Verdict(events.REFUSED_ACCURACY, reason, measurement, accuracy)
-        reason = f"accuracy {accuracy:.2%}, {why}"
-        return Verdict(events.ACCEPTED, reason, measurement, accuracy)
+        if shortfall := gate.shortfall(evaluation):
+            reason = f"{shortfall}, at {why}"
+            return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
+        return Verdict(events.ACCEPTED, f"{evaluation}, {why}", measurement, evaluation)
 
     def planned(self, attempt: int | None = None) -> Plans:
         """Reads a plan from the journal.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from cprune_tf import graph
-from cprune_tf.config import PruneConfig, SoftStartConfig
+from cprune_tf.accuracy import AccuracyGate, Evaluation
+from cprune_tf.config import PruneConfig
 from cprune_tf.devices import Latency
 from cprune_tf.importance.registry import Array
 from cprune_tf.latency.lab import LatencyLab
@@ -28,28 +29,8 @@ from cprune_tf.strategies.base import (
 )
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import targets
-from cprune_tf.strategies.workbench.soft_start import start_softly
+from cprune_tf.strategies.workbench.hooks import Hooks
 from cprune_tf.strategies.workbench.targets import Target
-
-
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-    """The functions that train and evaluate models: the caller's own or the defaults.
-
-    Attributes:
-        short_term_train: Trains a candidate in place.
-        long_term_train: Trains the final model in place.
-        evaluate: Returns a model's accuracy, 0..1.
-        sample: Returns batches of labelled training images, for importance and sensitivity.
-        soft_start: Trains a model in place with a penalty, for so many epochs; None where the
-            caller's own functions or optimizer train, which know of no penalty.
-    """
-
-    short_term_train: Callable[[Any], None]
-    long_term_train: Callable[[Any], None]
-    evaluate: Callable[[Any], float]
-    sample: Callable[[], Any]
-    soft_start: Callable[[Any, Any, int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +43,7 @@ class CurrentModel:
         prepared: The model as the runtime sees it; all its tasks are measured.
         channels: The model's channel groups.
         library: The file that the runtime built from the model.
-        accuracy: The accuracy that `Hooks.evaluate` returned, 0..1.
+        evaluation: The accuracy on all images that decide.
         latency: Latency of the whole model on the device.
         latency_ratio: Median latency / the original's, measured side by side.
         history: The removals that led from the original to this model.
@@ -73,10 +54,15 @@ class CurrentModel:
     prepared: RuntimeModel
     channels: graph.ChannelGraph
     library: pathlib.Path
-    accuracy: float
+    evaluation: Evaluation
     latency: Latency
     latency_ratio: float
     history: graph.PruningHistory
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy on the images that decide, 0..1."""
+        return self.evaluation.accuracy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -309,32 +295,38 @@ class Workbench:
                 return event
         return None
 
-    def soft_start(
-        self, current: CurrentModel, candidate: Candidate, index: int, config: SoftStartConfig
-    ) -> events.SoftStarted:
-        """Gives a candidate the weights that the current model has after a soft start.
-
-        Args:
-            current: The model that the candidate was made from; it keeps its own weights.
-            candidate: The candidate, not trained.
-            index: The candidate's number in this run, from 0.
-            config: How long and how strong; at least one epoch.
-        """
-        return start_softly(self, current, candidate, index, config)
-
-    def train(self, candidate: Candidate, index: int) -> float:
-        """Trains a candidate in place for a short time.
+    def train(
+        self, candidate: Candidate, index: int, gate: AccuracyGate | None = None
+    ) -> Evaluation:
+        """Trains a candidate in place for a short time and evaluates it.
 
         Args:
             candidate: The candidate.
             index: The candidate's number in this run, from 0.
+            gate: What its accuracy must be: the evaluation ends early once it is known to be too
+                low (`config.strategy.gate_error_rate`). None: it is always evaluated whole.
 
         Returns:
-            The candidate's accuracy after the training, 0..1.
+            The candidate's accuracy after the training.
         """
         with self.progress.stage(f"Train candidate {index + 1}"):
             self.hooks.short_term_train(candidate.draft.model)
-            return self.hooks.evaluate(candidate.draft.model)
+            if gate is None:
+                return self.evaluate(candidate.draft.model)
+            # Each candidate gets an order of its own, so that the error rate holds for each: which
+            # candidates there are depends on earlier decisions, and so on earlier orders.
+            return self.hooks.evaluate_against(
+                self.run.journal.last(events.Evaluated),
+                candidate.draft.model,
+                least=gate.least,
+                error_rate=self.config.strategy.gate_error_rate,
+                seed=(self.config.seed, index),
+            )
+
+    def evaluate(self, model: Any) -> Evaluation:
+        """Evaluates a model on all images that decide."""
+        original = self.run.journal.last(events.Evaluated)
+        return self.hooks.evaluate_against(original, model)
 
     def accept(self, current: CurrentModel, candidate: Candidate, verdict: Verdict) -> CurrentModel:
         """Tunes an accepted candidate, measures it as a whole model and saves it.
@@ -348,12 +340,13 @@ class Workbench:
             The candidate as the new current model.
 
         Raises:
-            ValueError: If the candidate was not measured or not trained.
+            ValueError: If the candidate was not measured, or not evaluated on all images.
         """
-        if verdict.measurement is None or verdict.accuracy is None:
+        measurement, evaluation = verdict.measurement, verdict.evaluation
+        if measurement is None or evaluation is None or not evaluation.is_whole:
             raise ValueError(
                 f"The candidate {candidate.key} was accepted, but it was not both measured and "
-                "trained; expected a verdict with a measurement and an accuracy."
+                "evaluated on all images; expected a verdict with a measurement and an evaluation."
             )
         iteration = current.iteration + 1
         model = candidate.draft.model
@@ -365,7 +358,7 @@ class Workbench:
                 self.runtime.tune(prepared, trials, stage.progress)
         library = self.library_path(iteration)
         self.runtime.build(prepared, library)
-        latency, ratio = verdict.measurement.latency, verdict.measurement.original_ratio
+        latency, ratio = measurement.latency, measurement.original_ratio
         if trials:
             original, latency = self.time(model, self.library_path(0), library)
             ratio = latency.median_ms / original.median_ms
@@ -378,7 +371,7 @@ class Workbench:
             prepared,
             self.analyze(model),
             library,
-            verdict.accuracy,
+            evaluation,
             latency,
             ratio,
             history,
@@ -405,7 +398,7 @@ class Workbench:
         self.run.save_model(original, _model_name(0))
         channels, history = self.analyze(original), graph.PruningHistory()
         return CurrentModel(
-            0, original, prepared, channels, library, accuracy, latency, 1.0, history
+            0, original, prepared, channels, library, Evaluation(accuracy), latency, 1.0, history
         )
 
     def restore(self, record: ModelRecord, model: Any) -> CurrentModel:
@@ -433,7 +426,7 @@ class Workbench:
             prepared,
             self.analyze(model),
             library,
-            record.accuracy,
+            record.evaluation,
             record.latency,
             record.latency_ratio,
             history,
@@ -455,6 +448,7 @@ class Workbench:
         return ModelRecord(
             iteration=current.iteration,
             accuracy=current.accuracy,
+            paired=current.evaluation.paired,
             latency=current.latency,
             latency_ratio=current.latency_ratio,
             params=statistics.params,

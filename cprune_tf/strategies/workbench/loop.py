@@ -82,6 +82,7 @@ def _judged(
 ) -> events.CandidateJudged:
     """Returns the event of a decision, without its duration and without the accepted model."""
     measurement, price = verdict.measurement, candidate.price
+    evaluation = verdict.evaluation
     removal = candidate.draft.removal
     return events.CandidateJudged(
         index=index,
@@ -96,10 +97,11 @@ def _judged(
             current.latency.median_ms if measurement is None else measurement.current_ms
         ),
         measured=None if measurement is None else measurement.latency,
-        accuracy=verdict.accuracy,
+        accuracy=None if evaluation is None else evaluation.accuracy,
         current_accuracy=current.accuracy,
         decision=verdict.decision,
         reason=verdict.reason,
         elapsed_sec=0.0,
         accepted=None,
+        paired=None if evaluation is None else evaluation.paired,
     )

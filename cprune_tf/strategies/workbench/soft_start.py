@@ -25,11 +25,21 @@ def start_softly(
     index: int,
     config: SoftStartConfig,
 ) -> events.SoftStarted:
-    """See `Workbench.soft_start`.
+    """Gives a candidate the weights that the current model has after a soft start.
 
     The current model is trained with a growing penalty on the units that the candidate lacks
     (`cprune_tf.training.unit_penalty`), the units are removed from it, and it gets its own weights
     back. If the run was killed after the soft start, the weights that it left are used.
+
+    Args:
+        bench: The workbench.
+        current: The model that the candidate was made from; it keeps its own weights.
+        candidate: The candidate, not trained.
+        index: The candidate's number in this run, from 0.
+        config: How long and how strong; at least one epoch.
+
+    Returns:
+        The event, journalled.
     """
     if (known := _started_before(bench, index)) is not None:
         import keras

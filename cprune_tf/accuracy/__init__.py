@@ -1,0 +1,18 @@
+"""What accuracies on a limited number of images can tell: paired errors, gates, early refusals."""
+
+from __future__ import annotations
+
+from cprune_tf.accuracy.gate import AccuracyGate, Evaluation
+from cprune_tf.accuracy.hits import Hits, pack_hits, unpack_hits
+from cprune_tf.accuracy.paired import PairedDifference
+from cprune_tf.accuracy.refusal import RefusalTest
+
+__all__ = [
+    "AccuracyGate",
+    "Evaluation",
+    "Hits",
+    "PairedDifference",
+    "RefusalTest",
+    "pack_hits",
+    "unpack_hits",
+]
