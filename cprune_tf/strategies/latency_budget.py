@@ -29,7 +29,6 @@ from cprune_tf.config.training import SoftStartConfig
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict, least_units, ranked
 from cprune_tf.strategies.registry import register_strategy
-from cprune_tf.strategies.workbench.soft_start import start_softly
 
 if typing.TYPE_CHECKING:
     from cprune_tf.accuracy import AccuracyGate, Evaluation
@@ -207,7 +206,7 @@ class LatencyBudget(Strategy):
         """Trains and evaluates a candidate; also its soft start in words, "" without one."""
         softly = ""
         if self.settings.soft_start.epochs:
-            started = start_softly(self.bench, current, candidate, index, self.settings.soft_start)
+            started = self.bench.soft_start(current, candidate, index, self.settings.soft_start)
             softly = f", {started}"
         return self.bench.train(candidate, index, gate), softly
 

@@ -14,7 +14,6 @@ from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate
 from cprune_tf.strategies.latency_budget import LatencyBudget
 from cprune_tf.strategies.predictive import Predictive
-from cprune_tf.strategies.workbench.soft_start import start_softly
 
 from . import benches
 from .kills import Killed
@@ -96,7 +95,7 @@ def test_the_current_model_keeps_its_own_weights(tmp_path, fatal):
         draft = bench.draft(first, {"inner": (0, 2)})
         config = bench.config.strategy.latency_budget.soft_start
         with pytest.raises(Killed) if fatal else contextlib.nullcontext():
-            start_softly(bench, first, Candidate("inner", draft, 2), 0, config)
+            bench.soft_start(first, Candidate("inner", draft, 2), 0, config)
     for one, two in zip(first.model.get_weights(), wide_model().get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 

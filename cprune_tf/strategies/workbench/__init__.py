@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cprune_tf.strategies.workbench.bench import CurrentModel, Workbench
+from cprune_tf.strategies.workbench.bench import Workbench
+from cprune_tf.strategies.workbench.current_model import CurrentModel
 from cprune_tf.strategies.workbench.hooks import Hooks
 from cprune_tf.strategies.workbench.loop import run_strategy
 from cprune_tf.strategies.workbench.targets import Target

@@ -10,14 +10,14 @@ from typing import Any
 
 from cprune_tf import graph
 from cprune_tf.accuracy import AccuracyGate, Evaluation
-from cprune_tf.config import PruneConfig
+from cprune_tf.config import PruneConfig, SoftStartConfig
 from cprune_tf.devices import Latency
 from cprune_tf.importance.registry import Array
 from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.latency.points import PointStore
 from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.results import ModelRecord, TaskRecord
-from cprune_tf.runtimes import Runtime, RuntimeModel, TaskCost
+from cprune_tf.runtimes import Runtime, TaskCost
 from cprune_tf.strategies.base import (
     Candidate,
     Draft,
@@ -29,40 +29,10 @@ from cprune_tf.strategies.base import (
 )
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import targets
+from cprune_tf.strategies.workbench.current_model import CurrentModel
 from cprune_tf.strategies.workbench.hooks import Hooks
+from cprune_tf.strategies.workbench.soft_start import start_softly
 from cprune_tf.strategies.workbench.targets import Target
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CurrentModel:
-    """The original or an accepted model, with all that is known about it.
-
-    Attributes:
-        iteration: Number of candidates accepted up to this model; 0 for the original.
-        model: The Keras model.
-        prepared: The model as the runtime sees it; all its tasks are measured.
-        channels: The model's channel groups.
-        library: The file that the runtime built from the model.
-        evaluation: The accuracy on all images that decide.
-        latency: Latency of the whole model on the device.
-        latency_ratio: Median latency / the original's, measured side by side.
-        history: The removals that led from the original to this model.
-    """
-
-    iteration: int
-    model: Any
-    prepared: RuntimeModel
-    channels: graph.ChannelGraph
-    library: pathlib.Path
-    evaluation: Evaluation
-    latency: Latency
-    latency_ratio: float
-    history: graph.PruningHistory
-
-    @property
-    def accuracy(self) -> float:
-        """The accuracy on the images that decide, 0..1."""
-        return self.evaluation.accuracy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -294,6 +264,15 @@ class Workbench:
             if (event.index, dict(event.removed)) == wanted:
                 return event
         return None
+
+    def soft_start(
+        self, current: CurrentModel, candidate: Candidate, index: int, config: SoftStartConfig
+    ) -> events.SoftStarted:
+        """Gives a candidate the weights that the current model has after a soft start.
+
+        See `workbench.soft_start.start_softly`.
+        """
+        return start_softly(self, current, candidate, index, config)
 
     def train(
         self, candidate: Candidate, index: int, gate: AccuracyGate | None = None

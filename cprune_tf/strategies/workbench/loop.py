@@ -7,7 +7,8 @@ import time
 
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict
-from cprune_tf.strategies.workbench.bench import CurrentModel, Workbench
+from cprune_tf.strategies.workbench.bench import Workbench
+from cprune_tf.strategies.workbench.current_model import CurrentModel
 
 
 def run_strategy(strategy: Strategy, bench: Workbench, current: CurrentModel) -> CurrentModel:

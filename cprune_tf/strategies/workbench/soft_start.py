@@ -13,7 +13,8 @@ from cprune_tf.strategies.base import Candidate, num_units
 
 if typing.TYPE_CHECKING:
     from cprune_tf.importance.registry import Array
-    from cprune_tf.strategies.workbench.bench import CurrentModel, Workbench
+    from cprune_tf.strategies.workbench.bench import Workbench
+from cprune_tf.strategies.workbench.current_model import CurrentModel
 
 _WEIGHTS_NAME = "models/soft_start.keras"
 
