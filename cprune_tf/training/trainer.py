@@ -100,7 +100,7 @@ def fit(
     start = time.perf_counter()
     if not config.epochs:
         return FitResult((), 0, False, 0.0)
-    dataset, steps_per_epoch = _epoch_dataset(data, config, seed)
+    dataset, steps_per_epoch = epoch_dataset(data, config, seed)
     total = steps_per_epoch * config.epochs
     twin = training_twin(model, seed=seed)
     optimizer = steps.make_optimizer(twin, config, total)
@@ -146,8 +146,20 @@ def fit(
     return FitResult(tuple(epochs), num_steps, stopped, time.perf_counter() - start)
 
 
-def _epoch_dataset(data: ImageData, config: FitConfig, seed: int) -> tuple[tf.data.Dataset, int]:
-    """The data of one epoch, and its number of steps."""
+def epoch_dataset(data: ImageData, config: FitConfig, seed: int) -> tuple[tf.data.Dataset, int]:
+    """Returns the data of one epoch, and its number of steps.
+
+    Args:
+        data: Training batches.
+        config: Limits the steps of an epoch.
+        seed: Decides shuffling and augmentation.
+
+    Returns:
+        The data set, which is shuffled anew at each pass, and the number of its batches.
+
+    Raises:
+        TrainingError: There are none, or no end of them.
+    """
     dataset = data.train_dataset(seed)
     limit = config.max_steps_per_epoch
     if limit:
