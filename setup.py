@@ -61,6 +61,9 @@ setuptools.setup(
         "tflite": ["tflite>=2.18"],
         "tracker": ["tornado>=6.4"],
         "tfds": ["tensorflow-datasets>=4.9"],
+        # What tensorflow-model-optimization needs. It must itself be installed with --no-deps: it
+        # asks for absl-py 1, and runs with the absl-py 2 that all else needs.
+        "tfmot": ["dm-tree>=0.1.9", "six>=1.14", "tf_keras>=2.19"],
         "dev": [
             "hypothesis>=6.100",
             "mypy>=1.13",

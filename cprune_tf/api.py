@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cprune_tf.devices import Device
     from cprune_tf.report.types import Report
     from cprune_tf.runs import Progress, RunDirectory
+    from cprune_tf.strategies.workbench.reweighting import Sparsifier
     from cprune_tf.training.judging import Judged
 
 Train = Callable[[Any], None]
@@ -95,6 +96,7 @@ def prune(
     short_term_train: Train | None = None,
     long_term_train: Train | None = None,
     evaluate: Evaluate | None = None,
+    sparsifier: Sparsifier | None = None,
     console: rich.console.Console | None = None,
 ) -> PruneResult:
     """Prunes a Keras model for a device, guided by latencies that are measured on the device.
@@ -123,6 +125,8 @@ def prune(
         long_term_train: Trains the pruned model in place; None: the default training.
         evaluate: Returns a model's accuracy, 0..1; it is always run whole. None: the default
             evaluation.
+        sparsifier: Sets weights to zero in place of the strategy and of long-term training, so
+            that no filter is removed; None: the strategy prunes.
         console: The console that shows progress; None: standard output.
 
     Returns:
@@ -180,7 +184,7 @@ def prune(
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
         given = pipeline.PipelineInput(
-            keras_model, hooks, data, judged.reason, own_score=evaluate is not None
+            keras_model, hooks, data, judged.reason, evaluate is not None, sparsifier
         )
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)

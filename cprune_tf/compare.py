@@ -17,7 +17,10 @@ from collections.abc import Mapping, Sequence
 import rich.console
 
 from cprune_tf import devices, report
+from cprune_tf.baselines.registry import CONTENDERS
+from cprune_tf.baselines.tfmot import sparse_files
 from cprune_tf.config import PruneConfig
+from cprune_tf.config.strategy import StrategyConfig
 from cprune_tf.errors import UserError
 from cprune_tf.report import compared
 from cprune_tf.report.compared.build import has_pruned_model
@@ -68,7 +71,8 @@ def make_plan(
 
     Args:
         config: The config of all runs; the name of its strategy is not used.
-        strategies: The strategies to compare; empty: all of them.
+        strategies: The strategies to compare, and contenders of `baselines.registry`; empty: all
+            strategies.
         workdir: The directory of the comparison; it need not exist.
         resume: Whether to continue the comparison that the directory holds.
 
@@ -80,6 +84,7 @@ def make_plan(
             and `resume` is false.
         ConfigError: If the config does not suit a strategy.
         RunDirectoryError: If a run began with another config.
+        TfmotError: If a contender's tool is not installed.
     """
     names = _checked_names(strategies)
     workdir = workdir.resolve()
@@ -90,7 +95,9 @@ def make_plan(
     )
     configs = {
         name: dataclasses.replace(
-            config, tuning=tuning, strategy=dataclasses.replace(config.strategy, name=name)
+            config,
+            tuning=tuning,
+            strategy=dataclasses.replace(config.strategy, name=_config_name(name)),
         ).validate()
         for name in names
     }
@@ -102,7 +109,11 @@ def make_plan(
         )
     for name in begun:
         directory.refuse_other_config(workdir / name, configs[name])
-    return Plan(workdir, configs)
+    plan = Plan(workdir, configs)
+    for name in plan.unfinished():
+        if name in CONTENDERS:
+            CONTENDERS[name].require_packages()
+    return plan
 
 
 def compare_strategies(
@@ -138,11 +149,11 @@ def compare_strategies(
 def _checked_names(strategies: Sequence[str]) -> tuple[str, ...]:
     known = tuple(registered_strategies())
     names = tuple(strategies) or known
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in (*known, *CONTENDERS)]
     if unknown:
         raise CompareError(
             f"--strategies names {', '.join(map(repr, unknown))}; expected some of "
-            f"{', '.join(known)}."
+            f"{', '.join(known)}, or of the baselines {', '.join(CONTENDERS)}."
         )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -150,23 +161,30 @@ def _checked_names(strategies: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def _config_name(name: str) -> str:
+    """The strategy in a run's config; a contender's run uses none, so it gets the default."""
+    return StrategyConfig().name if name in CONTENDERS else name
+
+
 def _run_all(plan: Plan, console: rich.console.Console) -> dict[str, str]:
     """Runs what has not finished; returns why runs failed, by strategy."""
     failures = {}
     unfinished = plan.unfinished()
     for name in plan.configs:
-        if name not in unfinished:
-            if not (plan.root(name) / "report.html").exists():
-                report.write_report(plan.root(name))
-            continue
-        console.rule(f"{name} ({unfinished.index(name) + 1} of {len(unfinished)})")
         try:
-            _run(plan, name, console)
+            if name in unfinished:
+                console.rule(f"{name} ({unfinished.index(name) + 1} of {len(unfinished)})")
+                _run(plan, name, console)
+            elif not (plan.root(name) / "report.html").exists():
+                report.write_report(plan.root(name))
+            _complete(plan, name)
         except _ENDING:
             raise
         except UserError as error:
-            # Before the first baseline, nothing depends on the strategy: all would fail alike.
-            if not any(_holds(plan.root(other), Baseline) for other in plan.configs):
+            # Before the first baseline, nothing depends on the strategy: all would fail alike. Only
+            # a contender also checks there what its tool can do.
+            any_measured = any(_holds(plan.root(other), Baseline) for other in plan.configs)
+            if not any_measured and name not in CONTENDERS:
                 raise
             failures[name] = " ".join(str(error).split())
             console.print(f"{name} failed: {failures[name]}", markup=False, highlight=False)
@@ -186,11 +204,23 @@ def _run(plan: Plan, name: str, console: rich.console.Console) -> None:
             config=config,
             workdir=plan.root(name),
             resume=True,
+            sparsifier=CONTENDERS[name].sparsifier(config) if name in CONTENDERS else None,
             console=console,
         )
     finally:
         # The next run starts like one in a process of its own.
         keras.backend.clear_session()
+
+
+def _complete(plan: Plan, name: str) -> None:
+    """Writes and times the sparse file of a contender's finished run, unless it is there."""
+    if name not in CONTENDERS or sparse_files.read_sparse_files(plan.root(name)) is not None:
+        return
+    config = plan.configs[name]
+    with devices.open_device(config.device, config.measure.cores) as device:
+        sparse_files.write_sparse_files(
+            plan.root(name), device, config.measure, config.measure.num_threads
+        )
 
 
 def _holds(root: pathlib.Path, kind: type[Event]) -> bool:

@@ -26,8 +26,10 @@ from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.environment import package_version
 from cprune_tf.runs.results import ExportedFile
 from cprune_tf.runtimes import Runtime, RuntimeOptions, find_runtime, open_runtime
+from cprune_tf.strategies.base import Strategy
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench, run_strategy
+from cprune_tf.strategies.workbench.reweighting import Reweighting, Sparsifier
 from cprune_tf.training.plausibility import guessing_note
 
 STAGES = (
@@ -52,6 +54,8 @@ class PipelineInput:
             validation images.
         judging_reason: Why the validation images are not those of the config; "" if they are.
         own_score: Whether the caller's own function gives the accuracies.
+        sparsifier: Changes the original's weights in place of the strategy and of long-term
+            training; None: the strategy prunes.
     """
 
     model: Any
@@ -59,6 +63,7 @@ class PipelineInput:
     data: ImageData
     judging_reason: str = ""
     own_score: bool = False
+    sparsifier: Sparsifier | None = None
 
 
 class Pipeline:
@@ -119,7 +124,10 @@ class Pipeline:
             bench = Workbench(config, self._run, opened, self._given.hooks, self._progress)
             first = self._baseline(bench, original, accuracy, required)
             pruned = self._pruned(bench, first, required)
-            final = self._long_trained(bench, pruned, required)
+            if self._given.sparsifier is None:
+                final = self._long_trained(bench, pruned, required)
+            else:
+                final = self._as_sparsified(pruned)
             deployments = self._exported(bench, first, final)
         self._cross_checked(deployments)
         if journal.last(events.Finished) is None:
@@ -178,6 +186,9 @@ class Pipeline:
                 f"{'; '.join(reasons) or 'no layer makes channels'}."
             )
         runtime.check(model, self._config.frontend)
+        sparsifier = self._given.sparsifier
+        if sparsifier is not None and self._run.journal.last(events.CandidateJudged) is None:
+            sparsifier.check(model, self._given.data)
         if not self._run.path("original.tflite").exists():
             self._run.write_bytes("original.tflite", litert.convert(model))
         return model
@@ -241,8 +252,14 @@ class Pipeline:
             current = bench.restore(accepted, _load(self._run.path(accepted.model)))
         if journal.last(events.Stopped) is not None:
             return current
+        return run_strategy(self._strategy(bench, first, required), bench, current)
+
+    def _strategy(self, bench: Workbench, first: CurrentModel, required: float) -> Strategy:
+        sparsifier = self._given.sparsifier
+        if sparsifier is not None:
+            return Reweighting(bench, first, required, sparsifier, self._given.data)
         registration = registered_strategies()[self._config.strategy.name]
-        return run_strategy(registration.strategy(bench, first, required), bench, current)
+        return registration.strategy(bench, first, required)
 
     def _long_trained(self, bench: Workbench, pruned: CurrentModel, required: float) -> Any:
         """Trains the fastest model for long; goes back to an earlier one while that is too bad.
@@ -299,6 +316,28 @@ class Pipeline:
             )
         )
         return model, evaluation
+
+    def _as_sparsified(self, pruned: CurrentModel) -> Any:
+        """Delivers a sparsified model untouched: long-term training would undo its zeros."""
+        journal = self._run.journal
+        known = journal.last(events.LongTermTrained)
+        if known is not None:
+            return _load(self._run.path(known.model))
+        with self._progress.stage("Long-term training") as stage:
+            stage.update(text="left out: the sparsifier has trained the model")
+            self._run.save_model(pruned.model, "final.keras")
+            evaluation = pruned.evaluation
+            journal.append(
+                events.LongTermTrained(
+                    evaluation.accuracy,
+                    0,
+                    "as it was",
+                    "final.keras",
+                    pruned.iteration,
+                    evaluation.paired,
+                )
+            )
+        return pruned.model
 
     def _exported(
         self, bench: Workbench, first: CurrentModel, final: Any

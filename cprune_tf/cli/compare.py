@@ -20,7 +20,10 @@ from cprune_tf.cli import command_line, run_flags
 
 flags.adopt_module_key_flags(run_flags)
 _STRATEGIES = flags.DEFINE_list(
-    "strategies", [], "The strategies, as in config.strategy.name; default: all."
+    "strategies",
+    [],
+    "The strategies, as in config.strategy.name, and the baselines tfmot_magnitude and tfmot_2_4 "
+    "(they need cprune_tf[tfmot]); default: all strategies.",
 )
 
 

@@ -12,6 +12,7 @@ from cprune_tf.config.checks import require
 from cprune_tf.config.data import DataConfig
 from cprune_tf.config.measure import MeasureConfig
 from cprune_tf.config.strategy import StrategyConfig, default_strategy
+from cprune_tf.config.tfmot import TfmotConfig
 from cprune_tf.config.training import TrainingConfig
 from cprune_tf.config.tuning import TuningConfig
 from cprune_tf.storage.plain import to_plain
@@ -41,6 +42,7 @@ class PruneConfig:
         training: How candidates and the result are trained.
         tuning: How much the compiler searches.
         measure: How latencies are measured.
+        tfmot: How much the baseline TFMOT prunes; only `tools/compare.py` uses it.
     """
 
     model: str = "resnet8_fashion"
@@ -56,6 +58,7 @@ class PruneConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
+    tfmot: TfmotConfig = dataclasses.field(default_factory=TfmotConfig)
 
     def validate(self) -> PruneConfig:
         """Returns self, or raises ConfigError that names the first invalid field."""
@@ -71,7 +74,8 @@ class PruneConfig:
             self.weights,
             "one of " + ", ".join(WEIGHT_TYPES),
         )
-        for part in (self.data, self.strategy, self.training, self.tuning, self.measure):
+        parts = (self.data, self.strategy, self.training, self.tuning, self.measure, self.tfmot)
+        for part in parts:
             part.validate()
         return self
 

@@ -20,7 +20,9 @@ class ConversionError(UserError, ValueError):
     """A model cannot be converted to a `.tflite` file; the message says why."""
 
 
-def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> bytes:
+def convert(
+    model: keras.Model, forward: Callable[..., Any] | None = None, *, sparse: bool = False
+) -> bytes:
     """Converts a model to LiteRT's file format without printing anything.
 
     The conversion goes through a SavedModel, because converting the traced function directly leaves
@@ -32,6 +34,8 @@ def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> by
             every dimension but the batch.
         forward: A function that computes the model's outputs from one tensor per input, for callers
             that need other names of operations; None to call the model.
+        sparse: Whether weights that are mostly zero are stored without their zeros, as TensorFlow
+            sees fit.
 
     Returns:
         The content of the `.tflite` file, for a batch size of 1.
@@ -46,7 +50,7 @@ def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> by
         native_output.silenced(),
     ):
         try:
-            return _convert(model, forward or _forward_of(model), directory)
+            return _convert(model, forward or _forward_of(model), directory, sparse)
         except Exception as error:
             raise ConversionError(
                 f"TensorFlow could not convert model {model.name!r} to TFLite: "
@@ -83,7 +87,9 @@ def _forward_of(model: keras.Model) -> Callable[..., Any]:
     return forward
 
 
-def _convert(model: keras.Model, forward: Callable[..., Any], directory: str) -> bytes:
+def _convert(
+    model: keras.Model, forward: Callable[..., Any], directory: str, sparse: bool
+) -> bytes:
     import keras
     import tensorflow as tf
 
@@ -102,4 +108,7 @@ def _convert(model: keras.Model, forward: Callable[..., Any], directory: str) ->
         ],
     )
     archive.write_out(directory, verbose=False)
-    return typing.cast(bytes, tf.lite.TFLiteConverter.from_saved_model(directory).convert())
+    converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+    if sparse:
+        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    return typing.cast(bytes, converter.convert())

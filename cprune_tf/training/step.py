@@ -78,6 +78,22 @@ def make_optimizer(
     return optimizer
 
 
+def learning_rates(config: FitConfig, total_steps: int) -> np.ndarray:
+    """Returns the learning rate of each step, for a training elsewhere; see `make_optimizer`.
+
+    Args:
+        config: Rate, warm-up, schedule.
+        total_steps: Number of steps of all epochs.
+
+    Returns:
+        [total_steps] float32.
+    """
+    rate = _learning_rate(config, total_steps)
+    if callable(rate):
+        return np.asarray(rate(tf.range(total_steps, dtype=tf.float32)), np.float32)
+    return np.full(total_steps, rate, np.float32)
+
+
 def _learning_rate(
     config: FitConfig, total_steps: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:

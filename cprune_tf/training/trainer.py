@@ -150,7 +150,7 @@ class _Training:
         checkpoint: pathlib.Path | None,
     ) -> None:
         self._model, self._data, self._config, self._seed = model, data, config, seed
-        num_batches = _num_batches(data, config, seed)
+        num_batches = count_batches(data, config, seed)
         self._total = num_batches * config.epochs
         precision = chosen_precision(config.precision)
         twin = training_twin(model, seed=seed, precision=precision)
@@ -192,7 +192,7 @@ class _Training:
         number = len(self.epochs) + 1
         values = []
         stopped = False
-        for images, labels in _epoch_dataset(self._data, self._config, self._seed, number):
+        for images, labels in epoch_dataset(self._data, self._config, self._seed, number):
             stopped = stop is not None and stop()
             if stopped:
                 break
@@ -214,7 +214,7 @@ class _Training:
         return True
 
 
-def _epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
+def epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
     """The batches of one epoch.
 
     Each epoch has a seed of its own, so that a training that goes on with its fifth epoch sees what
@@ -225,9 +225,13 @@ def _epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) ->
     return dataset.take(limit) if limit else dataset
 
 
-def _num_batches(data: ImageData, config: FitConfig, seed: int) -> int:
-    """The number of batches in an epoch."""
-    dataset = _epoch_dataset(data, config, seed, 1)
+def count_batches(data: ImageData, config: FitConfig, seed: int) -> int:
+    """Returns the number of batches in an epoch.
+
+    Raises:
+        TrainingError: When an epoch has no end, or no batch.
+    """
+    dataset = epoch_dataset(data, config, seed, 1)
     count = int(dataset.cardinality())
     if count < 0:  # unknown or infinite
         if not config.max_steps_per_epoch and count == tf.data.INFINITE_CARDINALITY:

@@ -15,9 +15,13 @@ import rich.console
 
 from cprune_tf import api, compare
 from cprune_tf import config as configs
+from cprune_tf.baselines.tfmot import running
+from cprune_tf.baselines.tfmot.errors import TfmotError
+from cprune_tf.baselines.tfmot.sparse_files import SparseFiles, TfliteFile
 from cprune_tf.devices import DeviceInfo, DeviceUnreachableError, Latency
 from cprune_tf.report.compared import figure, sentences, terminal, types
 from cprune_tf.runs import RunDirectoryError
+from tests.baselines import tfmot_models
 from tests.pipeline.formula_runs import FormulaDevice, Killed, Pruning
 from tests.report import sample_run
 
@@ -183,6 +187,49 @@ def test_runs_that_are_there_need_resume_and_the_same_config(tmp_path, device, p
     assert {config.tuning.database for config in plan.configs.values()} == {"elsewhere"}
 
 
+class _WithoutTfmot(Pruning):
+    """Its runs of contenders fail before the original is measured."""
+
+    def __call__(self, model, *, sparsifier, **given):
+        if sparsifier is not None:
+            raise TfmotError(f"TFMOT's process ended: {sparsifier.pattern}.")
+        super().__call__(model, sparsifier=None, **given)
+
+
+def test_a_contender_that_fails_costs_the_strategies_nothing(tmp_path, device, monkeypatch):
+    monkeypatch.setattr(running, "require_packages", lambda: None)
+    monkeypatch.setattr(api, "prune", _WithoutTfmot())
+    comparison = compared(tmp_path, ("tfmot_2_4", "uniform"))
+    first, failed = comparison.rows
+    assert first.strategy == "uniform" and first.has_result
+    assert (failed.strategy, failed.state) == ("tfmot_2_4", types.FAILED)
+    assert failed.remark == "TFMOT's process ended: 2:4."
+
+
+@pytest.mark.skipif(tfmot_models.is_installed(), reason="it is installed")
+def test_a_contender_without_its_tool_is_refused_before_any_run(tmp_path):
+    with pytest.raises(TfmotError, match="pip install"):
+        compare.make_plan(CONFIG, ("uniform", "tfmot_magnitude"), tmp_path / "new")
+
+
+def test_a_note_says_what_zeros_are_worth():
+    def one(size, gzip, ms):
+        return TfliteFile("x", size, gzip, Latency(ms, ms, ms, ms, 40, 1))
+
+    sparse = SparseFiles(0.8, one(9000, 8000, 1.0), one(9000, 4000, 1.1), one(3000, 2900, 0.9), 0.0)
+    row = dataclasses.replace(_row("tfmot_magnitude", 1.0, 0.9), sparse=sparse)
+    timing = _timing(sample_run.device(), row)
+    (note,) = (n for n in sentences.notes([row], timing, {}, "") if "removes no filter" in n)
+    said = note.replace("\u00a0", " ")
+    for expected in ("80 % of the weights", "9.00 kB (4.00 kB with gzip)", "3.00 kB (2.90 kB)",
+                     "the original takes 1.00 ms", "the one with it 0.900 ms"):  # fmt: skip
+        assert expected in said, said
+    wrong = dataclasses.replace(row, sparse=dataclasses.replace(sparse, max_relative_error=0.5))
+    emulated = _timing(sample_run.device(emulated=True), wrong)
+    said = " ".join(sentences.notes([wrong], emulated, {}, ""))
+    assert "outputs differ by 0.5" in said and "the original takes" not in said
+
+
 def _row(name, ms, accuracy, state=types.MET):
     latency = Latency(ms, 0.95 * ms, 1.05 * ms, ms, 40, 1)
     speedup = types.Speedup(1 / ms, 0.9 / ms, 1.1 / ms)
@@ -261,3 +308,22 @@ def test_two_strategies_for_real(tiny_model_path, tmp_path):
     again = _command(*flags)
     assert again.returncode == 0 and "Timing" not in again.stdout
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == values
+
+
+@tfmot_models.needs_tfmot
+@pytest.mark.slow
+def test_tfmot_beside_a_strategy_for_real(tiny_model_path, tmp_path):
+    done = _command(
+        f"--config={pathlib.Path(__file__).with_name('tiny_config.py')}",
+        f"--config.model={tiny_model_path}",
+        "--strategies=tfmot_magnitude",
+        f"--workdir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (row,) = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert row["state"] == "met" and row["speedup"]["median"] == pytest.approx(1, abs=0.3)
+    assert row["sparse"]["zeros"] == pytest.approx(0.8, abs=0.01)
+    assert row["sparse"]["sparse"]["file_bytes"] < 0.5 * row["sparse"]["dense"]["file_bytes"]
+    report = json.loads((tmp_path / "tfmot_magnitude" / "report.json").read_text())
+    assert not [problem for problem in report["cross_check"]["problems"] if "differ" in problem]
+    assert "removes no filter" in done.stdout

@@ -38,7 +38,7 @@ class Pruning:
     early_error: BaseException | None = None
     pruned: list = dataclasses.field(default_factory=list)
 
-    def __call__(self, model, *, device, config, workdir, resume, console):
+    def __call__(self, model, *, device, config, workdir, resume, sparsifier, console):
         name = config.strategy.name
         self.pruned.append(name)
         options = RuntimeOptions("float32", workdir, config.tuning)

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cprune_tf.baselines.tfmot.sparse_files import read_sparse_files
 from cprune_tf.devices.latency import Latency
 from cprune_tf.front import read_front
 from cprune_tf.report import formats, history
@@ -119,6 +120,7 @@ class _Run:
             cost=self._cost(),
             accepted=self._accepted(),
             folder=self.root.name,
+            sparse=read_sparse_files(self.root),
         )
 
     def which_images(self) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cprune_tf.baselines.tfmot.sparse_files import SparseFiles
 from cprune_tf.report import formats
 from cprune_tf.report.compared import types
 
 # A strategy that meets a target in its run may miss it by so much when all are timed again.
 _TARGET_TOLERANCE = 0.02
 _MAX_RELATIVE_IQR = 0.25
+# Between two .tflite files of the same float32 weights.
+_MAX_RELATIVE_ERROR = 1e-3
 
 
 def verdict(rows: Sequence[types.Row], required_accuracy: float | None, emulated: bool) -> str:
@@ -76,6 +79,8 @@ def notes(
         Sentences.
     """
     sentences = [f"{row.strategy}: {row.remark}" for row in rows if row.remark]
+    emulated = timing is not None and timing.device.emulated
+    sentences += [_zeros_note(row.strategy, row.sparse, emulated) for row in rows if row.sparse]
     sentences += _target_notes(rows, timing, config.get("strategy", {}))
     sentences += [which_images] if which_images else []
     sentences += _timing_notes(timing)
@@ -91,6 +96,32 @@ def notes(
             f"Interrupted and resumed: {listed(interrupted)}. Search times lack what was lost then."
         )
     return tuple(sentences)
+
+
+def _zeros_note(strategy: str, sparse: SparseFiles, emulated: bool) -> str:
+    """Says what zeros are worth where no filter is removed: bytes, and time in LiteRT."""
+    dense, small = sparse.dense, sparse.sparse
+    said = (
+        f"{strategy} removes no filter: {formats.share(sparse.zeros)} of the weights of the "
+        "pruned kernels are zero, which TVM does not make use of. Its .tflite file has "
+        f"{formats.file_bytes(dense.file_bytes)} ({formats.file_bytes(dense.gzip_bytes)} with "
+        f"gzip), and {formats.file_bytes(small.file_bytes)} "
+        f"({formats.file_bytes(small.gzip_bytes)}) with sparse encoding"
+    )
+    if not emulated:
+        times = [
+            formats.milliseconds(one.latency.median_ms) for one in (sparse.original, dense, small)
+        ]
+        said += (
+            f"; in LiteRT, with {formats.threads(small.latency.num_threads)}, the original takes "
+            f"{times[0]}, the file without sparse encoding {times[1]}, the one with it {times[2]}"
+        )
+    if not sparse.max_relative_error <= _MAX_RELATIVE_ERROR:
+        said += (
+            f". The sparse file computes something else: outputs differ by "
+            f"{sparse.max_relative_error:.2g} of the largest one"
+        )
+    return f"{said}."
 
 
 def _target_notes(

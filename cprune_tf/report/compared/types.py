@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cprune_tf.baselines.tfmot.sparse_files import SparseFiles
 from cprune_tf.devices.base import DeviceInfo
 from cprune_tf.devices.latency import Latency
 
@@ -148,6 +149,8 @@ class Row:
         cost: What the search cost; None if the run has no result.
         accepted: The models that were accepted on the way, without the original and the result.
         folder: The run's directory, relative to that of the comparison.
+        sparse: What the zeros among the result's weights are worth in LiteRT; None if the strategy
+            removes filters instead.
     """
 
     strategy: str
@@ -161,6 +164,7 @@ class Row:
     cost: SearchCost | None
     accepted: tuple[AcceptedModel, ...]
     folder: str
+    sparse: SparseFiles | None = None
 
     @property
     def has_result(self) -> bool:

@@ -72,7 +72,7 @@ def _decide(
     if record is not None:
         journal.append(events.Accepted(**vars(record)))
     strategy.learn(event)
-    removed = ", ".join(f"{name} -{count}" for name, count in event.removed.items())
+    removed = ", ".join(f"{name} -{count}" for name, count in event.removed.items()) or event.key
     decision = verdict.decision.replace("_", " ")
     bench.progress.note(f"candidate {index + 1}: {removed}: {decision}: {verdict.reason}")
     return accepted or current
