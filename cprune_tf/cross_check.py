@@ -254,13 +254,11 @@ def _problems_of_speedups(speedups: Sequence[Speedup]) -> list[str]:
 
 
 def _problems_of_weights(deployments: Sequence[Deployment]) -> list[str]:
+    from cprune_tf.graph import count_subnormals
+
     problems = []
     for deployment in deployments:
-        tiny = np.finfo(np.float32).tiny
-        count = sum(
-            int(np.count_nonzero((values != 0) & (np.abs(values) < tiny)))
-            for values in map(np.asarray, deployment.keras_model.get_weights())
-        )
+        count = count_subnormals(deployment.keras_model)
         if count:
             problems.append(
                 f"{deployment.name}: {count} weights are subnormal numbers, with which some "

@@ -299,6 +299,7 @@ class Pipeline:
             before = [np.array(weight) for weight in model.get_weights()]
             with self._progress.stage("Long-term training"):
                 bench.hooks.long_term_train(model)
+                graph.flush_subnormals(model)
                 trained = bench.evaluate(model)
             if trained.accuracy >= evaluation.accuracy:
                 evaluation, kept = trained, "trained"

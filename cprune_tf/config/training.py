@@ -123,13 +123,19 @@ class TrainingConfig:
         long_term: The training of the result, once at the end of the run.
         teacher: Path of the Keras model whose outputs `distill` keeps; "": the original model. A
             larger model of the same data teaches more. It takes the original's inputs.
+        recalibration_batches: After the training of a candidate or the result, the statistics of
+            its batch normalisation are those of so many training batches together; 0: they stay
+            moving averages, which depend on the luck of the last few batches.
     """
 
     short_term: FitConfig = FitConfig()
     long_term: FitConfig = FitConfig(epochs=100)
     teacher: str = ""
+    recalibration_batches: int = 20
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
         self.short_term.validate("training.short_term")
         self.long_term.validate("training.long_term")
+        batches = self.recalibration_batches
+        require(batches >= 0, "training.recalibration_batches", batches, "0 (never) or more")

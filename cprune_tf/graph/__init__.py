@@ -15,6 +15,7 @@ from cprune_tf.graph.masking import mask
 from cprune_tf.graph.rebuilding import functional_twin, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
 from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
+from cprune_tf.graph.subnormals import count_subnormals, flush_subnormals
 
 __all__ = [
     "ChannelGraph",
@@ -34,6 +35,8 @@ __all__ = [
     "SparsityBudget",
     "Weight",
     "analyze",
+    "count_subnormals",
+    "flush_subnormals",
     "functional_twin",
     "group_statistics",
     "mask",

@@ -11,7 +11,12 @@ from cprune_tf.training import twin as twins
 
 
 def recalibrate_batch_norm(
-    model: keras.Model, data: ImageData, num_batches: int = 20, *, seed: int = 0
+    model: keras.Model,
+    data: ImageData,
+    num_batches: int = 20,
+    *,
+    seed: int = 0,
+    include_frozen: bool = True,
 ) -> None:
     """Sets all moving means and variances to those of training batches; trains nothing.
 
@@ -23,14 +28,17 @@ def recalibrate_batch_norm(
         data: Its training batches are used, as augmented as in training.
         num_batches: How many; the statistics are those of all of them together.
         seed: Decides which batches are taken.
+        include_frozen: Whether layers that are not trainable get new statistics, too; otherwise
+            they normalise with those that they have.
 
     Raises:
         ValueError: For num_batches < 1.
     """
     if num_batches < 1:
         raise ValueError(f"num_batches is {num_batches}; expected 1 or more.")
-    twin = twins.statistics_twin(model)
-    pairs = list(zip(_batch_norms(model), _batch_norms(twin), strict=True))
+    twin = twins.statistics_twin(model, include_frozen=include_frozen)
+    both = zip(_batch_norms(model), _batch_norms(twin), strict=True)
+    pairs = [(layer, other) for layer, other in both if include_frozen or layer.trainable]
     if not pairs:
         return
     step = tf.function(

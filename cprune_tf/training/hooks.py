@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import ImageData
+from cprune_tf.training.batch_norm import recalibrate_batch_norm
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.evaluation import evaluate, evaluate_batches
 from cprune_tf.training.trainer import Penalty, fit
@@ -117,6 +118,8 @@ class Trainer:
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
             checkpoint=None if kept_in is None or penalty else kept_in / f"{phase}.npz",
         )
+        if num_batches := self.config.training.recalibration_batches:
+            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)

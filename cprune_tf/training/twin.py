@@ -92,11 +92,12 @@ def chosen_precision(precision: str) -> str:
     return "mixed_bfloat16" if _BFLOAT16_FEATURES & cpu_features() else "float32"
 
 
-def statistics_twin(model: keras.Model) -> keras.Model:
+def statistics_twin(model: keras.Model, *, include_frozen: bool = True) -> keras.Model:
     """Copies a model so that each training step stores its batch's statistics, undiluted.
 
     Args:
         model: Functional or Sequential. It is not changed.
+        include_frozen: Whether layers that are not trainable do so, too.
 
     Returns:
         A copy whose batch normalisation layers have momentum 0 and whose dropout drops nothing.
@@ -105,7 +106,7 @@ def statistics_twin(model: keras.Model) -> keras.Model:
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, keras.layers.BatchNormalization):
-            config.update(momentum=0.0, trainable=True)
+            config.update(momentum=0.0, trainable=include_frozen or layer.trainable)
         elif _draws_random_numbers(config) and "rate" in config:
             config["rate"] = 0.0
         return type(layer).from_config(config)

@@ -120,3 +120,18 @@ def test_a_kill_between_two_trainings_repeats_none(tmp_path):
     again = Training(training.accuracy, sizes)
     assert deliver(tmp_path, again)[0].count_params() == sizes[last - 2]
     assert again.trained == []
+
+
+def test_weights_that_training_leaves_almost_zero_are_delivered_as_zeros(tmp_path):
+    sizes = pruned_run(tmp_path)
+
+    class Decaying(Training):
+        def train(self, model):
+            super().train(model)
+            weights = model.get_weights()
+            weights[0].flat[:2] = 1e-39, -1e-42
+            model.set_weights(weights)
+
+    model, _ = deliver(tmp_path, Decaying(dict(enumerate([0.85] * len(sizes))), sizes))
+    kernel = model.get_weights()[0]
+    assert not kernel.flat[:2].any() and kernel.flat[2:].all()

@@ -43,6 +43,19 @@ def test_frozen_layers_are_recalibrated_and_stay_frozen(small_data, trained):
     assert not layer.trainable
 
 
+def test_frozen_layers_can_be_left_as_they_are(small_data, trained):
+    """The layers behind them see what they will see in inference."""
+    first, second = _batch_norms(trained)[:2]
+    first.trainable = False
+    first.moving_mean.assign(np.full(16, 0.5))
+    recalibrate_batch_norm(trained, small_data, 5, seed=3, include_frozen=False)
+    np.testing.assert_array_equal(first.moving_mean.numpy(), np.full(16, 0.5))
+    before = keras.Model(trained.inputs, second.input)
+    images = np.concatenate([x.numpy() for x, _ in small_data.train_dataset(3).take(5)])
+    inputs = before(images, training=False).numpy().reshape(-1, second.moving_mean.shape[0])
+    np.testing.assert_allclose(second.moving_mean.numpy(), inputs.mean(0), atol=1e-4)
+
+
 def test_more_batches_than_an_epoch_has_go_on_with_the_next(small_data, trained):
     recalibrate_batch_norm(trained, small_data, 55)
     assert evaluate(trained, small_data) > 0.7

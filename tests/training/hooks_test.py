@@ -11,7 +11,7 @@ import pytest
 
 from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
 from cprune_tf.data import from_datasets
-from cprune_tf.training import TrainingError
+from cprune_tf.training import TrainingError, recalibrate_batch_norm
 from cprune_tf.training.compiled import check_compiled
 from cprune_tf.training.hooks import Trainer
 from tests.strategies.kills import Killed
@@ -221,3 +221,17 @@ def test_the_limit_of_steps_reaches_an_own_compiled_training(small_data):
     model = _linear(small_data.input_shape, "sparse_categorical_crossentropy")
     reports = _reports_of(small_data, model, own_compile=True)
     assert reports[-1][:2] == (6, 6)  # two epochs of three steps, of fifty
+
+
+@pytest.mark.parametrize("num_batches", [0, 4])
+def test_the_statistics_of_a_trained_model_do_not_depend_on_the_last_batches(
+    small_data, trained, num_batches
+):
+    training = TrainingConfig(short_term=_FIT, recalibration_batches=num_batches)
+    trainer = Trainer(PruneConfig(training=training), small_data, trained)
+    trainer.short_term_train(trained)
+    kept = trained.get_weights()
+    seed = trainer.config.seed + trained.count_params()
+    recalibrate_batch_norm(trained, small_data, 4, seed=seed)
+    same = [np.array_equal(a, b) for a, b in zip(kept, trained.get_weights(), strict=True)]
+    assert all(same) == bool(num_batches)

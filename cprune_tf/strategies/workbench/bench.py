@@ -290,6 +290,7 @@ class Workbench:
         """
         with self.progress.stage(f"Train candidate {index + 1}"):
             self.hooks.short_term_train(candidate.draft.model)
+            graph.flush_subnormals(candidate.draft.model)
             if gate is None:
                 return self.evaluate(candidate.draft.model)
             # Each candidate gets an order of its own, so that the error rate holds for each: which
