@@ -69,6 +69,7 @@ setuptools.setup(
             "mypy>=1.13",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "tflite>=2.18",
             "tornado>=6.4",  # TVM's RPC tracker

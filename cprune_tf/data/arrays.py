@@ -179,6 +179,7 @@ def to_image_data(
         test_labels=test_labels,
         num_train=len(train_images),
         train_dataset=batches,
+        train_indices=pipeline.array_indices(len(train_images), config),
         validation_images=validation_images,
         validation_labels=validation_labels,
         notes=(note,) if note else (),

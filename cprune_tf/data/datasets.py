@@ -71,7 +71,7 @@ def from_datasets(
     num_classes = num_classes or _count(given_labels, names)
     shape = checks.image_shape(f"{name}: validation data", images, input_shape)
     classes = class_numbers(given_labels, f"{name}: validation labels", names, num_classes)
-    parts = {"test_images": images, "test_labels": classes}
+    parts: dict[str, Any] = {"test_images": images, "test_labels": classes}
     if test is not None:
         parts |= {"validation_images": images, "validation_labels": classes}
         images, given_labels = _collect(as_source(test, f"{name}: test data", batch_size), max_test)

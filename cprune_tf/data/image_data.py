@@ -39,6 +39,9 @@ class ImageData:
             "given" by the caller.
         compiled_dataset: Like train_dataset, with labels and sample weights as the caller gave
             them: what a model that the caller compiled is trained on. None: it is the same.
+        train_indices: Called with a seed, gives the numbers (0 .. num_train - 1) of the images in
+            the batches that train_dataset gives with this seed, [batch] int64. None where an image
+            is not the same in every epoch, as with augmentation, or where nothing numbers them.
         notes: What the user should know about the data, a sentence or more each.
     """
 
@@ -54,6 +57,9 @@ class ImageData:
     validation_labels: np.ndarray | None = dataclasses.field(default=None, repr=False)
     validation_source: str = "train"
     compiled_dataset: Callable[[int], tf.data.Dataset] | None = dataclasses.field(
+        default=None, repr=False
+    )
+    train_indices: Callable[[int], tf.data.Dataset] | None = dataclasses.field(
         default=None, repr=False
     )
     notes: tuple[str, ...] = ()

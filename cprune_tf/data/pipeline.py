@@ -105,6 +105,22 @@ def array_batches(
     return dataset
 
 
+def array_indices(count: int, config: DataConfig) -> Callable[[int], tf.data.Dataset] | None:
+    """The numbers of the images in the batches of `array_batches`; see `ImageData.train_indices`.
+
+    Args:
+        count: Number of images.
+        config: Batch size and augmentation.
+
+    Returns:
+        A function from a seed to the data set; None if images are augmented.
+    """
+    if config.augment:
+        return None
+    batch_size = min(config.batch_size, count)
+    return lambda seed: epoch_plan(count, batch_size, seed).map(lambda indices, _: indices)
+
+
 def stream_batches(
     stream: Callable[[int], tf.data.Dataset], count: int, config: DataConfig
 ) -> Callable[[int], tf.data.Dataset]:

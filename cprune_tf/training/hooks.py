@@ -18,7 +18,9 @@ from cprune_tf.data import ImageData
 from cprune_tf.training.batch_norm import recalibrate_batch_norm
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.evaluation import evaluate, evaluate_batches
+from cprune_tf.training.teaching import Teacher
 from cprune_tf.training.trainer import Penalty, fit
+from cprune_tf.training.twin import chosen_precision
 
 # Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
 # while nobody knows how many an epoch has. At the end both numbers are equal.
@@ -52,6 +54,7 @@ class Trainer:
     log_dir: pathlib.Path | None = None
     on_step: StepProgress | None = None
     checkpoint_dir: pathlib.Path | None = None
+    _teachers: dict[str, Teacher] = dataclasses.field(default_factory=dict, init=False)
 
     def short_term_train(self, model: keras.Model) -> None:
         """Trains a candidate in place for a few epochs."""
@@ -112,7 +115,7 @@ class Trainer:
             self.data,
             config,
             seed=seed,
-            teacher=self.teacher if config.distill > 0 else None,
+            teacher=self._teacher_at(config) if config.distill > 0 else None,
             penalty=penalty,
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
@@ -123,6 +126,13 @@ class Trainer:
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
+
+    def _teacher_at(self, config: FitConfig) -> Teacher:
+        """The teacher at a training's precision, shared by all trainings of the run."""
+        precision = chosen_precision(config.precision)
+        if precision not in self._teachers:
+            self._teachers[precision] = Teacher(self.teacher, self.data, precision)
+        return self._teachers[precision]
 
     def _train_as_compiled(
         self, model: keras.Model, config: FitConfig, phase: str, seed: int

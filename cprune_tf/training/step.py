@@ -13,12 +13,9 @@ from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training import losses
 from cprune_tf.training.errors import TrainingError
-from cprune_tf.training.twin import training_twin
+from cprune_tf.training.teaching import NUM_PROBES, Teacher
 
-# Images shown to a model to see whether it ends in a softmax.
-_NUM_PROBES = 32
-
-Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
@@ -113,10 +110,9 @@ def make_step(
     optimizer: keras.optimizers.Optimizer,
     data: ImageData,
     *,
-    teacher: keras.Model | None,
+    teacher: Teacher | None,
     distill: float,
     label_smoothing: float = 0.0,
-    precision: str = "float32",
     penalty: Callable[[], tf.Tensor] | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
@@ -128,24 +124,28 @@ def make_step(
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
-        precision: What the teacher computes in; see `training_twin`.
         penalty: Computes what is added to the loss, from variables; None: nothing is.
 
     Returns:
-        A function of (images, labels) that gives the loss and the fraction classified right.
+        A function of (images, labels, numbers of the images) that gives the loss and the fraction
+        that is classified right.
     """
-    probes = data.judges[0][:_NUM_PROBES]
-    are_probabilities = losses.gives_probabilities(model, probes)
-    teaching = _teacher(teacher, distill, probes, precision)
+    are_probabilities = losses.gives_probabilities(model, data.judges[0][:NUM_PROBES])
+    if distill and teacher is None:
+        raise TrainingError(
+            f"fit.distill is {distill}, but no teacher was given; expected the original model."
+        )
     variables = model.trainable_variables
 
-    def compute(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def compute(
+        images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = tf.cast(model(images, training=True), tf.float32)
             loss = losses.cross_entropy(labels, outputs, are_probabilities, label_smoothing)
-            if teaching is not None:
+            if distill and teacher is not None:
                 logits = losses.as_logits(outputs, are_probabilities)
-                taught = losses.distillation(logits, teaching(images))
+                taught = losses.distillation(logits, teacher.logits(images, indices))
                 loss = (1.0 - distill) * loss + distill * taught
             if model.losses:
                 loss += tf.add_n(model.losses)
@@ -160,24 +160,6 @@ def make_step(
     signature = [
         tf.TensorSpec([None, *data.input_shape], tf.float32),
         tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int64),
     ]
     return tf.function(compute, input_signature=signature, autograph=False)
-
-
-def _teacher(
-    teacher: keras.Model | None, distill: float, probes: np.ndarray, precision: str
-) -> Callable[[tf.Tensor], tf.Tensor] | None:
-    if not distill:
-        return None
-    if teacher is None:
-        raise TrainingError(
-            f"fit.distill is {distill}, but no teacher was given; expected the original model."
-        )
-    are_probabilities = losses.gives_probabilities(teacher, probes)
-    twin = training_twin(teacher, precision=precision)
-
-    def logits(images: tf.Tensor) -> tf.Tensor:
-        outputs = tf.cast(twin(images, training=False), tf.float32)
-        return losses.as_logits(outputs, are_probabilities)
-
-    return logits

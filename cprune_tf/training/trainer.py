@@ -18,6 +18,7 @@ from cprune_tf.training import step as steps
 from cprune_tf.training.averaging import WeightAverage
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError, check_model
+from cprune_tf.training.teaching import Teacher
 from cprune_tf.training.twin import chosen_precision, training_twin
 
 # Keeps the seeds of the epochs of two trainings apart.
@@ -72,7 +73,7 @@ def fit(
     config: FitConfig,
     *,
     seed: int,
-    teacher: keras.Model | None = None,
+    teacher: keras.Model | Teacher | None = None,
     penalty: Penalty | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
@@ -93,7 +94,8 @@ def fit(
         data: Training batches.
         config: Epochs, rate, momentum, weight decay, schedule, loss, averaging, early end.
         seed: Decides shuffling, augmentation and dropout.
-        teacher: The model whose outputs are to be kept; needed when config.distill > 0.
+        teacher: The model whose outputs are to be kept; needed when config.distill > 0. A
+            `Teacher` that several trainings share computes each output only once, where it can.
         penalty: Added to the loss. It gets the copy that the steps run on, whose weights are in the
             model's order.
         on_epoch: Called after each epoch, when the model has the new weights.
@@ -145,7 +147,7 @@ class _Training:
         data: ImageData,
         config: FitConfig,
         seed: int,
-        teacher: keras.Model | None,
+        teacher: keras.Model | Teacher | None,
         penalty: Penalty | None,
         checkpoint: pathlib.Path | None,
     ) -> None:
@@ -155,6 +157,8 @@ class _Training:
         precision = chosen_precision(config.precision)
         twin = training_twin(model, seed=seed, precision=precision)
         self._optimizer = steps.make_optimizer(twin, config, self._total)
+        if isinstance(teacher, keras.Model):
+            teacher = Teacher(teacher, data, precision) if config.distill else None
         self._step = steps.make_step(
             twin,
             self._optimizer,
@@ -162,11 +166,10 @@ class _Training:
             teacher=teacher,
             distill=config.distill,
             label_smoothing=config.label_smoothing,
-            precision=precision,
             penalty=_bound(penalty, twin, self._optimizer, self._total),
         )
         self._average = WeightAverage(twin, config.ema)
-        others = [] if teacher is None else [teacher]
+        others = [] if teacher is None else [teacher.model]
         self._checkpoint = Checkpoint(
             checkpoint,
             "" if checkpoint is None else fingerprint(model, config, seed, *others),
@@ -192,11 +195,11 @@ class _Training:
         number = len(self.epochs) + 1
         values = []
         stopped = False
-        for images, labels in epoch_dataset(self._data, self._config, self._seed, number):
+        for images, labels, indices in _numbered(self._data, self._config, self._seed, number):
             stopped = stop is not None and stop()
             if stopped:
                 break
-            values.append(_finite(self._step(images, labels), number, self._config))
+            values.append(_finite(self._step(images, labels, indices), number, self._config))
             self._average.update()
             self.num_steps += 1
             if on_step is not None:
@@ -220,9 +223,22 @@ def epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) -> 
     Each epoch has a seed of its own, so that a training that goes on with its fifth epoch sees what
     it would have seen without the interruption.
     """
-    dataset = data.train_dataset(seed * _MOST_EPOCHS + epoch)
+    dataset = data.train_dataset(_epoch_seed(seed, epoch))
     limit = config.max_steps_per_epoch
     return dataset.take(limit) if limit else dataset
+
+
+def _numbered(data: ImageData, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
+    """The batches of one epoch, each with the numbers of its images if the data number them."""
+    dataset = epoch_dataset(data, config, seed, epoch)
+    if data.train_indices is None:
+        return dataset.map(lambda images, labels: (images, labels, tf.zeros([0], tf.int64)))
+    indices = data.train_indices(_epoch_seed(seed, epoch))
+    return tf.data.Dataset.zip(dataset, indices).map(lambda batch, numbers: (*batch, numbers))
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * _MOST_EPOCHS + epoch
 
 
 def count_batches(data: ImageData, config: FitConfig, seed: int) -> int:

@@ -202,8 +202,9 @@ def test_other_wrong_input_is_refused(small_data):
 
 
 def test_endless_data_need_a_number_of_steps(small_data):
-    data = from_datasets(small_data.train.repeat(), small_data.test)
-    with pytest.raises(TrainingError, match=r"endless; set fit\.max_steps_per_epoch"):
+    endless = small_data.train.repeat()
+    data = dataclasses.replace(small_data, train_dataset=lambda seed: endless, train_indices=None)
+    with pytest.raises(TrainingError, match=r"without end; set data\.steps_per_epoch"):
         fit(_fresh(), data, FitConfig(epochs=1), seed=0)
     assert fit(_fresh(), data, _SHORT, seed=0).num_steps == 4
 

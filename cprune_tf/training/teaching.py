@@ -1,0 +1,68 @@
+"""The teacher of a training by distillation; its outputs on unchanging images are computed once."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from cprune_tf.data import ImageData
+from cprune_tf.training import losses
+from cprune_tf.training.twin import training_twin
+
+# Outputs are not kept where they would need more memory.
+_MOST_KEPT_BYTES = 256 * 2**20
+# Images shown to a model to see whether it ends in a softmax.
+NUM_PROBES = 32
+
+
+class Teacher:
+    """A model whose outputs others are trained to keep.
+
+    Without augmentation, an image is the same in every epoch of every training, and so are the
+    teacher's outputs: where the data number their images, each output is computed once. Share one
+    object between trainings on the same data.
+
+    Args:
+        model: A classifier for the data; it must not change any more.
+        data: The training data.
+        precision: What the teacher computes in; see `training_twin`.
+    """
+
+    def __init__(self, model: keras.Model, data: ImageData, precision: str = "float32") -> None:
+        self.model = model
+        self._are_probabilities = losses.gives_probabilities(model, data.judges[0][:NUM_PROBES])
+        self._twin = training_twin(model, precision=precision)
+        self._kept: tf.Variable | None = None
+        num_images = data.num_train or 0
+        if data.train_indices is not None and num_images * data.num_classes * 4 < _MOST_KEPT_BYTES:
+            shape = [num_images, data.num_classes]
+            self._kept = tf.Variable(tf.zeros(shape), trainable=False)
+            self._is_kept = tf.Variable(tf.zeros([num_images], tf.bool), trainable=False)
+
+    def logits(self, images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of a batch, up to a constant for each image.
+
+        Args:
+            images: [batch, height, width, channels] float32.
+            indices: [batch] int64, the numbers of the images; of no use where the data do not
+                number them.
+
+        Returns:
+            [batch, num_classes] float32.
+        """
+        kept = self._kept
+        if kept is None:
+            return self._computed(images)
+
+        def compute() -> tf.Tensor:
+            logits = self._computed(images)
+            kept.scatter_nd_update(indices[:, tf.newaxis], logits)
+            self._is_kept.scatter_nd_update(indices[:, tf.newaxis], tf.ones_like(indices, tf.bool))
+            return logits
+
+        are_known = tf.reduce_all(tf.gather(self._is_kept, indices))
+        return tf.cond(are_known, lambda: tf.gather(kept, indices), compute)
+
+    def _computed(self, images: tf.Tensor) -> tf.Tensor:
+        outputs = tf.cast(self._twin(images, training=False), tf.float32)
+        return losses.as_logits(outputs, self._are_probabilities)
