@@ -11,6 +11,7 @@ import ml_collections
 from cprune_tf.config.checks import require
 from cprune_tf.config.data import DataConfig
 from cprune_tf.config.measure import MeasureConfig
+from cprune_tf.config.quantization import QuantizationConfig
 from cprune_tf.config.strategy import StrategyConfig, default_strategy
 from cprune_tf.config.training import TrainingConfig
 from cprune_tf.config.tuning import TuningConfig
@@ -41,6 +42,7 @@ class PruneConfig:
         training: How candidates and the result are trained.
         tuning: How much the compiler searches.
         measure: How latencies are measured.
+        quantization: How int8 files are made.
     """
 
     model: str = "resnet8_fashion"
@@ -56,6 +58,7 @@ class PruneConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
+    quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
 
     def validate(self) -> PruneConfig:
         """Returns self, or raises ConfigError that names the first invalid field."""
@@ -71,7 +74,14 @@ class PruneConfig:
             self.weights,
             "one of " + ", ".join(WEIGHT_TYPES),
         )
-        for part in (self.data, self.strategy, self.training, self.tuning, self.measure):
+        for part in (
+            self.data,
+            self.strategy,
+            self.training,
+            self.tuning,
+            self.measure,
+            self.quantization,
+        ):
             part.validate()
         return self
 
