@@ -13,7 +13,7 @@ def representative_images(data: ImageData, count: int, *, seed: int = 0) -> npt.
 
     Args:
         data: The data; neither its validation nor its test images are used.
-        count: How many; fewer where an epoch has fewer.
+        count: How many; fewer where the whole batches of an epoch have fewer.
         seed: Decides which.
 
     Returns:

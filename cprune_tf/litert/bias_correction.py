@@ -74,6 +74,24 @@ def correct_biases(
     return twin, _Walk(exact, rounded).run([array[:count] for array in images])
 
 
+def rounded_kernel(layer: keras.layers.Layer) -> npt.NDArray[np.float32]:
+    """Rounds a layer's kernel as int8 stores it: symmetric, one scale for each output channel.
+
+    A batch norm behind the layer changes nothing: it scales whole channels.
+
+    Args:
+        layer: A layer whose weights are quantised: a convolution or a matrix product.
+
+    Returns:
+        The kernel with rounded values, of the same shape.
+    """
+    kernel, axes = np.asarray(layer.kernel), _CHANNEL_AXES[type(layer)]
+    others = tuple(a for a in range(kernel.ndim) if a - kernel.ndim not in axes)
+    step = np.abs(kernel).max(axis=others, keepdims=True) / _LEVELS
+    step = np.where(step > 0, step, 1.0)
+    return typing.cast(npt.NDArray[np.float32], np.rint(kernel / step) * step)
+
+
 def _copy(model: keras.Model) -> keras.Model:
     return copy_model(model, lambda layer: type(layer).from_config(layer.get_config()))
 
@@ -126,10 +144,10 @@ class _Walk:
     ) -> None:
         """Computes one layer with exact and with rounded weights and corrects the latter."""
         layer, exact = twin.operation, call.operation
-        activation, kernel = exact.activation, np.array(layer.kernel)
+        activation, kernel = exact.activation, np.asarray(layer.kernel).copy()
         exact.activation = layer.activation = keras.activations.linear
         try:
-            layer.kernel.assign(_round(kernel, _CHANNEL_AXES[type(layer)]))
+            layer.kernel.assign(rounded_kernel(layer))
             _compute(call, true)
             _compute(twin, found)
         finally:
@@ -138,8 +156,13 @@ class _Walk:
         expected, received = true[call.outputs[0]], found[twin.outputs[0]]
         axes = list(range(len(expected.shape) - 1))
         shift = keras.ops.mean(expected - received, axis=axes)
-        if self._absorb(twin, np.asarray(shift)):
-            received = received + shift
+        holder = self._holder(twin, shift)
+        if holder is not None:
+            if holder is twin.operation:
+                holder.bias.assign_add(shift)
+                received = received + shift
+            else:  # the norm, whose call comes later, adds the shift
+                holder.moving_mean.assign_sub(shift)
             spread = np.maximum(np.asarray(keras.ops.std(expected, axis=axes)), 1e-12)
             self._corrected[twin.name] = float(np.max(np.abs(np.asarray(shift)) / spread))
         else:
@@ -147,17 +170,16 @@ class _Walk:
         true[call.outputs[0]] = activation(expected)
         found[twin.outputs[0]] = activation(received)
 
-    def _absorb(self, call: Call, shift: npt.NDArray[np.float32]) -> bool:
-        """Adds a constant to each channel of a layer's outputs, where something can hold it."""
+    def _holder(self, call: Call, shift: Any) -> Any:
+        """Returns the layer that can add a constant to each channel of a call's output, if any."""
         layer = call.operation
         if self._num_calls[id(layer)] > 1 or getattr(layer, "data_format", "") == "channels_first":
-            return False
+            return None
         if layer.use_bias:
-            layer.bias.assign_add(shift)
-            return True
+            return layer
         readers = self._readers.get(call.outputs[0], [])
         if len(readers) != 1 or call.outputs[0] in self._outputs:
-            return False
+            return None
         norm = readers[0].operation
         if (
             type(norm) is not keras.layers.BatchNormalization
@@ -165,9 +187,8 @@ class _Walk:
             or norm.moving_mean.shape != shift.shape
             or layer.activation is not keras.activations.linear
         ):
-            return False
-        norm.moving_mean.assign_sub(shift)
-        return True
+            return None
+        return norm
 
 
 def _compute(call: Call, values: dict[Tensor, Any]) -> None:
@@ -181,13 +202,3 @@ def _compute(call: Call, values: dict[Tensor, Any]) -> None:
         kwargs["training"] = False
     results = keras.tree.flatten(call.operation(*args, **kwargs))
     values.update(zip(call.outputs, results, strict=True))
-
-
-def _round(
-    kernel: npt.NDArray[np.float32], channel_axes: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
-    """Rounds a kernel as int8 stores it: symmetric, one scale for each output channel."""
-    others = tuple(a for a in range(kernel.ndim) if a - kernel.ndim not in channel_axes)
-    step = np.abs(kernel).max(axis=others, keepdims=True) / _LEVELS
-    step = np.where(step > 0, step, 1.0)
-    return typing.cast(npt.NDArray[np.float32], np.rint(kernel / step) * step)

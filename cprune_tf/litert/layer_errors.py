@@ -1,16 +1,19 @@
 """Compares an int8 file with the float32 file that it was made from, layer by layer.
 
-A signal-to-noise ratio is the power of a float32 tensor over the power of the difference, in
-decibels: 40 dB is an error of one per cent, 20 dB of ten. Three ratios tell where an error comes
-from: that of the output in the int8 file (all errors so far), that of the output if it were only
-stored as int8, and that of the weights.
+A channel's share of noise is the power of the difference over the power of the float32 values; it
+counts as 1 where it is more, since then the channel is lost. A tensor's is the mean over its
+channels: a channel of small values that is rounded away may be all that the next layer looks at.
+Shares are given as signal-to-noise ratios in decibels: 40 dB is an error of one per cent, 20 dB of
+ten. Three of them tell where an error comes from: that of the output in the int8 file (with all
+errors so far), that of the output if it were only stored as int8, and that of the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +40,13 @@ class LayerError:
         layers: The Keras layers that the operator is known to compute.
         code: The name of its operator code: "CONV_2D", ...
         signal_to_noise_db: Of its output, with the errors of all operators before it.
-        input_db: The lowest such ratio among its inputs; infinite if all of them are exact.
+        input_db: The lowest such ratio among its inputs; infinite if all of them are exact, as the
+            model's inputs are.
         storage_db: Of its output, had it been computed exactly and stored as int8; infinite if it
             is stored as float32.
         weight_db: Of its weights; infinite if it has none or they are float32.
-        introduced: Power of the noise that this operator adds, as a fraction of the signal's: the
-            output's fraction less the largest of its inputs'. Not below 0.
+        introduced: The share of noise (0..1) that this operator adds: its output's less the largest
+            of its inputs'. Not below 0.
         reason: Where most of the error comes from, in words.
     """
 
@@ -81,35 +85,57 @@ def compare_layers(
         for operator in tflite_graph.read_operators(quantized.float_content, quantized.graph)
     }
     compared = [op for op in operators if op.code not in CASTS and op.outputs[0].name in exact]
+    sums, powers = _measure(quantized, compared, exact, arrays)
+    shares = {name: total.noise_share for name, total in sums.items()}
+    for operator in operators:
+        # What an operator reads from a conversion has the errors of what was converted.
+        if operator.code in CASTS and operator.inputs[0].name in shares:
+            shares[operator.outputs[0].name] = shares[operator.inputs[0].name]
+    errors = []
+    for operator in compared:
+        twin = exact[operator.outputs[0].name]
+        layers = tflite_graph.layer_names(twin, quantized.graph)
+        weight_share = _weight_noise_share(operator, twin, powers)
+        errors.append(_error(operator, layers, sums, shares, weight_share))
+    return tuple(sorted(errors, key=lambda error: -error.introduced))
+
+
+def _measure(
+    quantized: Quantized,
+    compared: Sequence[tflite_graph.FileOperator],
+    exact: Mapping[str, tflite_graph.FileOperator],
+    arrays: Sequence[npt.NDArray[np.float32]],
+) -> tuple[dict[str, _Sums], dict[str, npt.NDArray[np.float64]]]:
+    """Runs both files.
+
+    Returns:
+        Sums for the output of each compared operator; and the power of each channel of the tensors
+        that weights are multiplied with, in the float32 file. Both by the tensor's name.
+    """
     sums = {op.outputs[0].name: _Sums(op.outputs[0]) for op in compared}
-    true_tensors, found_tensors = (
-        _Tensors(content, list(sums)) for content in (quantized.float_content, quantized.content)
-    )
+    factors = {op.inputs[0].name for op in exact.values() if op.weight is not None}
+    powers: dict[str, npt.NDArray[np.float64]] = {}
+    true_tensors = _Tensors(quantized.float_content, {*sums, *factors})
+    found_tensors = _Tensors(quantized.content, set(sums))
     for number in range(len(arrays[0])):
         inputs = [array[number : number + 1] for array in arrays]
         true, found = true_tensors.run(inputs), found_tensors.run(inputs)
         for name, total in sums.items():
             total.add(true[name], found[name])
-    inputs_db = {name: total.signal_to_noise_db for name, total in sums.items()}
-    for operator in operators:
-        # What an operator reads from a conversion has the errors of what was converted.
-        if operator.code in CASTS and operator.inputs[0].name in inputs_db:
-            inputs_db[operator.outputs[0].name] = inputs_db[operator.inputs[0].name]
-    errors = [
-        _error(op, exact[op.outputs[0].name], quantized, sums[op.outputs[0].name], inputs_db)
-        for op in compared
-    ]
-    return tuple(sorted(errors, key=lambda error: -error.introduced))
+        for name in factors:
+            powers[name] = powers.get(name, 0.0) + _channel_power(true[name])
+    return sums, powers
 
 
 class _Tensors:
     """A file in an interpreter that keeps all its tensors."""
 
-    def __init__(self, content: bytes, names: Sequence[str]) -> None:
+    def __init__(self, content: bytes, names: Collection[str]) -> None:
         from ai_edge_litert import interpreter as litert
 
         try:
-            with native_output.silenced():
+            with native_output.silenced(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that keeping all tensors takes memory
                 self._interpreter = litert.Interpreter(
                     model_content=content,
                     experimental_preserve_all_tensors=True,
@@ -138,13 +164,16 @@ class _Tensors:
 
 
 class _Sums:
-    """Sums over images for one tensor."""
+    """Sums over images for one tensor, by channel."""
 
     def __init__(self, tensor: tflite_graph.FileTensor) -> None:
         self._tensor = tensor
-        self._signal = self._noise = self._storage_noise = self._clipping_noise = 0.0
+        self._signal: npt.NDArray[np.float64] = np.zeros(1)
+        self._noise: npt.NDArray[np.float64] = np.zeros(1)
+        self._storage_noise: npt.NDArray[np.float64] = np.zeros(1)
+        self._clipping_noise: npt.NDArray[np.float64] = np.zeros(1)
+        self._ranges: npt.NDArray[np.float32] = np.zeros(1, np.float32)
         self._samples: list[npt.NDArray[np.float32]] = []
-        self._ranges: npt.NDArray[np.float32] | None = None
 
     def add(self, true: npt.NDArray[np.float32], stored: npt.NDArray[Any]) -> None:
         """Adds one image.
@@ -153,103 +182,129 @@ class _Sums:
             true: The tensor's values in the float32 file.
             stored: What the int8 file has in the tensor.
         """
-        self._signal += float(np.sum(np.square(true, dtype=np.float64)))
-        noise = self._tensor.dequantized(stored) - true
-        self._noise += float(np.sum(np.square(noise, dtype=np.float64)))
-        storage_noise = np.square(self._tensor.rounded(true) - true, dtype=np.float64)
-        self._storage_noise += float(np.sum(storage_noise))
+        self._signal = self._signal + _channel_power(true)
+        self._noise = self._noise + _channel_power(self._tensor.dequantized(stored) - true)
+        storage_noise = self._tensor.rounded(true) - true
+        self._storage_noise = self._storage_noise + _channel_power(storage_noise)
         if len(self._tensor.scales):
             # Rounding moves a value by half a step at most.
-            clipped = storage_noise > np.square(0.51 * self._tensor.scales[0])
-            self._clipping_noise += float(np.sum(storage_noise[clipped]))
+            clipped = np.abs(storage_noise) > 0.51 * self._tensor.scales[0]
+            self._clipping_noise = self._clipping_noise + _channel_power(storage_noise * clipped)
         sizes = np.abs(true)
-        ranges = sizes.reshape(-1, true.shape[-1] if true.ndim else 1).max(axis=0)
-        self._ranges = ranges if self._ranges is None else np.maximum(self._ranges, ranges)
+        self._ranges = np.maximum(self._ranges, _by_channel(sizes).max(axis=0))
         self._samples.append(sizes.ravel()[:: max(1, sizes.size // _SAMPLES)])
 
     @property
-    def signal_to_noise_db(self) -> float:
+    def noise_share(self) -> float:
         """Of the tensor, with all errors so far."""
-        return _decibels(self._signal, self._noise)
+        return _share(self._signal, self._noise)
 
     @property
-    def storage_db(self) -> float:
+    def storage_share(self) -> float:
         """Of the exact values, stored as the int8 file stores them."""
-        return _decibels(self._signal, self._storage_noise)
+        return _share(self._signal, self._storage_noise)
 
     def describe_range(self) -> str:
         """Says why storing the tensor with one scale changes its values as much as it does."""
-        assert self._ranges is not None
         largest = float(self._ranges.max())
-        if self._clipping_noise > 0.5 * self._storage_noise:
+        clipped = _share(self._signal, self._clipping_noise) / max(self.storage_share, 1e-30)
+        if clipped > 0.5:
             return (
                 "its values exceed the range that the representative images showed, and are "
-                f"clipped ({self._clipping_noise / self._storage_noise:.0%} of the error)"
+                f"clipped ({clipped:.0%} of the error)"
             )
-        usual = float(np.quantile(np.concatenate(self._samples), 1 - _RARE))
-        if usual > 0 and largest > _OUTLIER_RATIO * usual:
-            return (
-                f"outliers in its output: the largest value is {largest / usual:.0f} times as "
-                f"large as {1 - _RARE:.1%} of them"
-            )
-        median = float(np.median(self._ranges[self._ranges > 0])) if largest > 0 else 0.0
-        if median > 0 and largest > _UNEVEN_RATIO * median:
+        used = self._ranges[self._ranges > 0]
+        median = float(np.median(used)) if len(used) else 0.0
+        if largest > _UNEVEN_RATIO * median:
             return (
                 f"one scale for channels of different ranges: the widest is {largest / median:.0f} "
                 "times as wide as the median"
+            )
+        usual = float(np.quantile(np.concatenate(self._samples), 1 - _RARE))
+        if largest > _OUTLIER_RATIO * usual > 0:
+            return (
+                f"outliers in its output: the largest value is {largest / usual:.0f} times as "
+                f"large as {1 - _RARE:.1%} of them"
             )
         return "its output is rounded to 256 steps"
 
 
 def _error(
     operator: tflite_graph.FileOperator,
-    exact: tflite_graph.FileOperator,
-    quantized: Quantized,
-    sums: _Sums,
-    inputs_db: dict[str, float],
+    layers: tuple[str, ...],
+    sums: Mapping[str, _Sums],
+    shares: Mapping[str, float],
+    weight_share: float,
 ) -> LayerError:
-    output_db = sums.signal_to_noise_db
-    input_db = min(
-        (inputs_db[t.name] for t in operator.inputs if t.name in inputs_db), default=math.inf
-    )
-    weight_db = _weight_db(operator, exact)
+    own = sums[operator.outputs[0].name]
+    input_share = max((shares.get(tensor.name, 0.0) for tensor in operator.inputs), default=0.0)
+    causes = {
+        "errors of the layers before it": input_share,
+        own.describe_range(): own.storage_share,
+        "its weights are rounded to 255 steps, with one scale for each of its outputs": (
+            weight_share
+        ),
+    }
+    reason = max(causes, key=lambda cause: causes[cause])
+    if not causes[reason]:
+        reason = "rounding inside the operator" if own.noise_share else "exact"
     return LayerError(
-        layers=tflite_graph.layer_names(exact, quantized.graph),
+        layers=layers,
         code=operator.code,
-        signal_to_noise_db=output_db,
-        input_db=input_db,
-        storage_db=sums.storage_db,
-        weight_db=weight_db,
-        introduced=max(0.0, 10 ** (-output_db / 10) - 10 ** (-input_db / 10)),
-        reason=_reason(operator, sums, input_db, weight_db),
+        signal_to_noise_db=_decibels(own.noise_share),
+        input_db=_decibels(input_share),
+        storage_db=_decibels(own.storage_share),
+        weight_db=_decibels(weight_share),
+        introduced=max(0.0, own.noise_share - input_share),
+        reason=reason,
     )
 
 
-def _reason(
-    operator: tflite_graph.FileOperator, sums: _Sums, input_db: float, weight_db: float
-) -> str:
-    lowest = min(input_db, weight_db, sums.storage_db)
-    if lowest == math.inf:
-        return "exact" if sums.signal_to_noise_db == math.inf else "rounding inside the operator"
-    if lowest == input_db:
-        return "errors of the layers before it"
-    if lowest == sums.storage_db:
-        return sums.describe_range()
-    if operator.code == "DEPTHWISE_CONV_2D":
-        return "its depthwise weights, few to a channel, are rounded to 255 steps"
-    return "its weights are rounded to 255 steps"
+def _weight_noise_share(
+    operator: tflite_graph.FileOperator,
+    exact: tflite_graph.FileOperator,
+    powers: Mapping[str, npt.NDArray[np.float64]],
+) -> float:
+    """Estimates the share of noise that rounded weights cause in an operator's outputs.
 
-
-def _weight_db(operator: tflite_graph.FileOperator, exact: tflite_graph.FileOperator) -> float:
+    A weight counts by the power of the channel that it is multiplied with, as if channels were
+    independent of each other.
+    """
     stored, true = operator.weight, exact.weight
     if stored is None or true is None or stored.data is None or true.data is None:
-        return math.inf
-    values = true.data.astype(np.float64)
-    noise = stored.dequantized(stored.data) - values
-    return _decibels(float(np.sum(values**2)), float(np.sum(noise**2)))
+        return 0.0
+    noise = stored.dequantized(stored.data) - true.data
+    power = powers[exact.inputs[0].name]
+    if exact.code == "DEPTHWISE_CONV_2D":  # [1, height, width, outputs], each of one input
+        return _share(_channel_power(true.data), _channel_power(noise))
+    # [outputs, ..., inputs]; in groups, an output reads a part of the inputs.
+    if true.data.shape[-1] != len(power):
+        power = np.ones(true.data.shape[-1])
+    rows = (len(true.data), -1, len(power))
+    signal, noise_power = (
+        np.square(values, dtype=np.float64).reshape(rows).sum(axis=1) @ power
+        for values in (true.data, noise)
+    )
+    return _share(signal, noise_power)
 
 
-def _decibels(signal: float, noise: float) -> float:
-    if noise <= 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+def _by_channel(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns values as [positions, channels]; the last axis is that of channels."""
+    return values.reshape(-1, values.shape[-1] if values.ndim else 1)
+
+
+def _channel_power(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.square(_by_channel(values), dtype=np.float64).sum(axis=0))
+
+
+def _share(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float:
+    """Returns the mean share of noise over the channels that are not always 0."""
+    used = signal > 0
+    if not used.any():
+        return 0.0
+    signal, noise = np.broadcast_arrays(signal, noise)
+    return float(np.mean(np.minimum(noise[used] / signal[used], 1.0)))
+
+
+def _decibels(share: float) -> float:
+    return -10 * math.log10(share) if share > 0 else math.inf

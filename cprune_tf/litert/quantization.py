@@ -166,7 +166,8 @@ def _quantize_file(
     kept: Sequence[tflite_graph.FileOperator],
     inputs: str,
 ) -> bytes:
-    from ai_edge_quantizer import qtyping, quantizer, recipe
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
 
     names = qtyping.TFLOperationName
     tool = quantizer.Quantizer(bytearray(float_content), recipe.static_wi8_ai8())
@@ -185,9 +186,22 @@ def _quantize_file(
         {f"input_{i:02d}": array[n : n + 1] for i, array in enumerate(arrays)}
         for n in range(len(arrays[0]))
     ]
+    rules = recipe_manager.RecipeManager()
+    rules.load_quantization_recipe(tool.get_quantization_recipe())
     with _quiet():
-        ranges = tool.calibrate({_SIGNATURE: samples}, num_threads=os.cpu_count() or 1)
-        result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+        # The package's default ranges are moving averages of each image's extremes, which half of
+        # the images exceed.
+        ranges = calibrator.Calibrator(
+            float_content,
+            num_threads=os.cpu_count() or 1,
+            qsv_update_func=qsv_utils.min_max_update,
+        )
+        ranges.calibrate({_SIGNATURE: samples}, rules)
+        if not ranges.get_model_qsvs():
+            return float_content  # no operator has an int8 form
+        result = tool.quantize(
+            ranges.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False
+        )
     return bytes(result.quantized_model)
 
 
