@@ -27,8 +27,9 @@ from cprune_tf.litert.quantization import CASTS, Quantized
 # How far above the rest of its values a tensor's largest one has to be to be called an outlier.
 _OUTLIER_RATIO = 3.0
 _RARE = 0.001  # the fraction of values that may be outliers
-# How many times the median range of its channels a tensor's range has to be to be called uneven.
-_UNEVEN_RATIO = 8.0
+# How many times the whole tensor's share of noise the mean of its channels' has to be for them to be
+# called uneven.
+_UNEVEN_RATIO = 4.0
 _SAMPLES = 4096  # values of a tensor for each image that quantiles are taken from
 
 
@@ -85,7 +86,8 @@ def compare_layers(
         for operator in tflite_graph.read_operators(quantized.float_content, quantized.graph)
     }
     compared = [op for op in operators if op.code not in CASTS and op.outputs[0].name in exact]
-    sums, powers = _measure(quantized, compared, exact, arrays)
+    final = _final_tensors(operators)
+    sums, powers = _measure(quantized, compared, exact, arrays, final)
     shares = {name: total.noise_share for name, total in sums.items()}
     for operator in operators:
         # What an operator reads from a conversion has the errors of what was converted.
@@ -95,7 +97,8 @@ def compare_layers(
     for operator in compared:
         twin = exact[operator.outputs[0].name]
         layers = tflite_graph.layer_names(twin, quantized.graph)
-        weight_share = _weight_noise_share(operator, twin, powers)
+        output_power = sums[operator.outputs[0].name].mean_square
+        weight_share = _weight_noise_share(operator, twin, powers, output_power)
         errors.append(_error(operator, layers, sums, shares, weight_share))
     return tuple(sorted(errors, key=lambda error: -error.introduced))
 
@@ -105,15 +108,18 @@ def _measure(
     compared: Sequence[tflite_graph.FileOperator],
     exact: Mapping[str, tflite_graph.FileOperator],
     arrays: Sequence[npt.NDArray[np.float32]],
+    final: set[str],
 ) -> tuple[dict[str, _Sums], dict[str, npt.NDArray[np.float64]]]:
     """Runs both files.
 
     Returns:
-        Sums for the output of each compared operator; and the power of each channel of the tensors
-        that weights are multiplied with, in the float32 file. Both by the tensor's name.
+        Sums for the output of each compared operator; and for the tensors that weights are
+        multiplied with, each channel's mean square in the float32 file, summed over the images.
+        Both by the tensor's name.
     """
-    sums = {op.outputs[0].name: _Sums(op.outputs[0]) for op in compared}
-    factors = {op.inputs[0].name for op in exact.values() if op.weight is not None}
+    outputs = [op.outputs[0] for op in compared]
+    sums = {tensor.name: _Sums(tensor, tensor.name in final) for tensor in outputs}
+    factors = {op.product.factor.name for op in exact.values() if op.product is not None}
     powers: dict[str, npt.NDArray[np.float64]] = {}
     true_tensors = _Tensors(quantized.float_content, {*sums, *factors})
     found_tensors = _Tensors(quantized.content, set(sums))
@@ -123,8 +129,14 @@ def _measure(
         for name, total in sums.items():
             total.add(true[name], found[name])
         for name in factors:
-            powers[name] = powers.get(name, 0.0) + _channel_power(true[name])
+            powers[name] = powers.get(name, 0.0) + _mean_square(true[name])
     return sums, powers
+
+
+def _final_tensors(operators: Sequence[tflite_graph.FileOperator]) -> set[str]:
+    """Returns the names of the tensors that only conversions to the model's outputs read."""
+    read = {t.name for op in operators if op.code not in CASTS for t in op.inputs}
+    return {t.name for op in operators for t in op.outputs} - read
 
 
 class _Tensors:
@@ -164,10 +176,15 @@ class _Tensors:
 
 
 class _Sums:
-    """Sums over images for one tensor, by channel."""
+    """Sums over images for one tensor, by channel.
 
-    def __init__(self, tensor: tflite_graph.FileTensor) -> None:
+    An output of the model counts as one channel: no layer looks at one of its channels alone.
+    """
+
+    def __init__(self, tensor: tflite_graph.FileTensor, final: bool) -> None:
         self._tensor = tensor
+        self._final = final
+        self.mean_square: npt.NDArray[np.float64] = np.zeros(1)  # of each channel
         self._signal: npt.NDArray[np.float64] = np.zeros(1)
         self._noise: npt.NDArray[np.float64] = np.zeros(1)
         self._storage_noise: npt.NDArray[np.float64] = np.zeros(1)
@@ -182,6 +199,7 @@ class _Sums:
             true: The tensor's values in the float32 file.
             stored: What the int8 file has in the tensor.
         """
+        self.mean_square = self.mean_square + _mean_square(true)
         self._signal = self._signal + _channel_power(true)
         self._noise = self._noise + _channel_power(self._tensor.dequantized(stored) - true)
         storage_noise = self._tensor.rounded(true) - true
@@ -197,28 +215,33 @@ class _Sums:
     @property
     def noise_share(self) -> float:
         """Of the tensor, with all errors so far."""
-        return _share(self._signal, self._noise)
+        return self._share(self._noise)
 
     @property
     def storage_share(self) -> float:
         """Of the exact values, stored as the int8 file stores them."""
-        return _share(self._signal, self._storage_noise)
+        return self._share(self._storage_noise)
+
+    def _share(self, noise: npt.NDArray[np.float64]) -> float:
+        if self._final:
+            return _share(self._signal.sum(keepdims=True), noise.sum(keepdims=True))
+        return _share(self._signal, noise)
 
     def describe_range(self) -> str:
         """Says why storing the tensor with one scale changes its values as much as it does."""
         largest = float(self._ranges.max())
-        clipped = _share(self._signal, self._clipping_noise) / max(self.storage_share, 1e-30)
+        clipped = self._share(self._clipping_noise) / max(self.storage_share, 1e-30)
         if clipped > 0.5:
             return (
                 "its values exceed the range that the representative images showed, and are "
                 f"clipped ({clipped:.0%} of the error)"
             )
-        used = self._ranges[self._ranges > 0]
-        median = float(np.median(used)) if len(used) else 0.0
-        if largest > _UNEVEN_RATIO * median:
+        together = float(self._storage_noise.sum() / max(self._signal.sum(), 1e-30))
+        if self.storage_share > _UNEVEN_RATIO * together:
+            narrow = float(np.quantile(self._ranges[self._ranges > 0], 0.1))
             return (
-                f"one scale for channels of different ranges: the widest is {largest / median:.0f} "
-                "times as wide as the median"
+                f"one scale for channels of different ranges: the widest is {largest / narrow:.0f} "
+                "times as wide as the narrowest tenth"
             )
         usual = float(np.quantile(np.concatenate(self._samples), 1 - _RARE))
         if largest > _OUTLIER_RATIO * usual > 0:
@@ -264,28 +287,27 @@ def _weight_noise_share(
     operator: tflite_graph.FileOperator,
     exact: tflite_graph.FileOperator,
     powers: Mapping[str, npt.NDArray[np.float64]],
+    output_power: npt.NDArray[np.float64],
 ) -> float:
     """Estimates the share of noise that rounded weights cause in an operator's outputs.
 
-    A weight counts by the power of the channel that it is multiplied with, as if channels were
-    independent of each other.
+    The error of a weight counts by the power of the channel that it is multiplied with, as if
+    channels were independent of each other.
     """
-    stored, true = operator.weight, exact.weight
-    if stored is None or true is None or stored.data is None or true.data is None:
+    stored, true = operator.product, exact.product
+    if stored is None or true is None or stored.weight.data is None or true.weight.data is None:
         return 0.0
-    noise = stored.dequantized(stored.data) - true.data
-    power = powers[exact.inputs[0].name]
-    if exact.code == "DEPTHWISE_CONV_2D":  # [1, height, width, outputs], each of one input
-        return _share(_channel_power(true.data), _channel_power(noise))
-    # [outputs, ..., inputs]; in groups, an output reads a part of the inputs.
-    if true.data.shape[-1] != len(power):
-        power = np.ones(true.data.shape[-1])
-    rows = (len(true.data), -1, len(power))
-    signal, noise_power = (
-        np.square(values, dtype=np.float64).reshape(rows).sum(axis=1) @ power
-        for values in (true.data, noise)
-    )
-    return _share(signal, noise_power)
+    errors = stored.weight.dequantized(stored.weight.data) - true.weight.data
+    noise = np.square(errors, dtype=np.float64)
+    power = powers[true.factor.name]
+    if true.channel_axis == -1:  # [1, height, width, outputs], each of one input
+        by_output = _by_channel(noise).sum(axis=0)
+        return _share(output_power, by_output * np.repeat(power, len(by_output) // len(power)))
+    # [outputs, ..., inputs]; in groups, an output reads some of the inputs: all count as the mean.
+    if noise.shape[-1] != len(power):
+        power = np.full(noise.shape[-1], power.mean())
+    by_output = noise.reshape(len(noise), -1, len(power)).sum(axis=1) @ power
+    return _share(output_power, by_output)
 
 
 def _by_channel(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -295,6 +317,10 @@ def _by_channel(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _channel_power(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.asarray(np.square(_by_channel(values), dtype=np.float64).sum(axis=0))
+
+
+def _mean_square(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.square(_by_channel(values), dtype=np.float64).mean(axis=0))
 
 
 def _share(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float:

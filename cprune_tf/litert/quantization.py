@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 
 from cprune_tf import native_output
 from cprune_tf.graph import flat
@@ -23,6 +25,7 @@ from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import FlatGraph
 from cprune_tf.litert import conversion, scopes, tflite_graph
 from cprune_tf.litert.bias_correction import BiasCorrection, correct_biases
+from cprune_tf.litert.bias_range import fit_biases
 from cprune_tf.litert.errors import ConversionError
 
 INPUT_TYPES = ("float32", "int8")
@@ -111,10 +114,9 @@ def quantize(
     except GraphError as error:
         raise ConversionError(f"int8 needs a model with a known graph: {error}") from error
     float_content = conversion.to_tflite(plain, scopes.scoped_forward(graph))
-    operators = tflite_graph.read_operators(float_content, graph)
-    kept = _kept_operators(operators, graph, keep_float)
-    content = _quantize_file(float_content, arrays, [operators[n] for n in kept], inputs)
-    requested = {operators[number].outputs[0].name for number in kept}
+    kept = _kept_operators(float_content, graph, keep_float)
+    content = _quantize_file(float_content, graph, arrays, kept, inputs)
+    requested = {operator.outputs[0].name for operator in kept}
     float_operators = tuple(_float_operators(content, graph, requested))
     _require_int8(content, graph, model, float_operators)
     return Quantized(
@@ -138,9 +140,10 @@ def _require_package() -> None:
 
 
 def _kept_operators(
-    operators: Sequence[tflite_graph.FileOperator], graph: FlatGraph, patterns: Sequence[str]
-) -> list[int]:
-    """Returns the numbers of the operators that compute layers which patterns name."""
+    float_content: bytes, graph: FlatGraph, patterns: Sequence[str]
+) -> list[tflite_graph.FileOperator]:
+    """Returns the operators of a file that compute layers which patterns name."""
+    operators = tflite_graph.read_operators(float_content, graph)
     names = [tflite_graph.layer_names(operator, graph) for operator in operators]
     kept: set[int] = set()
     for pattern in patterns:
@@ -157,52 +160,76 @@ def _kept_operators(
                 "fused into another one, as a batch norm is, goes by the other one's name."
             )
         kept |= matching
-    return sorted(kept)
+    return [operators[number] for number in sorted(kept)]
 
 
 def _quantize_file(
     float_content: bytes,
-    arrays: Sequence[Any],
+    graph: FlatGraph,
+    arrays: Sequence[npt.NDArray[np.float32]],
     kept: Sequence[tflite_graph.FileOperator],
     inputs: str,
 ) -> bytes:
-    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
-    from ai_edge_quantizer.utils import qsv_utils
+    from ai_edge_quantizer import quantizer
+
+    recipe = _recipe(kept, inputs)
+    with _quiet():
+        ranges = _ranges(float_content, arrays, recipe)
+        if not ranges:
+            return float_content  # no operator has an int8 form
+        changed = bytearray(float_content)
+        fit_biases(tflite_graph.read_operators(changed, graph), ranges)
+        result = quantizer.Quantizer(changed, recipe).quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        )
+    return bytes(result.quantized_model)
+
+
+def _recipe(kept: Sequence[tflite_graph.FileOperator], inputs: str) -> Any:
+    """Says what becomes int8, as ai-edge-quantizer reads it."""
+    from ai_edge_quantizer import qtyping, recipe, recipe_manager
 
     names = qtyping.TFLOperationName
-    tool = quantizer.Quantizer(bytearray(float_content), recipe.static_wi8_ai8())
+    rules = recipe_manager.RecipeManager()
+    rules.load_quantization_recipe(recipe.static_wi8_ai8())
+
+    def exclude(pattern: str, operation: Any) -> None:
+        rules.add_quantization_config(
+            pattern, operation, algorithm_key=recipe_manager.AlgorithmName.NO_QUANTIZE
+        )
+
     for operator in kept:
         # An operator is found by the names of its outputs, each followed by a semicolon.
-        pattern = "^" + re.escape("".join(f"{tensor.name};" for tensor in operator.outputs)) + "$"
-        tool.update_quantization_recipe(
-            pattern, names.ALL_SUPPORTED, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
-        )
+        name = "".join(f"{tensor.name};" for tensor in operator.outputs)
+        exclude(f"^{re.escape(name)}$", names.ALL_SUPPORTED)
     if inputs == "float32":
-        for name in (names.INPUT, names.OUTPUT):
-            tool.update_quantization_recipe(
-                ".*", name, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
-            )
+        exclude(".*", names.INPUT)
+        exclude(".*", names.OUTPUT)
+    return rules.get_quantization_recipe()
+
+
+def _ranges(
+    float_content: bytes, arrays: Sequence[npt.NDArray[np.float32]], recipe: Any
+) -> dict[str, Any]:
+    """Returns the least and largest value of every tensor that becomes int8, by its name."""
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    rules = recipe_manager.RecipeManager()
+    rules.load_quantization_recipe(recipe)
     samples = [
         {f"input_{i:02d}": array[n : n + 1] for i, array in enumerate(arrays)}
         for n in range(len(arrays[0]))
     ]
-    rules = recipe_manager.RecipeManager()
-    rules.load_quantization_recipe(tool.get_quantization_recipe())
-    with _quiet():
-        # The package's default ranges are moving averages of each image's extremes, which half of
-        # the images exceed.
-        ranges = calibrator.Calibrator(
-            float_content,
-            num_threads=os.cpu_count() or 1,
-            qsv_update_func=qsv_utils.min_max_update,
-        )
-        ranges.calibrate({_SIGNATURE: samples}, rules)
-        if not ranges.get_model_qsvs():
-            return float_content  # no operator has an int8 form
-        result = tool.quantize(
-            ranges.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False
-        )
-    return bytes(result.quantized_model)
+    # The package's default ranges are moving averages of each image's extremes, which half of the
+    # images exceed.
+    found = calibrator.Calibrator(
+        float_content,
+        num_threads=os.cpu_count() or 1,
+        qsv_update_func=qsv_utils.min_max_update,
+    )
+    found.calibrate({_SIGNATURE: samples}, rules)
+    return dict(found.get_model_qsvs())
 
 
 @contextlib.contextmanager

@@ -15,12 +15,17 @@ from cprune_tf.graph.flat import FlatGraph
 from cprune_tf.litert import scopes
 
 _ABSENT = -1  # The index of an optional input that an operator does not have.
-# Codes of the operators that multiply by a weight -> the position of the weight among their inputs.
-WEIGHT_INPUTS = {
-    "CONV_2D": 1,
-    "DEPTHWISE_CONV_2D": 1,
-    "FULLY_CONNECTED": 1,
-    "TRANSPOSE_CONV": 1,
+# The types whose stored bytes are values of a numpy type.
+_ARRAY_TYPES = frozenset(
+    {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
+)
+# Codes of the operators that multiply by a weight -> the positions of the multiplied tensor, the
+# weight and the bias among their inputs.
+_PRODUCTS = {
+    "CONV_2D": (0, 1, 2),
+    "DEPTHWISE_CONV_2D": (0, 1, 2),
+    "FULLY_CONNECTED": (0, 1, 2),
+    "TRANSPOSE_CONV": (2, 1, 3),
 }
 
 
@@ -81,19 +86,45 @@ class FileOperator:
     calls: tuple[int, ...]
 
     @property
-    def weight(self) -> FileTensor | None:
-        """The constant that it multiplies by, for a convolution or matrix product."""
-        position = WEIGHT_INPUTS.get(self.code)
-        if position is None or self.inputs[position].data is None:
+    def product(self) -> Product | None:
+        """The operands of a convolution or a product with a constant; None for all others."""
+        if self.code not in _PRODUCTS:
             return None
-        return self.inputs[position]
+        factor, weight, bias = _PRODUCTS[self.code]
+        if self.inputs[weight].data is None:
+            return None
+        return Product(
+            factor=self.inputs[factor],
+            weight=self.inputs[weight],
+            bias=self.inputs[bias] if bias < len(self.inputs) else None,
+            channel_axis=-1 if self.code == "DEPTHWISE_CONV_2D" else 0,
+        )
 
 
-def read_operators(content: bytes, graph: FlatGraph) -> tuple[FileOperator, ...]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Product:
+    """The operands of a convolution or matrix product.
+
+    Attributes:
+        factor: The tensor that is multiplied.
+        weight: The constant that it is multiplied with.
+        bias: The constant that is added; None without one.
+        channel_axis: The weight's axis of output channels. The last axis is that of input channels,
+            unless it is the same.
+    """
+
+    factor: FileTensor
+    weight: FileTensor
+    bias: FileTensor | None
+    channel_axis: int
+
+
+def read_operators(content: bytes | bytearray, graph: FlatGraph) -> tuple[FileOperator, ...]:
     """Reads the operators of a file whose calls were traced by `scopes.scoped_forward`.
 
     Args:
-        content: The content of the file, of one subgraph.
+        content: The content of the file, of one subgraph. The constants of the result are views of
+            it, and can be written to if it is a bytearray.
         graph: The graph that it was converted from.
 
     Returns:
@@ -103,7 +134,7 @@ def read_operators(content: bytes, graph: FlatGraph) -> tuple[FileOperator, ...]
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     subgraph = model.subgraphs[0]
-    tensors = [_tensor(model, tensor) for tensor in subgraph.tensors]
+    tensors = [_tensor(content, model, tensor) for tensor in subgraph.tensors]
     num_readers = Counter(int(index) for op in subgraph.operators for index in set(op.inputs))
     positions_of_outputs = _calls_of_outputs(model, graph)
 
@@ -149,13 +180,15 @@ def _types() -> dict[int, str]:
     return {code: name.lower() for name, code in names if not name.startswith("_")}
 
 
-def _tensor(model: Any, packed: Any) -> FileTensor:
+def _tensor(content: bytes | bytearray, model: Any, packed: Any) -> FileTensor:
     dtype = _types()[packed.type]
-    buffer = model.buffers[packed.buffer].data
+    buffer = model.buffers[packed.buffer]
+    stored = np.asarray(() if buffer.data is None else buffer.data, np.uint8)
+    if buffer.offset > 1:  # ai-edge-quantizer writes large constants behind the rest of the file
+        stored = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
     data = None
-    if buffer is not None and len(buffer) and dtype not in ("string", "int4", "resource"):
-        data = np.asarray(buffer, np.uint8).view(dtype)
-        data = data.reshape(packed.shape if packed.shape is not None else ())
+    if len(stored) and dtype in _ARRAY_TYPES:
+        data = stored.view(dtype).reshape(() if packed.shape is None else packed.shape)
     steps = packed.quantization
     quantized = steps is not None and steps.scale is not None
     return FileTensor(

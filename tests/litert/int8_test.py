@@ -216,3 +216,17 @@ def test_what_cannot_be_quantised_is_told(build, arguments, reason):
 def test_arguments_of_convert_that_do_not_fit_are_told(arguments, reason):
     with pytest.raises(ConversionError, match=reason):
         litert.convert(tiny(), **arguments)
+
+
+def test_the_bias_of_an_empty_filter_is_kept():
+    # Its bias is stored in steps of the scale of its weights, which are next to nothing.
+    model = tiny()
+    depthwise, norm = model.get_layer("depthwise"), model.get_layer("norm")
+    kernel = np.asarray(depthwise.kernel).copy()
+    kernel[:, :, 5] = 1e-13
+    depthwise.kernel.assign(kernel)
+    depthwise.bias.assign(np.where(np.arange(8) == 5, 3.0, 0.0))
+    norm.gamma.assign(np.where(np.arange(8) == 2, 0.0, 1.0))
+    norm.beta.assign(np.where(np.arange(8) == 2, 3.0, 0.0))
+    errors = litert.compare_layers(litert.quantize(model, IMAGES), IMAGES)
+    assert min(e.signal_to_noise_db for e in errors) > 15
