@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -52,7 +52,9 @@ class BiasCorrection:
 
 
 def correct_biases(
-    model: keras.Model, images: Sequence[npt.NDArray[np.float32]]
+    model: keras.Model,
+    images: Sequence[npt.NDArray[np.float32]],
+    keep_float: Collection[str] = (),
 ) -> tuple[keras.Model, BiasCorrection]:
     """Makes a copy of a model whose biases make up for the rounding of its weights to int8.
 
@@ -60,6 +62,7 @@ def correct_biases(
         model: A float32 model, functional or Sequential. It is not changed.
         images: One float32 array for each input, [num_images, ...]. The first ones are used, as
             many as memory allows.
+        keep_float: Names of the layers whose weights are not rounded.
 
     Returns:
         The copy, with the weights of the model before rounding; and what was corrected.
@@ -71,7 +74,7 @@ def correct_biases(
     reference, twin = _copy(model), _copy(model)
     exact, rounded = flat.flatten(reference), flat.flatten(twin)
     count = _num_images(exact, len(images[0]))
-    return twin, _Walk(exact, rounded).run([array[:count] for array in images])
+    return twin, _Walk(exact, rounded, keep_float).run([array[:count] for array in images])
 
 
 def rounded_kernel(layer: keras.layers.Layer) -> npt.NDArray[np.float32]:
@@ -108,9 +111,10 @@ def _num_images(graph: FlatGraph, available: int) -> int:
 class _Walk:
     """Computes both graphs side by side, one call at a time, and corrects on the way."""
 
-    def __init__(self, exact: FlatGraph, rounded: FlatGraph) -> None:
+    def __init__(self, exact: FlatGraph, rounded: FlatGraph, keep_float: Collection[str]) -> None:
         self._exact = exact
         self._rounded = rounded
+        self._keep_float = keep_float
         self._num_calls = Counter(id(call.operation) for call in rounded.calls)
         self._readers: dict[Tensor, list[Call]] = {}
         for call in rounded.calls:
@@ -127,7 +131,7 @@ class _Walk:
         found: dict[Tensor, Any] = dict(zip(self._rounded.inputs, tensors, strict=True))
         num_left = {tensor: len(calls) for tensor, calls in self._readers.items()}
         for call, twin in zip(self._exact.calls, self._rounded.calls, strict=True):
-            if type(twin.operation) in _CHANNEL_AXES:
+            if type(twin.operation) in _CHANNEL_AXES and twin.name not in self._keep_float:
                 self._correct(call, twin, true, found)
             else:
                 _compute(call, true)

@@ -27,8 +27,7 @@ from cprune_tf.litert.quantization import CASTS, Quantized
 # How far above the rest of its values a tensor's largest one has to be to be called an outlier.
 _OUTLIER_RATIO = 3.0
 _RARE = 0.001  # the fraction of values that may be outliers
-# How many times the whole tensor's share of noise the mean of its channels' has to be for them to be
-# called uneven.
+# Channels are called uneven where their mean share of noise is this many times the whole tensor's.
 _UNEVEN_RATIO = 4.0
 _SAMPLES = 4096  # values of a tensor for each image that quantiles are taken from
 

@@ -59,8 +59,8 @@ class Quantized:
 
     Attributes:
         content: The content of the int8 `.tflite` file.
-        float_content: The content of the float32 file that it was made from; the tensors of both
-            have the same names.
+        float_content: The content of the float32 file, without any correction of biases; the
+            tensors of both have the same names.
         graph: The calls of the Keras model that was converted.
         float_operators: What computes in float32 in `content`.
         correction: What the correction of biases did; None without one.
@@ -106,16 +106,18 @@ def quantize(
     _require_package()
     plain, remarks = conversion.convertible(model)
     arrays = conversion.as_arrays(plain, images)
-    correction = None
     try:
-        if correct_bias:
-            plain, correction = correct_biases(plain, arrays)
         graph = flat.flatten(plain)
     except GraphError as error:
         raise ConversionError(f"int8 needs a model with a known graph: {error}") from error
-    float_content = conversion.to_tflite(plain, scopes.scoped_forward(graph))
+    float_content = base = conversion.to_tflite(plain, scopes.scoped_forward(graph))
     kept = _kept_operators(float_content, graph, keep_float)
-    content = _quantize_file(float_content, graph, arrays, kept, inputs)
+    correction = None
+    if correct_bias:
+        names = {layer for op in kept for layer in tflite_graph.layer_names(op, graph)}
+        corrected, correction = correct_biases(plain, arrays, names)
+        base = conversion.to_tflite(corrected, scopes.scoped_forward(flat.flatten(corrected)))
+    content = _quantize_file(base, graph, arrays, kept, inputs)
     requested = {operator.outputs[0].name for operator in kept}
     float_operators = tuple(_float_operators(content, graph, requested))
     _require_int8(content, graph, model, float_operators)

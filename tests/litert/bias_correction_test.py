@@ -65,6 +65,14 @@ def test_kernels_are_left_to_the_quantiser():
             np.testing.assert_array_equal(np.asarray(kernel), np.asarray(layer.kernel))
 
 
+def test_a_layer_that_stays_float_is_left_alone():
+    model = coarse("bias")
+    corrected, result = bias_correction.correct_biases(model, [IMAGES], ["first"])
+    assert set(result.corrected) == {"second", "head"}
+    first = [np.asarray(m.get_layer("first").bias) for m in (model, corrected)]
+    np.testing.assert_array_equal(*first)
+
+
 def test_a_layer_whose_constants_nothing_can_hold_is_listed():
     inputs = keras.Input((6, 6, 3))
     shared = keras.layers.Conv2D(3, 1, name="shared")
