@@ -32,7 +32,7 @@ def test_a_batch_gives_what_single_images_give(classifier):
 
 def test_a_file_for_one_image_alone_is_run_one_by_one():
     # The shape in the file holds the batch of 1: in a batch, it would mix the images.
-    model, content = file_of(
+    _, content = file_of(
         keras.layers.Lambda(lambda x: keras.ops.reshape(x, (1, 32)) * 2.0, output_shape=(32,))
     )
     found = np.concatenate(list(evaluation.run(content, IMAGES[:5])))
