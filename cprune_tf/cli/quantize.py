@@ -190,8 +190,8 @@ def _print_layers(quantized: Quantized, images: np.ndarray, drop: float) -> None
     from cprune_tf.report import formats, quantization_tables
 
     print(
-        f"Accuracy falls by {formats.points(drop).lstrip('+−')}, more than --max_drop "
-        f"({_MAX_DROP.value:.2%}). The layers that add most noise to their outputs:"
+        f"Accuracy changes by {formats.points(-drop)}; --max_drop allows a fall of "
+        f"{formats.percent(_MAX_DROP.value)}. The layers that add most noise to their outputs:"
     )
     errors = litert.compare_layers(quantized, images)
     table = quantization_tables.layer_error_table(errors, _NUM_LAYERS.value)
