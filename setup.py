@@ -57,6 +57,7 @@ setuptools.setup(
             "nvidia-cuda-nvrtc>=13.0,<14",
             "nvidia-cuda-runtime>=13.0,<14",
         ],
+        "int8": ["ai-edge-quantizer>=0.10"],
         "tensorboard": ["tensorboard>=2.19"],
         "tflite": ["tflite>=2.18"],
         "tracker": ["tornado>=6.4"],
@@ -65,6 +66,7 @@ setuptools.setup(
         # asks for absl-py 1, and runs with the absl-py 2 that all else needs.
         "tfmot": ["dm-tree>=0.1.9", "six>=1.14", "tf_keras>=2.19"],
         "dev": [
+            "ai-edge-quantizer>=0.10",
             "hypothesis>=6.100",
             "mypy>=1.13",
             "pytest>=8.3",
@@ -80,6 +82,7 @@ setuptools.setup(
             "cprune-prune = cprune_tf.cli.prune:run",
             "cprune-compare = cprune_tf.cli.compare:run",
             "cprune-export = cprune_tf.cli.export:run",
+            "cprune-quantize = cprune_tf.cli.quantize:run",
             "cprune-report = cprune_tf.cli.report:run",
             "cprune-profile = cprune_tf.cli.profile:run",
             "cprune-staircase = cprune_tf.cli.staircase:run",

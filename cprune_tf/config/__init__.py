@@ -10,6 +10,7 @@ from __future__ import annotations
 from cprune_tf.config.checks import ConfigError
 from cprune_tf.config.data import DataConfig
 from cprune_tf.config.measure import MeasureConfig
+from cprune_tf.config.quantization import QuantizationConfig
 from cprune_tf.config.reading import default_config, from_mapping
 from cprune_tf.config.run import WEIGHT_TYPES, PruneConfig
 from cprune_tf.config.strategy import StrategyConfig
@@ -23,6 +24,7 @@ __all__ = [
     "FitConfig",
     "MeasureConfig",
     "PruneConfig",
+    "QuantizationConfig",
     "SoftStartConfig",
     "StrategyConfig",
     "TrainingConfig",

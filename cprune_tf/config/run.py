@@ -11,6 +11,7 @@ import ml_collections
 from cprune_tf.config.checks import require
 from cprune_tf.config.data import DataConfig
 from cprune_tf.config.measure import MeasureConfig
+from cprune_tf.config.quantization import QuantizationConfig
 from cprune_tf.config.strategy import StrategyConfig, default_strategy
 from cprune_tf.config.tfmot import TfmotConfig
 from cprune_tf.config.training import TrainingConfig
@@ -43,6 +44,7 @@ class PruneConfig:
         tuning: How much the compiler searches.
         measure: How latencies are measured.
         tfmot: How much the baseline TFMOT prunes; only `tools/compare.py` uses it.
+        quantization: How int8 files are made.
     """
 
     model: str = "resnet8_fashion"
@@ -59,6 +61,7 @@ class PruneConfig:
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
     tfmot: TfmotConfig = dataclasses.field(default_factory=TfmotConfig)
+    quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
 
     def validate(self) -> PruneConfig:
         """Returns self, or raises ConfigError that names the first invalid field."""
@@ -74,8 +77,15 @@ class PruneConfig:
             self.weights,
             "one of " + ", ".join(WEIGHT_TYPES),
         )
-        parts = (self.data, self.strategy, self.training, self.tuning, self.measure, self.tfmot)
-        for part in parts:
+        for part in (
+            self.data,
+            self.strategy,
+            self.training,
+            self.tuning,
+            self.measure,
+            self.tfmot,
+            self.quantization,
+        ):
             part.validate()
         return self
 

@@ -1,56 +1,145 @@
-"""Converts Keras 3 models to `.tflite`: float32, batch size 1, variables frozen into constants."""
+"""Converts Keras 3 models to `.tflite`: batch size 1, variables frozen into constants."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cprune_tf import native_output
-from cprune_tf.errors import UserError
+import keras
+import numpy as np
+import numpy.typing as npt
 
-if typing.TYPE_CHECKING:
-    import keras
+from cprune_tf import native_output
+from cprune_tf.litert import precisions
+from cprune_tf.litert.errors import ConversionError
+
+PRECISIONS = ("float32", "float16", "int8")
 
 _ENDPOINT = "serve"
+_logger = logging.getLogger(__name__)
 
-
-class ConversionError(UserError, ValueError):
-    """A model cannot be converted to a `.tflite` file; the message says why."""
+# One array [num_images, ...] for each input of a model; an array alone for a single input.
+Images = npt.NDArray[Any] | Sequence[npt.NDArray[Any]]
 
 
 def convert(
-    model: keras.Model, forward: Callable[..., Any] | None = None, *, sparse: bool = False
+    model: keras.Model,
+    forward: Callable[..., Any] | None = None,
+    *,
+    precision: str = "float32",
+    representative: Images | None = None,
+    keep_float: Sequence[str] = (),
+    sparse: bool = False,
 ) -> bytes:
     """Converts a model to LiteRT's file format without printing anything.
 
     The conversion goes through a SavedModel, because converting the traced function directly leaves
     the weights as variables, which LiteRT can neither fold nor delegate. Inputs and outputs are
-    named "input_00", "output_00", ... in the model's order.
+    named "input_00", "output_00", ... in the model's order, and are float32 at every precision.
+
+    A model that computes in float16, bfloat16 or float64, in whole or in part, is converted through
+    a float32 copy, which is logged as a warning.
 
     Args:
-        model: A built Keras model that computes in float32 and whose inputs have a fixed size in
-            every dimension but the batch.
+        model: A built Keras model whose inputs have a fixed size in every dimension but the batch.
         forward: A function that computes the model's outputs from one tensor per input, for callers
-            that need other names of operations; None to call the model.
-        sparse: Whether weights that are mostly zero are stored without their zeros, as TensorFlow
-            sees fit.
+            that need other names of operations; None to call the model. Not for int8, which needs
+            names of its own.
+        precision: "float32"; "float16": weights are stored as float16, and the device computes in
+            what it has; "int8": see `quantization.quantize`, which also tells what stays float.
+        representative: For int8, images as for `quantization.quantize`.
+        keep_float: For int8, patterns of the Keras layers that stay float32.
+        sparse: For float32: whether weights that are mostly zero are stored without their zeros, as
+            TensorFlow sees fit.
 
     Returns:
         The content of the `.tflite` file, for a batch size of 1.
 
     Raises:
-        ConversionError: The model is not built, has an input of unknown size, computes in another
-            type than float32, or cannot be converted by TensorFlow.
+        ConversionError: The model is not built, has an input of unknown size, was quantised by
+            Keras, or cannot be converted by TensorFlow; or the arguments do not fit.
     """
-    _require_convertible(model)
+    if sparse and precision != "float32":
+        raise ConversionError(f"sparse=True is for float32; the precision is {precision!r}.")
+    if precision == "int8":
+        from cprune_tf.litert import quantization  # which stands on this module
+
+        if forward is not None:
+            raise ConversionError("precision='int8' takes no `forward`; expected None.")
+        quantized = quantization.quantize(model, representative, keep_float=keep_float)
+        _warn(quantized.remarks)
+        return quantized.content
+    if precision not in PRECISIONS:
+        raise ConversionError(
+            f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}."
+        )
+    if representative is not None or keep_float:
+        raise ConversionError(
+            f"precision is {precision!r}, which needs neither `representative` nor `keep_float`; "
+            "give them with precision='int8' only."
+        )
+    plain, remarks = convertible(model)
+    if plain is not model and forward is not None:
+        raise ConversionError(f"{remarks[0]} So it takes no `forward`; expected None.")
+    _warn(remarks)
+    half = precision == "float16"
+    return to_tflite(plain, forward or _forward_of(plain), half=half, sparse=sparse)
+
+
+def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
+    """Checks that a model can be converted, and makes a float32 copy if it has other types.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model or its copy, and remarks for the user.
+
+    Raises:
+        ConversionError: The model cannot be converted; says why.
+    """
+    _require_fixed_inputs(model)
+    precisions.require_unquantized(model)
+    types = precisions.other_float_types(model)
+    if not types:
+        return model, ()
+    remark = (
+        f"Model {model.name!r} uses {', '.join(types)}; it is converted through a float32 copy, "
+        "whose outputs differ a little."
+    )
+    return precisions.float32_twin(model), (remark,)
+
+
+def to_tflite(
+    model: keras.Model,
+    forward: Callable[..., Any],
+    *,
+    half: bool = False,
+    sparse: bool = False,
+) -> bytes:
+    """Converts a float32 model; see `convert`.
+
+    Args:
+        model: A model that `convertible` has passed.
+        forward: Computes the model's outputs from one tensor per input.
+        half: Whether weights are stored as float16.
+        sparse: Whether weights that are mostly zero are stored without their zeros.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ConversionError: TensorFlow cannot convert the model.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="cprune_tf_convert_") as directory,
         native_output.silenced(),
     ):
         try:
-            return _convert(model, forward or _forward_of(model), directory, sparse)
+            return _convert(model, forward, directory, half, sparse)
         except Exception as error:
             raise ConversionError(
                 f"TensorFlow could not convert model {model.name!r} to TFLite: "
@@ -58,7 +147,49 @@ def convert(
             ) from error
 
 
-def _require_convertible(model: keras.Model) -> None:
+def as_arrays(model: keras.Model, images: Images | None) -> list[npt.NDArray[np.float32]]:
+    """Checks images that are to represent what a model will see.
+
+    Args:
+        model: The model.
+        images: One array for each input, or the only one.
+
+    Returns:
+        One float32 array for each input, [num_images, ...].
+
+    Raises:
+        ConversionError: There are no images, or they do not fit the model.
+    """
+    arrays = [images] if isinstance(images, np.ndarray) else list(images or ())
+    if not arrays or not len(arrays[0]):
+        raise ConversionError(
+            "There are no representative images; int8 needs some to find the ranges of all "
+            "tensors. Give preprocessed training images, some hundreds of them "
+            "(config.quantization.num_images)."
+        )
+    received = [array.shape for array in arrays]
+    expected = [tuple(tensor.shape) for tensor in model.inputs]
+    if [shape[1:] for shape in received] != [shape[1:] for shape in expected] or (
+        len({shape[0] for shape in received}) > 1
+    ):
+        raise ConversionError(
+            f"The representative images have the shapes {received}; model {model.name!r} takes "
+            f"{expected}: expected one array for each input, all with equally many images."
+        )
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ConversionError(
+            "The representative images hold NaN or infinite values; expected finite numbers, "
+            "preprocessed as for the model."
+        )
+    return [np.asarray(array, np.float32) for array in arrays]
+
+
+def _warn(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        _logger.warning("%s", remark)
+
+
+def _require_fixed_inputs(model: keras.Model) -> None:
     if not getattr(model, "built", False) or not getattr(model, "inputs", None):
         raise ConversionError(
             f"Model {model.name!r} has no defined inputs; expected a built model. Call it on data "
@@ -70,12 +201,6 @@ def _require_convertible(model: keras.Model) -> None:
                 f"Input {tensor.name!r} of model {model.name!r} has shape {tuple(tensor.shape)}; "
                 "every size but the batch must be fixed. Build the model with a fixed input shape."
             )
-    types = {variable.dtype for variable in model.weights} | {model.compute_dtype}
-    if unsupported_types := types & {"float16", "bfloat16", "float64"}:
-        raise ConversionError(
-            f"Model {model.name!r} uses {', '.join(sorted(unsupported_types))}; only float32 "
-            "models are converted. Build it under keras.config.set_dtype_policy('float32')."
-        )
 
 
 def _forward_of(model: keras.Model) -> Callable[..., Any]:
@@ -88,9 +213,8 @@ def _forward_of(model: keras.Model) -> Callable[..., Any]:
 
 
 def _convert(
-    model: keras.Model, forward: Callable[..., Any], directory: str, sparse: bool
+    model: keras.Model, forward: Callable[..., Any], directory: str, half: bool, sparse: bool
 ) -> bytes:
-    import keras
     import tensorflow as tf
 
     def serve(*inputs: Any) -> dict[str, Any]:
@@ -109,6 +233,9 @@ def _convert(
     )
     archive.write_out(directory, verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
     if sparse:
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     return typing.cast(bytes, converter.convert())

@@ -9,13 +9,13 @@ given model's compile state, optimizer and trainable flags alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from cprune_tf.devices.agent.description import cpu_features
+from cprune_tf.graph.copying import copy_model
 
 # Instructions that multiply bfloat16: Intel's and AMD's, Intel's by tiles, Arm's.
 _BFLOAT16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -75,7 +75,7 @@ def training_twin(model: keras.Model, *, seed: int = 0, precision: str = "float3
         cls = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return cls.from_config(config)
 
-    return _copy_model(model, copy)
+    return copy_model(model, copy)
 
 
 def chosen_precision(precision: str) -> str:
@@ -111,20 +111,7 @@ def statistics_twin(model: keras.Model, *, include_frozen: bool = True) -> keras
             config["rate"] = 0.0
         return type(layer).from_config(config)
 
-    return _copy_model(model, copy)
-
-
-def _copy_model(
-    model: keras.Model, copy_layer: Callable[[keras.layers.Layer], keras.layers.Layer]
-) -> keras.Model:
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=copy)
-        return copy_layer(layer)
-
-    twin = keras.models.clone_model(model, clone_function=copy)
-    twin.set_weights(model.get_weights())
-    return twin
+    return copy_model(model, copy)
 
 
 def _can_be_fused(layer: keras.layers.Layer) -> bool:

@@ -106,6 +106,15 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         ((*_STAIRCASE, "--noise=-1"), "-1.0 is not a non-negative number"),
         ((*_STAIRCASE, "--smallest=2"), "not a number in the range"),
         ((*_STAIRCASE, "--points=0"), "--points is 0"),
+        (("quantize", _PRUNE_CONFIG, "--output=model.keras"), "expected a file ending in .tflite"),
+        (("quantize", _PRUNE_CONFIG, "--output=damaged.tflite"), "--overwrite replaces it"),
+        (
+            (
+                *("quantize", _PRUNE_CONFIG, "--output=model.tflite"),
+                "--config.quantization.num_images=0",
+            ),
+            "config.quantization.num_images is 0; expected a positive number",
+        ),
         (("report", "--workdir=none"), "holds no journal.jsonl"),
         (("report", "--workdir=damaged_run"), "line 1 is not a journal event"),
         (("train", _TRAIN_CONFIG, "--output=damaged_run"), "expected a file ending in .keras"),

@@ -87,11 +87,6 @@ def test_conversion_leaves_the_model_as_it_was():
     np.testing.assert_array_equal(np.asarray(model(inputs)), expected)
 
 
-def half_precision():
-    inputs = keras.Input((4,))
-    return keras.Model(inputs, keras.layers.Dense(2, dtype="float16")(inputs))
-
-
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
@@ -100,7 +95,6 @@ def half_precision():
             lambda: keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 3)]),
             r"has shape \(None, None, None, 3\); every size but the batch",
         ),
-        (half_precision, "uses float16; only float32"),
     ],
 )
 def test_what_cannot_be_converted_is_told(build, reason):

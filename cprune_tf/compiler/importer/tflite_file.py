@@ -18,7 +18,6 @@ A layer that cannot be tied in any of these ways is listed as untied; nothing is
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -30,11 +29,10 @@ from cprune_tf.compiler.importer.convolution import depthwise_kernel, layer_bias
 from cprune_tf.compiler.importer.emitter import to_numpy
 from cprune_tf.compiler.importer.folding import fold_kernel_and_bias, plan_folding
 from cprune_tf.compiler.importer.frontends import MissingTfliteError
-from cprune_tf.graph.flat import Call, FlatGraph, Tensor
+from cprune_tf.graph.flat import Call, FlatGraph
+from cprune_tf.litert import scopes
 from cprune_tf.litert.conversion import convert
 
-_SCOPE = "keras_call_{}"
-_SCOPE_PATTERN = re.compile(r"keras_call_(\d+)")
 _MISSING = -1  # The tensor index of an optional input that is absent.
 # Class of a layer that a batch norm is folded into -> the attribute that holds its kernel, and the
 # kernel's axis of output channels. The axis is None for a depthwise kernel.
@@ -105,7 +103,7 @@ def trace(graph: FlatGraph) -> TracedFile:
         ConversionError: TensorFlow cannot convert the model.
     """
     tflite = _require_tflite()
-    content = convert(graph.model, _scoped_forward(graph))
+    content = convert(graph.model, scopes.scoped_forward(graph))
     model = tflite.Model.GetRootAsModel(content, 0)
     operators = tuple(_operators(tflite, model))
     inputs, outputs = _signature(model)
@@ -136,29 +134,6 @@ def _require_tflite() -> Any:
             "config.frontend='keras'."
         ) from error
     return tflite
-
-
-def _scoped_forward(graph: FlatGraph) -> Any:
-    """Returns a function that computes the model with each call under a separate name scope."""
-    import tensorflow as tf
-
-    def forward(*inputs: Any) -> Any:
-        values: dict[Tensor, Any] = dict(zip(graph.inputs, inputs, strict=True))
-
-        def value_of(value: Any) -> Any:
-            return values[value] if isinstance(value, Tensor) else value
-
-        for number, call in enumerate(graph.calls):
-            args, kwargs = keras.tree.map_structure(value_of, (call.args, dict(call.kwargs)))
-            if "training" in kwargs:
-                kwargs["training"] = False
-            # The slash makes the scope absolute, so that TensorFlow does not append a number.
-            with tf.name_scope(_SCOPE.format(number) + "/"):
-                results = keras.tree.flatten(call.operation(*args, **kwargs))
-            values.update(zip(call.outputs, results, strict=True))
-        return keras.tree.map_structure(value_of, graph.outputs)
-
-    return forward
 
 
 def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
@@ -225,9 +200,8 @@ class _Ties:
         """Ties the calls whose scopes are in the operators' names."""
         for number, operator in enumerate(self._operators):
             for joined_names in operator.names:
-                for name in joined_names.split(";"):
-                    if match := _SCOPE_PATTERN.fullmatch(name.split("/")[0]):
-                        self._numbers_of_call[self._graph.calls[int(match[1])]].add(number)
+                for position in scopes.call_positions(joined_names):
+                    self._numbers_of_call[self._graph.calls[position]].add(number)
 
     def add_outputs(self, output_numbers: dict[int, int]) -> None:
         """Ties the calls that yield the model's outputs; takes tensor index -> output position."""

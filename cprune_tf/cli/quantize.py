@@ -1,0 +1,203 @@
+r"""Converts a Keras model to an int8 `.tflite` file and compares it with the float32 one.
+
+    python tools/quantize.py --config=configs/fashion_resnet8.py --output=model_int8.tflite \
+        --config.model=model.keras
+
+Printed are accuracy on the test images (with LiteRT on this machine), size, and latency on
+config.device, measured in turns. If accuracy falls by more than --max_drop, the layers follow that
+add most of the error, and why. config.quantization keeps layers float32 and corrects biases.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import typing
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from cprune_tf import config as configs
+from cprune_tf.cli import command_line
+from cprune_tf.storage import files
+
+if typing.TYPE_CHECKING:
+    import numpy as np
+
+    from cprune_tf.data import ImageData
+    from cprune_tf.devices import Latency
+    from cprune_tf.litert import Quantized
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The experiment: a Python file with get_config(). Only the fields model, device, seed, data, "
+    "measure, quantization and strategy.metric are used.",
+)
+_OUTPUT = flags.DEFINE_string("output", None, "The int8 .tflite file to write.")
+_FLOAT_OUTPUT = flags.DEFINE_string("float_output", None, "Write the float32 file here too.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the outputs if they exist.")
+_MAX_DROP = flags.DEFINE_float(
+    "max_drop", 0.005, "Fall of accuracy (0..1) from which on the worst layers are listed."
+)
+_NUM_LAYERS = flags.DEFINE_integer("layers", 8, "Number of layers to list.", lower_bound=1)
+
+
+def run() -> None:
+    """The entry point of `cprune-quantize`."""
+    flags.mark_flags_as_required(["config", "output"])
+    command_line.run_main(main)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Quantises the model that the flags describe."""
+    del argv
+    config = configs.from_mapping(command_line.read_config(_CONFIG))
+    output = _checked_output("output", _OUTPUT.value)
+    float_output = None
+    if _FLOAT_OUTPUT.value:
+        float_output = _checked_output("float_output", _FLOAT_OUTPUT.value)
+    # The import takes seconds, so the command line was checked first.
+    command_line.import_tensorflow_quietly()
+    _quantize(config, output, float_output)
+
+
+def _checked_output(flag_name: str, name: str) -> pathlib.Path:
+    path = pathlib.Path(name)
+    if path.suffix != ".tflite":
+        raise command_line.UsageError(
+            f"--{flag_name} is {name!r}; expected a file ending in .tflite."
+        )
+    if path.exists() and not _OVERWRITE.value:
+        raise command_line.UsageError(
+            f"--{flag_name} {name!r} exists already; --overwrite replaces it."
+        )
+    return command_line.writable_file(flag_name, name)
+
+
+def _quantize(
+    config: configs.PruneConfig, output: pathlib.Path, float_output: pathlib.Path | None
+) -> None:
+    from cprune_tf import data as image_data
+    from cprune_tf import litert, models
+    from cprune_tf.data.representative import representative_images
+
+    model = models.load_model(config.model)
+    data = image_data.load(
+        config.data, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
+    )
+    settings = config.quantization
+    images = representative_images(data, settings.num_images, seed=config.seed)
+    quantized = litert.quantize(
+        model,
+        images,
+        keep_float=settings.keep_float,
+        inputs=settings.inputs,
+        correct_bias=settings.correct_bias,
+    )
+    files.write_bytes(output, quantized.content)
+    if float_output is not None:
+        files.write_bytes(float_output, quantized.float_content)
+    print(f"{model.name}: ranges from {len(images)} training images of {data.name}")
+    _print_notes(quantized)
+    contents = {"float32": quantized.float_content, "int8": quantized.content}
+    accuracies = _accuracies(contents, data, config.strategy.metric)
+    _print_comparison(config, contents, accuracies, len(data.test_labels))
+    drop = accuracies["float32"] - accuracies["int8"]
+    if drop > _MAX_DROP.value:
+        _print_layers(quantized, data.test_images, drop)
+
+
+def _print_notes(quantized: Quantized) -> None:
+    for remark in quantized.remarks:
+        print(remark)
+    kept = [str(operator) for operator in quantized.float_operators if operator.requested]
+    if kept:
+        print(f"Kept in float32 as asked: {'; '.join(kept)}.")
+    if quantized.correction is not None:
+        correction = quantized.correction
+        largest = max(correction.corrected.items(), key=lambda item: item[1], default=("", 0.0))
+        print(
+            f"Biases of {len(correction.corrected)} layers corrected over "
+            f"{correction.num_images} images; the most, {largest[1]:.3f} standard deviations, in "
+            f"{largest[0] or 'none'}."
+        )
+        if correction.skipped:
+            print(f"No bias to correct in: {', '.join(correction.skipped)}.")
+
+
+def _accuracies(contents: Mapping[str, bytes], data: ImageData, metric: str) -> dict[str, float]:
+    from cprune_tf import litert
+
+    return {
+        name: litert.evaluate(content, data.test_images, data.test_labels, metric)
+        for name, content in contents.items()
+    }
+
+
+def _print_comparison(
+    config: configs.PruneConfig,
+    contents: Mapping[str, bytes],
+    accuracies: Mapping[str, float],
+    num_images: int,
+) -> None:
+    import rich.box
+    import rich.table
+
+    from cprune_tf.report import formats
+
+    latencies, emulated = _time(config, contents)
+    threads = formats.threads(config.measure.num_threads)
+    table = rich.table.Table(box=rich.box.SIMPLE)
+    table.add_column("LiteRT")
+    for column in (formats.metric(config.strategy.metric), "file", f"latency, {threads}", "speed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, content in contents.items():
+        ratio = latencies["float32"].median_ms / latencies[name].median_ms
+        table.add_row(
+            name,
+            formats.percent(accuracies[name]),
+            formats.file_bytes(len(content)),
+            formats.milliseconds(latencies[name].median_ms),
+            "—" if emulated else formats.factor(ratio),
+        )
+    command_line.make_console().print(table)
+    print(f"Accuracies on {num_images:,} test images, latencies on {config.device} in turns.")
+
+
+def _time(
+    config: configs.PruneConfig, contents: Mapping[str, bytes]
+) -> tuple[dict[str, Latency], bool]:
+    """Times files in turns on the config's device; tells whether that is emulated."""
+    import tempfile
+
+    from cprune_tf.devices import ModelFile, open_device
+
+    with tempfile.TemporaryDirectory() as directory:
+        models = []
+        for name, content in contents.items():
+            path = pathlib.Path(directory, f"{name}.tflite")
+            path.write_bytes(content)
+            models.append(ModelFile(name, "litert", str(path)))
+        with open_device(config.device, config.measure.cores) as device:
+            emulated = device.info().emulated
+            latencies = device.time_models(models, config.measure.num_threads, config.measure)
+    return dict(zip(contents, latencies, strict=True)), emulated
+
+
+def _print_layers(quantized: Quantized, images: np.ndarray, drop: float) -> None:
+    from cprune_tf import litert
+    from cprune_tf.report import formats, quantization_tables
+
+    print(
+        f"Accuracy changes by {formats.points(-drop)}; --max_drop allows a fall of "
+        f"{formats.percent(_MAX_DROP.value)}. The layers that add most noise to their outputs:"
+    )
+    errors = litert.compare_layers(quantized, images)
+    table = quantization_tables.layer_error_table(errors, _NUM_LAYERS.value)
+    command_line.make_console().print(table)
+    print("--config.quantization.keep_float=LAYER keeps one of them float32.")
+
+
+if __name__ == "__main__":
+    run()

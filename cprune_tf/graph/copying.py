@@ -1,0 +1,41 @@
+"""Copies a model layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+def copy_model(
+    model: keras.Model,
+    copy_layer: Callable[[keras.layers.Layer], keras.layers.Layer],
+    *,
+    input_dtype: str | None = None,
+) -> keras.Model:
+    """Copies a model, its nested models and its weights.
+
+    Args:
+        model: Functional or Sequential. It is not changed.
+        copy_layer: Makes the copy of one layer that is no model.
+        input_dtype: The type of the copy's inputs; None: as the model's.
+
+    Returns:
+        An independent model whose `get_weights()` fit the given one.
+    """
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=copy)
+        return copy_layer(layer)
+
+    arguments: dict[str, Any] = {}
+    if input_dtype is not None:
+        arguments["input_tensors"] = keras.tree.map_structure(
+            lambda tensor: keras.Input(tensor.shape[1:], dtype=input_dtype, name=tensor.name),
+            model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
+        )
+    twin = keras.models.clone_model(model, clone_function=copy, **arguments)
+    twin.set_weights(model.get_weights())
+    return twin
