@@ -34,7 +34,7 @@ def test_lists_on_a_command_line_have_several_items(written):
 
 
 def test_the_lists_of_texts_are_known():
-    assert text_lists() == ("protect", "data.class_names")
+    assert text_lists() == ("protect", "data.class_names", "quantization.keep_float")
 
 
 @pytest.mark.parametrize("given", ["a,b", ("a", "b"), ["a,b"]])
