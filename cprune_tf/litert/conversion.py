@@ -1,4 +1,4 @@
-"""Converts Keras 3 models to `.tflite`: float32, batch size 1, variables frozen into constants."""
+"""Converts Keras 3 models to `.tflite`: batch size 1, variables frozen into constants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class ConversionError(UserError, ValueError):
     """A model cannot be converted to a `.tflite` file; the message says why."""
 
 
-def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> bytes:
+def convert(
+    model: keras.Model, forward: Callable[..., Any] | None = None, weights: str = "float32"
+) -> bytes:
     """Converts a model to LiteRT's file format without printing anything.
 
     The conversion goes through a SavedModel, because converting the traced function directly leaves
@@ -32,6 +34,8 @@ def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> by
             every dimension but the batch.
         forward: A function that computes the model's outputs from one tensor per input, for callers
             that need other names of operations; None to call the model.
+        weights: The dtype that the file stores weights in: "float32", or "float16" for half the
+            size. LiteRT computes in float32 with both.
 
     Returns:
         The content of the `.tflite` file, for a batch size of 1.
@@ -46,7 +50,7 @@ def convert(model: keras.Model, forward: Callable[..., Any] | None = None) -> by
         native_output.silenced(),
     ):
         try:
-            return _convert(model, forward or _forward_of(model), directory)
+            return _convert(model, forward or _forward_of(model), directory, weights)
         except Exception as error:
             raise ConversionError(
                 f"TensorFlow could not convert model {model.name!r} to TFLite: "
@@ -83,7 +87,9 @@ def _forward_of(model: keras.Model) -> Callable[..., Any]:
     return forward
 
 
-def _convert(model: keras.Model, forward: Callable[..., Any], directory: str) -> bytes:
+def _convert(
+    model: keras.Model, forward: Callable[..., Any], directory: str, weights: str
+) -> bytes:
     import keras
     import tensorflow as tf
 
@@ -102,4 +108,8 @@ def _convert(model: keras.Model, forward: Callable[..., Any], directory: str) ->
         ],
     )
     archive.write_out(directory, verbose=False)
-    return typing.cast(bytes, tf.lite.TFLiteConverter.from_saved_model(directory).convert())
+    converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+    if weights == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    return typing.cast(bytes, converter.convert())
