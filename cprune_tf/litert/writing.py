@@ -38,6 +38,17 @@ def empty_workload() -> Workload:
     return Workload((Operator("ADD", 1, "AddOptions", options, (0, 1), (2,)),), (tensor,) * 3)
 
 
+def reference_workload() -> Workload:
+    """Returns a convolution of some ten microseconds, for telling how fast a machine is now."""
+    shapes = (1, 16, 16, 32), (32, 3, 3, 32), (32,), (1, 16, 16, 32)
+    constant = (False, True, True, False)
+    tensors = (Tensor("float32", *pair) for pair in zip(shapes, constant, strict=True))
+    options = {"dilationHFactor": 1, "dilationWFactor": 1, "fusedActivationFunction": 1}
+    options |= {"padding": 0, "quantizedBiasType": 0, "strideH": 1, "strideW": 1}
+    operator = Operator("CONV_2D", 1, "Conv2DOptions", tuple(options.items()), (0, 1, 2), (3,))
+    return Workload((operator,), tuple(tensors))
+
+
 def write(workload: Workload) -> bytes:
     """Writes a `.tflite` file that runs a workload once.
 

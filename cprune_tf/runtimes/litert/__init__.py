@@ -3,6 +3,10 @@
 LiteRT does not search, so `tune` and `price` only time what was never timed. A task is timed as a
 file that holds this operator alone (`litert.workloads`), interleaved with others and with a file
 that does almost nothing. The latter's latency, which is what every call costs, is subtracted.
+
+Tasks that are timed at different times must be comparable, although a machine's speed drifts. So a
+reference operator is timed with every batch, and the batch's latencies are scaled to the time at
+which the reference was timed first.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from cprune_tf.litert.dividing import divide
 from cprune_tf.litert.resizing import Resize, resized
 from cprune_tf.litert.tracing import trace
 from cprune_tf.litert.workloads import Workload
-from cprune_tf.litert.writing import empty_workload, write
+from cprune_tf.litert.writing import empty_workload, reference_workload, write
 from cprune_tf.runtimes.base import Progress, Runtime, TaskCost
 from cprune_tf.runtimes.litert.timings import Timing, TimingStore
 from cprune_tf.runtimes.registry import RuntimeOptions, register_runtime
@@ -283,17 +287,22 @@ class LitertRuntime(Runtime):
             progress(len(missing), len(missing), "")
 
     def _time(self, workloads: Sequence[Workload]) -> list[Timing]:
-        """Times workloads in turn."""
+        """Times workloads in turn, together with the reference."""
+        timed = (reference_workload(), *workloads)
         with tempfile.TemporaryDirectory(prefix="cprune_litert_") as folder:
             models = [
                 _written(workload, pathlib.Path(folder) / f"{number}.tflite")
-                for number, workload in enumerate((empty_workload(), *workloads))
+                for number, workload in enumerate((empty_workload(), *timed))
             ]
             call, *latencies = self.device.time_models(models, self.num_threads, _TIMING)
-        return [
+        reference, *timings = (
             _without_call(workload, latency, call)
-            for workload, latency in zip(workloads, latencies, strict=True)
-        ]
+            for workload, latency in zip(timed, latencies, strict=True)
+        )
+        first = self._timings.get(reference.digest)
+        if first is None:
+            return [reference, *timings]
+        return [timing.scaled(first.median_ms / reference.median_ms) for timing in timings]
 
 
 def _written(workload: Workload, path: pathlib.Path) -> ModelFile:

@@ -53,6 +53,15 @@ class Timing:
     q1_ms: float
     q3_ms: float
 
+    def scaled(self, factor: float) -> Timing:
+        """Returns the latency as it would be on a device that takes `factor` times as long."""
+        return dataclasses.replace(
+            self,
+            median_ms=self.median_ms * factor,
+            q1_ms=self.q1_ms * factor,
+            q3_ms=self.q3_ms * factor,
+        )
+
 
 TIMING_EVENTS = Schema(1, (TimingsOpened, Timing))
 
