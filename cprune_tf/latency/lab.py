@@ -184,9 +184,14 @@ class LatencyLab:
         """
         tasks: list[_SiteTask] = []
         for site in sites:
+            own = self._task_at[site.key]
             counts = [site.counts(one) for one in (self.units, self._reduced_units, units)]
-            task = self.runtime.resized_task(
-                self._task_at[site.key], self._reduced_task_at[site.key], Resize(*counts)
+            task = (
+                own
+                if counts[-1] == counts[0]
+                else self.runtime.resized_task(
+                    own, self._reduced_task_at[site.key], Resize(*counts)
+                )
             )
             if task is None:
                 return None
