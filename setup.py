@@ -15,6 +15,7 @@ _REQUIRES = [
     "apache-tvm-ffi==0.1.14.post1",
     "cattrs>=24.1",
     "cloudpickle>=3.0",
+    "flatbuffers>=24.3",
     "jinja2>=3.1",
     "keras>=3.10",
     "matplotlib>=3.9",

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 Train = Callable[[Any], None]
 Evaluate = Callable[[Any], float]
+_LIBRARY = "final.so"  # only of a run for TVM
 _DELIVERED = (
     "final.keras",
-    "final.so",
+    _LIBRARY,
     "final.tflite",
     "report.html",
     "report.json",
@@ -58,7 +59,7 @@ class PruneResult:
     workdir: pathlib.Path
 
     def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> pathlib.Path:
-        """Copies the results to a directory: models, library, report, journal and `deploy/`.
+        """Copies the results to a directory: models, library if any, report, journal and `deploy/`.
 
         Args:
             directory: The directory to copy to; it is created if it does not exist.
@@ -78,7 +79,8 @@ class PruneResult:
                 f"{root} already holds {', '.join(existing)}; pass overwrite=True to replace them."
             )
         for name in _DELIVERED:
-            shutil.copy2(self.workdir / name, root / name)
+            if name != _LIBRARY or (self.workdir / name).exists():
+                shutil.copy2(self.workdir / name, root / name)
         shutil.copytree(self.workdir / "deploy", root / "deploy", dirs_exist_ok=True)
         return root
 

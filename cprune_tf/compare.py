@@ -27,6 +27,7 @@ from cprune_tf.report.compared.build import has_pruned_model
 from cprune_tf.runs import directory, read_records
 from cprune_tf.runs.events import RUN_EVENTS, Baseline, Finished
 from cprune_tf.runs.records import Event
+from cprune_tf.runtimes.registry import find_runtime
 from cprune_tf.storage.files import StorageError
 from cprune_tf.storage.lock import FileLock, LockedError
 from cprune_tf.strategies.registry import registered_strategies
@@ -247,14 +248,15 @@ def _timed_together(
     if not roots:
         return None
     # The last run built the original from the most measurements.
-    libraries = {compared.ORIGINAL: list(roots.values())[-1] / "original.so"}
-    libraries |= {name: root / "final.so" for name, root in roots.items()}
+    config = next(iter(plan.configs.values()))
+    suffix = find_runtime(config.runtime, config.precision).suffix
+    libraries = {compared.ORIGINAL: list(roots.values())[-1] / f"original{suffix}"}
+    libraries |= {name: root / f"final{suffix}" for name, root in roots.items()}
     digests = {name: _digest(path) for name, path in libraries.items()}
     known = compared.read_timing(plan.workdir)
     if known is not None and known.covers(digests):
         return known
     console.print(f"Timing {len(libraries)} models in turn.")
-    config = next(iter(plan.configs.values()))
     inputs = _inputs(next(iter(roots.values())))
     models = [
         devices.ModelFile(name, config.runtime, str(path), inputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,11 @@ def check_deployments(
     thread_counts: Sequence[int] | None = None,
     metric: str = "top1",
     weights: str = "float32",
+    tflite_weights: str = "float32",
 ) -> CrossCheck:
     """Runs deployments on Keras, TVM and LiteRT and compares outputs, accuracy and latency.
+
+    TVM is left out if the deployments have no library.
 
     Args:
         deployments: The deployments to compare. The speed-ups of all others refer to the first.
@@ -61,7 +64,8 @@ def check_deployments(
         measure: How latencies are measured; its num_threads is ignored. None for the defaults.
         thread_counts: Numbers of threads to measure with; None: 1, and the number of used cores.
         metric: The metric of the accuracies: "top1" or "top5".
-        weights: The dtype in which the TVM libraries store weights; `.tflite` files hold float32.
+        weights: The dtype in which the TVM libraries store weights.
+        tflite_weights: The dtype in which the `.tflite` files store weights.
 
     Returns:
         The comparison.
@@ -75,6 +79,7 @@ def check_deployments(
     info = device.info()
     counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
     latencies = _time(deployments, device, counts, measure)
+    stored = {"keras": "float32", "tvm": weights, "litert": tflite_weights}
     results: list[RuntimeResult] = []
     first_hits: dict[str, Hits] = {}
     for deployment in deployments:
@@ -99,7 +104,7 @@ def check_deployments(
         problems=(
             *_problems_of_weights(deployments),
             *_problems_of_device(info),
-            *(problem for result in results for problem in _problems_of_result(result, weights)),
+            *(problem for result in results for problem in _problems_of_result(result, stored)),
             *_problems_of_speedups(speedups),
         ),
     )
@@ -199,6 +204,8 @@ def _speedups(
     speedups = []
     for name in names[1:]:
         for runtime in ("tvm", "litert"):
+            if (name, runtime) not in latencies or (names[0], runtime) not in latencies:
+                continue
             pairs = zip(latencies[names[0], runtime], latencies[name, runtime], strict=True)
             for count, (base, other) in zip(thread_counts, pairs, strict=True):
                 ratio = base.median_ms / other.median_ms
@@ -207,9 +214,9 @@ def _speedups(
     return tuple(speedups)
 
 
-def _problems_of_result(result: RuntimeResult, weights: str) -> list[str]:
+def _problems_of_result(result: RuntimeResult, stored: Mapping[str, str]) -> list[str]:
     subject = f"{result.deployment} on {result.runtime}"
-    allowed = _MAX_RELATIVE_ERRORS[weights if result.runtime == "tvm" else "float32"]
+    allowed = _MAX_RELATIVE_ERRORS[stored[result.runtime]]
     problems = []
     if not np.isfinite(result.max_abs_error):
         problems.append(f"{subject}: outputs are not finite numbers.")

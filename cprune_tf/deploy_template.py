@@ -1,8 +1,10 @@
 """Runs the pruned model in this folder on one input, with TVM or LiteRT.
 
-python run.py                      runs a random input with TVM
-python run.py image.npy            runs a preprocessed input, saved by numpy, with TVM
+python run.py                      runs a random input
+python run.py image.npy            runs a preprocessed input, saved by numpy
 python run.py image.npy litert     runs that input with LiteRT
+
+Without "litert", TVM runs model.so if it is in this folder; otherwise, LiteRT runs model.tflite.
 """
 
 import json
@@ -43,7 +45,8 @@ def main() -> None:
         array = np.load(sys.argv[1]).astype(input_spec["dtype"]).reshape(input_spec["shape"])
     else:
         array = np.random.default_rng(0).random(input_spec["shape"]).astype(input_spec["dtype"])
-    run = run_litert if sys.argv[2:] == ["litert"] else run_tvm
+    has_library = (HERE / "model.so").exists()
+    run = run_litert if sys.argv[2:] == ["litert"] or not has_library else run_tvm
     print(run(array))
 
 

@@ -27,48 +27,54 @@ class Deployment:
     Attributes:
         name: The deployment's name, e.g. "original" or "pruned".
         keras_model: The Keras model, whose outputs are the reference.
-        tvm_library: Path of the model's tuned TVM library.
+        tvm_library: Path of the model's tuned TVM library; None if the run was not for TVM.
         tflite: Path of the model's `.tflite` file.
     """
 
     name: str
     keras_model: keras.Model
-    tvm_library: str | os.PathLike[str]
+    tvm_library: str | os.PathLike[str] | None
     tflite: str | os.PathLike[str]
 
     def files(self) -> tuple[ModelFile, ...]:
-        """Returns the files that run on the device: the TVM library and the `.tflite` file."""
+        """Returns the files that run on the device: the TVM library, if any, and the `.tflite`."""
+        paths = {"tvm": self.tvm_library, "litert": self.tflite}
         inputs = input_specs(self.keras_model)
-        return (
-            ModelFile(self.name, "tvm", os.fspath(self.tvm_library), inputs),
-            ModelFile(self.name, "litert", os.fspath(self.tflite), inputs),
+        return tuple(
+            ModelFile(self.name, runtime, os.fspath(path), inputs)
+            for runtime, path in paths.items()
+            if path is not None
         )
 
 
 def write_deploy_folder(
-    run: RunDirectory, model: keras.Model, data: DataConfig, target: Mapping[str, Any]
+    run: RunDirectory,
+    deployment: Deployment,
+    data: DataConfig,
+    target: Mapping[str, Any] | None,
 ) -> None:
-    """Writes `deploy/`: the TVM library, the `.tflite` file, metadata and a script that runs both.
+    """Writes `deploy/`: the deployment's files, metadata and a script that runs them.
 
     Args:
-        run: The run directory, which must hold `final.so` and `final.tflite`.
-        model: The Keras model that these files were made from.
+        run: The run directory.
+        deployment: The result, whose files exist.
         data: How the model's input is preprocessed.
-        target: The compiler's target of the library, as JSON types.
+        target: The compiler's target of the library, as JSON types; None without a library.
 
     Raises:
         StorageError: If a file cannot be written.
     """
-    for name in ("final.so", "final.tflite"):
-        run.write_bytes(f"deploy/{name.replace('final', 'model')}", run.path(name).read_bytes())
+    for file in deployment.files():
+        path = pathlib.Path(file.path)
+        run.write_bytes(f"deploy/model{path.suffix}", path.read_bytes())
     metadata = {
         "inputs": [
             {"name": tensor.name, "dtype": str(tensor.dtype), "shape": [1, *tensor.shape[1:]]}
-            for tensor in model.inputs
+            for tensor in deployment.keras_model.inputs
         ],
         "mean": data.mean,
         "std": data.std,
-        "target": target,
+        **({} if target is None else {"target": target}),
     }
     run.write_json("deploy/metadata.json", metadata)
     run.write_bytes("deploy/run.py", pathlib.Path(__file__).with_name(_SCRIPT).read_bytes())

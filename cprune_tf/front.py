@@ -110,9 +110,11 @@ def export_point(workdir: pathlib.Path, number: int, output: pathlib.Path) -> tu
     for path in (source, sources[0]):
         written.append(f"model{path.suffix}")
         files.write_bytes(output / written[-1], path.read_bytes())
-    tflite = litert.convert(keras.models.load_model(source, compile=False))
-    files.write_bytes(output / "model.tflite", tflite)
-    return (*written, "model.tflite")
+    if "model.tflite" not in written:
+        tflite = litert.convert(keras.models.load_model(source, compile=False))
+        files.write_bytes(output / "model.tflite", tflite)
+        written.append("model.tflite")
+    return tuple(written)
 
 
 def _built(workdir: pathlib.Path, point: Point) -> list[pathlib.Path]:
@@ -121,7 +123,7 @@ def _built(workdir: pathlib.Path, point: Point) -> list[pathlib.Path]:
     return sorted(
         path
         for path in model.parent.glob(f"{model.stem}.*")
-        if path.stem == model.stem and path.suffix not in (".keras", ".tflite")
+        if path.stem == model.stem and path.suffix != ".keras"
     )
 
 

@@ -43,6 +43,9 @@ STAGES = (
 )
 
 
+_TFLITE = ".tflite"
+
+
 @dataclasses.dataclass(frozen=True)
 class PipelineInput:
     """The model and the data of a run.
@@ -189,7 +192,7 @@ class Pipeline:
         sparsifier = self._given.sparsifier
         if sparsifier is not None and self._run.journal.last(events.CandidateJudged) is None:
             sparsifier.check(model, self._given.data)
-        if not self._run.path("original.tflite").exists():
+        if runtime.suffix != _TFLITE and not self._run.path("original.tflite").exists():
             self._run.write_bytes("original.tflite", litert.convert(model))
         return model
 
@@ -345,10 +348,18 @@ class Pipeline:
     ) -> tuple[Deployment, Deployment]:
         """Tunes the original and the result with equal effort and writes the files to deploy."""
         run, runtime = self._run, bench.runtime
-        original_library, final_library = run.path("original.so"), run.path("final.so")
+        original_file, final_file = (
+            run.path(f"{name}{runtime.suffix}") for name in ("original", "final")
+        )
+        has_tvm = runtime.name == "tvm"
         deployments = (
-            Deployment("original", first.model, original_library, run.path("original.tflite")),
-            Deployment("pruned", final, final_library, run.path("final.tflite")),
+            Deployment(
+                "original",
+                first.model,
+                original_file if has_tvm else None,
+                run.path("original.tflite"),
+            ),
+            Deployment("pruned", final, final_file if has_tvm else None, run.path("final.tflite")),
         )
         if run.journal.last(events.Exported) is not None:
             return deployments
@@ -358,18 +369,28 @@ class Pipeline:
             for runtime_model in (prepared, first.prepared):
                 runtime.tune(runtime_model, trials, stage.progress)
         with self._progress.stage("Export"):
-            runtime.build(prepared, final_library)
-            runtime.build(first.prepared, original_library)
-            run.write_bytes("final.tflite", litert.convert(final))
-            target = self._device.target(self._config.measure.num_threads)
-            write_deploy_folder(run, final, self._config.data, target)
-        names = ("final.keras", "final.so", "final.tflite", "original.so", "original.tflite")
+            runtime.build(prepared, final_file)
+            runtime.build(first.prepared, original_file)
+            if runtime.suffix != _TFLITE:
+                run.write_bytes("final.tflite", litert.convert(final))
+            threads = self._config.measure.num_threads
+            target = self._device.target(threads) if has_tvm else None
+            write_deploy_folder(run, deployments[-1], self._config.data, target)
+        built = (final_file.name, "final.tflite", original_file.name, "original.tflite")
+        names = tuple(dict.fromkeys(("final.keras", *built)))
         files = tuple(
             ExportedFile(name, name, run.path(name).stat().st_size)
             for name in ("models/iter_0000.keras", *names)
         )
         run.journal.append(events.Exported(files))
         return deployments
+
+    def _tflite_weights(self) -> str:
+        """The dtype in which the `.tflite` files store weights."""
+        config = self._config
+        return (
+            "float16" if (config.runtime, config.precision) == ("litert", "float16") else "float32"
+        )
 
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
         if self._run.journal.last(events.CrossChecked) is not None:
@@ -384,6 +405,7 @@ class Pipeline:
                 thread_counts=(1, self._device.num_cores()),
                 metric=self._config.strategy.metric,
                 weights=self._config.weights,
+                tflite_weights=self._tflite_weights(),
             )
             self._run.journal.append(events.CrossChecked.of(checked))
         for problem in checked.problems:

@@ -144,6 +144,16 @@ def test_the_channel_graph_knows_no_compiler():
             assert "tvm" not in foreign_packages(path.read_text(encoding="utf-8")), path
 
 
+def test_litert_needs_no_compiler():
+    for folder in (PACKAGE / "litert", PACKAGE / "runtimes" / "litert"):
+        assert list(folder.glob("*.py"))
+        for path in folder.glob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert "tvm" not in foreign_packages(text), path
+            own = {name for _, name in imported_modules(text)}
+            assert not {name for name in own if name.startswith("cprune_tf.compiler")}, path
+
+
 # Names with an underscore that Python itself offers.
 PYTHONS_OWN = {"os._exit"}
 

@@ -15,6 +15,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The directory to work in; made i
 DEVICE = flags.DEFINE_string(
     "device", None, "Instead of config.device: local, rpc://..., tracker://... or adb:SERIAL."
 )
+RUNTIME = flags.DEFINE_string("runtime", None, "Instead of config.runtime: tvm or litert.")
+PRECISION = flags.DEFINE_string("precision", None, "Instead of config.precision, e.g. float32.")
 CORES = flags.DEFINE_string("cores", None, "Instead of config.measure.cores, e.g. big.")
 TARGET_SPEEDUP = flags.DEFINE_float(
     "target_speedup", None, "Instead of config.strategy.target_speedup, e.g. 2."
@@ -37,8 +39,9 @@ def read() -> configs.PruneConfig:
         ConfigError: If a field is unknown, has the wrong type or an invalid value.
     """
     values = command_line.read_config(CONFIG)
-    if DEVICE.value is not None:
-        values.device = DEVICE.value
+    for flag in (DEVICE, RUNTIME, PRECISION):
+        if flag.value is not None:
+            setattr(values, flag.name, flag.value)
     if CORES.value is not None:
         values.measure.cores = CORES.value
     for flag in (TARGET_SPEEDUP, TARGET_LATENCY_MS, MAX_ACCURACY_DROP):

@@ -30,8 +30,10 @@ class PruneConfig:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
         device: The device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or
             "adb:SERIAL", with options, e.g. "local?gpu=cuda"; see docs/devices.md.
-        runtime: The runtime that measures latencies and that the result is deployed in: "tvm".
-        precision: The precision that the runtime computes in: "float32".
+        runtime: The runtime that measures latencies and that the result is deployed in: "tvm" or
+            "litert".
+        precision: The precision that the runtime computes in: "float32", or "float16" for LiteRT
+            with weights of half the size.
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
         weights: The dtype in which TVM libraries store weights: "float32", or "float16" or
@@ -67,7 +69,7 @@ class PruneConfig:
         """Returns self, or raises ConfigError that names the first invalid field."""
         require(bool(self.model), "model", self.model, "a model's name or path")
         require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
-        require(bool(self.runtime), "runtime", self.runtime, "a runtime, e.g. 'tvm'")
+        require(bool(self.runtime), "runtime", self.runtime, "a runtime: 'tvm' or 'litert'")
         require(bool(self.precision), "precision", self.precision, "a precision, e.g. 'float32'")
         frontends = ("keras", "tflite")
         require(self.frontend in frontends, "frontend", self.frontend, "keras or tflite")

@@ -1,8 +1,9 @@
 """Measures a model's tasks, and whole models, at channel counts other than its own.
 
 For each channel assignment, the model is rebuilt in Keras and prepared by the runtime, which
-divides it into tasks. A task that was never measured is priced and then timed once more. Without
-the second timing, a point would merely be the luckiest of several short measurements.
+divides it into tasks; a runtime that can resize its tasks needs no model. A task that was never
+measured is priced and then timed once more. Without the second timing, a point would merely be the
+luckiest of several short measurements.
 
 A group may keep zero units where the branch that it lies in may vanish (`graph.vanishing`). The
 sites of that branch cost nothing then. To prepare the other sites, the branch is left as it is in
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,19 @@ from cprune_tf.latency.points import PointStore, TaskPoint, WholePoint
 from cprune_tf.latency.sites import (
     Counts,
     Site,
-    SiteKey,
     Units,
     current_units,
     find_sites,
     tasks_by_site,
 )
+from cprune_tf.litert.resizing import Resize
 from cprune_tf.runtimes import Runtime, RuntimeModel, RuntimeTask
 
 # The programs of so many similar tasks are tried at new counts, the most similar task first.
 _MAX_SIMILAR = 2
 
 OnTask = Callable[[RuntimeTask], None]
+_SiteTask = tuple[Site, Counts, RuntimeTask]
 
 
 class LatencyLab:
@@ -65,11 +67,16 @@ class LatencyLab:
         self.store = store
         self.units = current_units(channels)
         reduced = {group.name: group.num_channels - 1 for group in channels.prunable}
-        self.sites = find_sites(prepared, self.prepare(reduced), channels)
+        self._reduced_units = self.full(reduced)
+        reduced_model = self.prepare(reduced)
+        self.sites = find_sites(prepared, reduced_model, channels)
         self._sites_without: dict[frozenset[str], tuple[Site, ...]] = {}
+        self._task_at = tasks_by_site(prepared)
+        self._reduced_task_at = tasks_by_site(reduced_model)
         # The tasks that this lab has measured, whose programs may fit others of their family.
         self._measured_tasks: dict[str, dict[Counts, RuntimeTask]] = {}
-        self._remember(self.sites, tasks_by_site(prepared), self.units)
+        for site in self.sites:
+            self._remember(site, site.counts(self.units), self._task_at[site.key])
 
     def prepare(self, keep: Units) -> RuntimeModel:
         """Prepares the model with fewer units in some groups, without measuring it.
@@ -140,22 +147,84 @@ class LatencyLab:
         ]
         if not sites:
             return 0
-        candidate = self.prepare({name: count for name, count in keep.items() if count})
-        task_at = tasks_by_site(candidate)
-        unpriced = {task_at[site.key].key: task_at[site.key] for site in sites}
-        sources = [task for site in sites for task in self._similar(site, site.counts(units))]
-        current = self.runtime.part(self.prepared, [*sources, *self.prepared.tasks])
-        self.runtime.price(self.runtime.part(candidate, unpriced.values()), current)
-        self._remember(sites, task_at, units)
+        model = self.prepared
+        tasks = self._resized_tasks(sites, units)
+        if tasks is None:
+            model = self.prepare({name: count for name, count in keep.items() if count})
+            task_at = tasks_by_site(model)
+            tasks = [(site, site.counts(units), task_at[site.key]) for site in sites]
+        return self._measure_tasks(model, tasks, on_task)
+
+    def measure_together(self, assignments: Iterable[Units], on_task: OnTask | None = None) -> int:
+        """Measures many assignments in turn if the runtime needs no models for that.
+
+        Otherwise nothing is measured: `measure` prepares a model for each assignment.
+
+        Args:
+            assignments: Number of units to keep by group, as for `measure`.
+            on_task: Called before each task that has to be measured.
+
+        Returns:
+            How many tasks were measured.
+
+        Raises:
+            DeviceError: If the device fails.
+        """
+        tasks: list[_SiteTask] = []
+        for keep in assignments:
+            units = self.full(keep)
+            tasks += self._resized_tasks(self._unmeasured(units), units) or ()
+        return self._measure_tasks(self.prepared, tasks, on_task) if tasks else 0
+
+    def _resized_tasks(self, sites: Sequence[Site], units: Units) -> list[_SiteTask] | None:
+        """Returns the tasks of sites at other numbers of units, made without a model.
+
+        Returns:
+            The tasks; None if the runtime needs a model for one of them.
+        """
+        tasks: list[_SiteTask] = []
         for site in sites:
-            counts = site.counts(units)
+            own = self._task_at[site.key]
+            counts = [site.counts(one) for one in (self.units, self._reduced_units, units)]
+            task = (
+                own
+                if counts[-1] == counts[0]
+                else self.runtime.resized_task(
+                    own, self._reduced_task_at[site.key], Resize(*counts)
+                )
+            )
+            if task is None:
+                return None
+            tasks.append((site, counts[-1], task))
+        return tasks
+
+    def _measure_tasks(
+        self, model: RuntimeModel, tasks: Sequence[_SiteTask], on_task: OnTask | None
+    ) -> int:
+        """Measures tasks and keeps their points.
+
+        Args:
+            model: A model from the runtime; its own tasks do not matter.
+            tasks: The sites, their channel counts, and their tasks at these counts.
+            on_task: Called before each task that has to be measured.
+
+        Returns:
+            How many tasks were measured; the sites of a family share them.
+        """
+        unpriced = {task.key: task for _, _, task in tasks}
+        sources = [task for site, counts, _ in tasks for task in self._similar(site, counts)]
+        current = self.runtime.part(self.prepared, [*sources, *self.prepared.tasks])
+        self.runtime.price(self.runtime.part(model, unpriced.values()), current)
+        measured = 0
+        for site, counts, task in tasks:
+            self._remember(site, counts, task)
             # This loop may already have measured another site of the same family.
             if self.store.get(site.family, counts) is None:
-                task = task_at[site.key]
                 if on_task is not None:
                     on_task(task)
                 self.store.add(_point(site.family, counts, self.runtime.samples_ms(task)))
-        return len({(site.family, site.counts(units)) for site in sites})
+                measured += 1
+        return measured
 
     def tasks_ms(self, keep: Units) -> float:
         """Sums the measured latencies of all subgraphs of an assignment, in milliseconds.
@@ -211,11 +280,8 @@ class LatencyLab:
         for units, latency in zip(untimed, latencies, strict=True):
             self.store.add_whole(WholePoint(units, self.tasks_ms(units), latency.median_ms))
 
-    def _remember(
-        self, sites: Sequence[Site], task_at: Mapping[SiteKey, RuntimeTask], units: Units
-    ) -> None:
-        for site in sites:
-            self._measured_tasks.setdefault(site.family, {})[site.counts(units)] = task_at[site.key]
+    def _remember(self, site: Site, counts: Counts, task: RuntimeTask) -> None:
+        self._measured_tasks.setdefault(site.family, {})[counts] = task
 
     def _similar(self, site: Site, counts: Counts) -> list[RuntimeTask]:
         """Returns the measured tasks of a site's family whose counts are nearest."""

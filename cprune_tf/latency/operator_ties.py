@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cprune_tf.compiler.importer.tflite_file import TracedFile
 from cprune_tf.devices.base import OperatorTime
 from cprune_tf.errors import UserError
+from cprune_tf.litert.tracing import TracedFile
 
 _PRODUCT = "product"
 _ACTIVATION = "clamp"

@@ -79,7 +79,9 @@ def sample_staircase(
         lab.measure({group.name: count}, on_task)
         stairs[count] = _stair(lab, group, count)
 
-    for count in first_counts(group.num_channels, structure_counts(lab, group), config):
+    first = first_counts(group.num_channels, structure_counts(lab, group), config)
+    lab.measure_together(({group.name: count} for count in first), on_task)
+    for count in first:
         measure(count)
     while len(stairs) < config.max_points:
         middle = next_count({n: stair.latency_ms for n, stair in stairs.items()}, config)

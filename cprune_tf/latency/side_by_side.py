@@ -18,12 +18,12 @@ from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from cprune_tf.compiler.importer.tflite_file import TracedFile, trace
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import ModelFile
 from cprune_tf.graph.flat import flatten
 from cprune_tf.latency.operator_ties import tie_operators
 from cprune_tf.latency.workspace import OpenedModel
+from cprune_tf.litert.tracing import TracedFile, trace
 from cprune_tf.runtimes.base import input_specs
 from cprune_tf.runtimes.tvm import TvmRuntime, require_tvm
 
@@ -114,7 +114,6 @@ def compare_layers(
 
     Raises:
         ConfigError: If the model was opened with a runtime other than TVM.
-        MissingTfliteError: If the `tflite` package is not installed.
         ConversionError: If TensorFlow cannot convert the model.
         UntiedOperatorsError: If LiteRT's operators cannot be tied to those of the file.
         DeviceError: If the device fails, or has no LiteRT with a profiler.

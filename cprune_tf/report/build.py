@@ -120,6 +120,7 @@ class _Builder:
             required_accuracy=self._required_accuracy(),
             final_accuracy=self._final_accuracy(),
             device=self.device,
+            runtime=self._runtime(),
             latencies=latencies,
             accuracies=accuracies,
             sizes=comparisons.sizes(self.original, self.pruned, self._file_sizes()),
@@ -196,7 +197,13 @@ class _Builder:
     def _latencies(self) -> tuple[types.LatencyComparison, ...]:
         measured = cross_check.latencies(self.checked) if self.checked else {}
         emulated = bool(self.device.emulated)
-        return comparisons.latencies(measured, self.original, self.pruned, emulated)
+        return comparisons.latencies(
+            measured, self.original, self.pruned, emulated, self._runtime()
+        )
+
+    def _runtime(self) -> str:
+        """Returns the runtime that the run was for."""
+        return str(self.config.get("runtime", "tvm"))
 
     def _checks(self) -> tuple[types.RuntimeCheck, ...]:
         return self.check.checks if self.check else ()
@@ -219,6 +226,8 @@ class _Builder:
             )
         if self.data is not None:
             notes.append(sentences.which_images(self.data))
+        if self._runtime() == "litert":
+            notes.append(sentences.for_litert(str(self.config.get("precision", "float32"))))
         for event in history.of_kind(self.records, EnvironmentChanged):
             changes = "; ".join(event.changes)
             notes.append(f"The machine or its packages changed while the run was paused: {changes}")

@@ -21,6 +21,7 @@ def latencies(
     original: types.Iteration | None,
     pruned: types.Iteration | None,
     emulated: bool,
+    runtime: str,
 ) -> tuple[types.LatencyComparison, ...]:
     """Compares whole-model latencies.
 
@@ -29,6 +30,7 @@ def latencies(
         original: The original model, with the latency that was measured during the run.
         pruned: The last accepted model, with the latency that was measured during the run.
         emulated: Whether the device is emulated; then no speed-up is given.
+        runtime: The runtime that measured during the run.
 
     Returns:
         One comparison for each runtime and number of threads; the number that the model was tuned
@@ -39,18 +41,18 @@ def latencies(
     rows = sorted({key[1:] for key in measured}, key=lambda row: _row_order(row, num_threads))
     rows_compared = [
         _compare(
-            runtime,
+            name,
             threads,
-            measured.get((ORIGINAL, runtime, threads)),
-            measured.get((PRUNED, runtime, threads)),
+            measured.get((ORIGINAL, name, threads)),
+            measured.get((PRUNED, name, threads)),
             emulated,
             True,
         )
-        for runtime, threads in rows
+        for name, threads in rows
     ]
     if not rows_compared and original:
         before, after = original.latency, pruned.latency if pruned else None
-        rows_compared.append(_compare("tvm", before.num_threads, before, after, emulated, False))
+        rows_compared.append(_compare(runtime, before.num_threads, before, after, emulated, False))
     return tuple(rows_compared)
 
 

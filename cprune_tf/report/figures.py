@@ -159,7 +159,7 @@ def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes
         report, palette, axes, lambda d: d.measured.median_ms if d.measured else d.price_ms
     )
     threads = formats.threads(accepted[0].latency.num_threads)
-    axes.set_ylabel(f"latency, {_unit(report)}\nTVM, {threads}")
+    axes.set_ylabel(f"latency, {_unit(report)}\n{formats.runtime(report.runtime)}, {threads}")
 
 
 def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:

@@ -81,6 +81,15 @@ def verdict(
     return " ".join(parts)
 
 
+def for_litert(precision: str) -> str:
+    """Writes what a run for LiteRT measured with, and why TVM is not in the report."""
+    weights = " with weights in float16" if precision == "float16" else ""
+    return (
+        f"The run measured with LiteRT{weights} and is for LiteRT. TVM is not shown, since nothing "
+        "was tuned for it."
+    )
+
+
 def which_images(data: DataDescribed) -> str:
     """Writes which images decided, which are quoted, and how much their number can tell.
 

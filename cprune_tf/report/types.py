@@ -296,6 +296,7 @@ class Report:
         required_accuracy: The accuracy (0..1) that the result must have, or None.
         final_accuracy: The result's accuracy (0..1) in Keras, or None.
         device: The device that latencies were measured on.
+        runtime: The runtime that measured during the run: "tvm" or "litert".
         latencies: Latencies before and after pruning, for each runtime and number of threads; the
             number that the model was tuned for comes first.
         accuracies: Accuracies before and after pruning, on each runtime.
@@ -330,6 +331,7 @@ class Report:
     required_accuracy: float | None
     final_accuracy: float | None
     device: Device
+    runtime: str
     latencies: tuple[LatencyComparison, ...]
     accuracies: tuple[Comparison, ...]
     sizes: tuple[Comparison, ...]

@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
     import keras
 
     from cprune_tf.compiler.structure import ProgramStructure
+    from cprune_tf.litert.resizing import Resize
 
 # Called with (units of work done, units planned, description of the running work).
 Progress = Callable[[int, int, str], None]
@@ -204,6 +205,19 @@ class Runtime(abc.ABC):
             RuntimeModel, dataclasses.replace(typing.cast(Any, model), tasks=tuple(tasks))
         )
 
+    def resized_task(self, task: Any, reduced: Any, resize: Resize) -> RuntimeTask | None:
+        """Makes a task at other channel counts without a model, which saves a conversion.
+
+        Args:
+            task: A task of a model from `prepare`.
+            reduced: The same task of a model with fewer channels in every group.
+            resize: The channel counts of both tasks, and those that are wanted.
+
+        Returns:
+            The task at the wanted counts; None if this runtime needs a model for it.
+        """
+        return None
+
     @abc.abstractmethod
     def tasks_ms(self, model: RuntimeModel) -> float:
         """Sums the latencies of all subgraphs of a tuned or priced model, in milliseconds.
@@ -218,7 +232,7 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def samples_ms(self, task: Any) -> tuple[float, ...]:
-        """Times a measured task again.
+        """Times a measured task again, if its latency is that of the fastest of several programs.
 
         Returns:
             For each sample, the mean duration of one call in milliseconds.

@@ -6,11 +6,11 @@ import keras
 import pytest
 from keras import layers
 
-from cprune_tf.compiler.importer.tflite_file import Operator, TracedFile, trace
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import OperatorTime, open_device
 from cprune_tf.graph.flat import flatten
 from cprune_tf.latency.operator_ties import UntiedOperatorsError, tie_operators
+from cprune_tf.litert.tracing import Operator, TracedFile, trace
 from cprune_tf.models.small import mobilenet_small
 
 from .conftest import small_net
@@ -79,7 +79,6 @@ class Call:
 def file_of(*codes):
     return TracedFile(
         content=b"",
-        model=None,
         operators=tuple(Operator(code, (), (), ()) for code in codes),
         calls=tuple((Call(f"{code.lower()}{number}"),) for number, code in enumerate(codes)),
         input_numbers=(),

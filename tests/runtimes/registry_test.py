@@ -69,7 +69,7 @@ def _formula_ms(first=32, second=32, third=24):
 
 
 def test_a_registered_runtime_is_listed_with_the_others(registered):
-    assert {"analytic", "tvm"} <= set(registry.runtime_names())
+    assert {"analytic", "litert", "tvm"} <= set(registry.runtime_names())
     assert not {"base", "registry"} & set(registry.runtime_names())
 
 
@@ -141,7 +141,10 @@ def test_an_unknown_runtime_is_refused_with_a_list_of_runtimes(registered, tmp_p
         _open("abacus", "float32", tmp_path)
 
 
-@pytest.mark.parametrize(("name", "precisions"), [("analytic", "exact"), ("tvm", "float32")])
+@pytest.mark.parametrize(
+    ("name", "precisions"),
+    [("analytic", "exact"), ("litert", "float32, float16"), ("tvm", "float32")],
+)
 def test_an_unknown_precision_is_refused_with_the_precisions_of_the_runtime(
     registered, tmp_path, name, precisions
 ):
@@ -159,6 +162,7 @@ def test_nothing_of_tvm_is_imported_for_another_runtime():
     code = (
         "import sys\n"
         "from cprune_tf.latency import prediction, sampling, workspace\n"
+        "from cprune_tf.runtimes import litert\n"
         "loaded = [n for n in sys.modules if n.split('.')[0] == 'tvm' or '.compiler' in n]\n"
         "assert not any(n == 'tvm' or n.startswith('cprune_tf.compiler') for n in loaded), loaded\n"
     )

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape, to_numpy
+from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
+from cprune_tf.graph.fused_layers import to_numpy
 
 _op = relax.op
 # The score of a position that must be ignored. It is far below any other score, but finite, so that

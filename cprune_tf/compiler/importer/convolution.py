@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
-from cprune_tf.compiler.importer.emitter import Emitter, shape, to_numpy
-from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
+from cprune_tf.compiler.importer.emitter import Emitter, shape
 from cprune_tf.compiler.importer.padding import resolve_padding, tvm_order
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
+from cprune_tf.graph.fused_layers import depthwise_kernel, fold_kernel_and_bias, layer_bias
 
 _DATA_LAYOUT = {1: "NWC", 2: "NHWC"}
 _KERNEL_LAYOUT = {1: "WIO", 2: "HWIO"}
@@ -93,11 +92,6 @@ def add_bias_and_activation(emitter: Emitter, layer: Any, y: Any, bias: Any) -> 
     return apply_activation(emitter, layer.activation, y)
 
 
-def layer_bias(layer: Any) -> Any:
-    """Returns the layer's bias variable, or None if the layer has no bias."""
-    return layer.bias if layer.use_bias else None
-
-
 @register_converter(keras.layers.Conv1D, keras.layers.Conv2D)
 def convert_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Converts a plain or grouped convolution."""
@@ -114,15 +108,6 @@ def convert_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
         groups=layer.groups,
     )
     return add_bias_and_activation(emitter, layer, emitter.emit(y), bias)
-
-
-def depthwise_kernel(kernel: Any) -> np.ndarray:
-    """Reshapes (*window, channels, multiplier) to (*window, channels * multiplier, 1).
-
-    Keras numbers the output channels channel * multiplier + m, which is the order of this reshape.
-    """
-    array = to_numpy(kernel)
-    return array.reshape((*array.shape[:-2], -1, 1))
 
 
 @register_converter(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)

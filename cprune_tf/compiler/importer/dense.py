@@ -8,10 +8,10 @@ import keras
 from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
-from cprune_tf.compiler.importer.convolution import add_bias_and_activation, layer_bias
+from cprune_tf.compiler.importer.convolution import add_bias_and_activation
 from cprune_tf.compiler.importer.emitter import Emitter, dtype
-from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
+from cprune_tf.graph.fused_layers import fold_kernel_and_bias, layer_bias
 
 
 @register_converter(keras.layers.Dense)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,25 +12,7 @@ from tvm import relax
 
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, find_converter
 from cprune_tf.graph.flat import Call
-
-
-@dataclasses.dataclass(frozen=True)
-class Absorbed:
-    """The layers that one call absorbs, so that they need no conversion of their own.
-
-    Attributes:
-        batch_norm: The batch normalisation layer to fold into the call's kernel and bias, or None.
-        padding: The zero padding ((top, bottom), (left, right)) to apply before the call; empty if
-            there is none.
-        layers_before: The names of the absorbed layers that the model computes before the call.
-        layers_after: The names of the absorbed layers that the model computes after the call. Their
-            weights are merged into the call's weights.
-    """
-
-    batch_norm: Any = None
-    padding: tuple[tuple[int, int], ...] = ()
-    layers_before: tuple[str, ...] = ()
-    layers_after: tuple[str, ...] = ()
+from cprune_tf.graph.fused_layers import Absorbed, to_numpy
 
 
 class Emitter:
@@ -179,12 +160,6 @@ def computed_dtype(keras_dtype: str) -> str:
 def dtype(var: Any) -> str:
     """Returns the element type of a Relax variable as a NumPy type name."""
     return str(var.ty.dtype)
-
-
-def to_numpy(value: Any) -> np.ndarray:
-    """Converts a Keras variable, a Keras tensor or anything array-like to a NumPy array."""
-    # Keras's implicit conversion uses a deprecated NumPy protocol; the numpy() method does not.
-    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
 def scalar(value: float, like: Any) -> Any:

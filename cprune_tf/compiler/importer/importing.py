@@ -11,8 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Absorbed, Emitter, computed_dtype, shape
-from cprune_tf.compiler.importer.folding import FoldingPlan, plan_folding
+from cprune_tf.compiler.importer.emitter import Emitter, computed_dtype, shape
 from cprune_tf.compiler.importer.registry import (
     UnsupportedOperation,
     UnsupportedOperationError,
@@ -21,6 +20,7 @@ from cprune_tf.compiler.importer.registry import (
 )
 from cprune_tf.errors import UserError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor, flatten
+from cprune_tf.graph.fused_layers import Absorbed, FoldingPlan, plan_folding
 
 
 class InputShapeError(UserError, ValueError):

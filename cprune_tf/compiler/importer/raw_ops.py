@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape, to_numpy
+from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
 from cprune_tf.compiler.importer.merging import concatenate
 from cprune_tf.compiler.importer.normalization import normalize
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 from cprune_tf.compiler.importer.shaping import reshape
+from cprune_tf.graph.fused_layers import to_numpy
 
 _op = relax.op
 

@@ -3,7 +3,7 @@
 It shares nothing but the model's graph with the Keras importer's converters, so equal outputs of
 the two frontends are evidence that both are right. TVM's frontend loses all names. They are
 recovered because it converts one operator of the file after the other, and every operator is tied
-to Keras calls (`tflite_file`). Weights become named parameters again, so the task table, pruning
+to Keras calls (`litert.tracing`). Weights become named parameters again, so the task table, pruning
 and the final build work as with the Keras importer.
 """
 
@@ -21,10 +21,11 @@ from tvm import relax
 from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter, from_tflite
 
 from cprune_tf.compiler.importer.emitter import safe_hint, shape
+from cprune_tf.compiler.importer.frontends import MissingTfliteError
 from cprune_tf.compiler.importer.importing import ImportedModel
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError
-from cprune_tf.compiler.importer.tflite_file import Operator, TracedFile, trace
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor, flatten
+from cprune_tf.litert.tracing import Operator, TracedFile, trace
 
 _LOGGER = logging.getLogger(__name__)
 _WITH_KERNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
@@ -49,15 +50,29 @@ def import_through_tflite(model: keras.Model) -> ImportedModel:
         GraphError: The model is not a built functional or Sequential Keras 3 model.
     """
     graph = flatten(model)
+    tflite = _require_tflite()
     file = trace(graph)
     operator_of: dict[str, int] = {}
-    mod = from_tflite(file.model, op_converter=functools.partial(_Recorder, file, operator_of))
+    content = tflite.Model.GetRootAsModel(file.content, 0)
+    mod = from_tflite(content, op_converter=functools.partial(_Recorder, file, operator_of))
     # The frontend rearranges kernels at run time; folding rearranges them once, here.
     mod = relax.transform.FoldConstant()(mod)
     imported = _MainRebuilder(graph, file, mod["main"], operator_of).imported()
     _check_lowerable(imported)
     _report_untied(imported.untied_layers, graph)
     return imported
+
+
+def _require_tflite() -> Any:
+    try:
+        import tflite
+    except ImportError as error:
+        raise MissingTfliteError(
+            "config.frontend='tflite' needs the package tflite to read .tflite files, but it is "
+            "not installed. Run: pip install tflite (or cprune_tf[tflite]), or use "
+            "config.frontend='keras'."
+        ) from error
+    return tflite
 
 
 def _check_lowerable(imported: ImportedModel) -> None:

@@ -19,11 +19,11 @@ import numpy as np
 from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
-from cprune_tf.compiler.importer.convolution import conv, layer_bias, require_channels_last
+from cprune_tf.compiler.importer.convolution import conv, require_channels_last
 from cprune_tf.compiler.importer.emitter import Emitter, shape
-from cprune_tf.compiler.importer.folding import fold_kernel_and_bias
 from cprune_tf.compiler.importer.padding import tvm_order
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
+from cprune_tf.graph.fused_layers import fold_kernel_and_bias, layer_bias
 
 
 @dataclass(frozen=True)

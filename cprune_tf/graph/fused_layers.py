@@ -1,5 +1,8 @@
 """Plans which calls absorb others: the batch norm after a convolution, the zero padding before it.
 
+Compilers compute such layers as one operator, and so do the importer and the ties of a `.tflite`
+file.
+
 A batch normalisation is folded into the layer before it if that is a convolution or dense layer
 with a linear activation, the model calls that layer once, and nothing else reads its output. Zero
 padding is folded if every reader of the padded tensor is an unpadded convolution, or a max pooling
@@ -16,7 +19,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from cprune_tf.compiler.importer.emitter import Absorbed, to_numpy
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
 
 _FOLDS_BATCH_NORM = (
@@ -31,6 +33,25 @@ _FOLDS_BATCH_NORM = (
 )
 _FOLDS_PADDING = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _NOT_NEGATIVE = (keras.activations.relu, keras.activations.relu6, keras.activations.sigmoid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Absorbed:
+    """The layers that one call absorbs, so that they need no conversion of their own.
+
+    Attributes:
+        batch_norm: The batch normalisation layer to fold into the call's kernel and bias, or None.
+        padding: The zero padding ((top, bottom), (left, right)) to apply before the call; empty if
+            there is none.
+        layers_before: The names of the absorbed layers that the model computes before the call.
+        layers_after: The names of the absorbed layers that the model computes after the call. Their
+            weights are merged into the call's weights.
+    """
+
+    batch_norm: Any = None
+    padding: tuple[tuple[int, int], ...] = ()
+    layers_before: tuple[str, ...] = ()
+    layers_after: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +166,12 @@ def _add_padding(absorbed: Absorbed, call: Call) -> Absorbed:
     )
 
 
+def to_numpy(value: Any) -> np.ndarray:
+    """Converts a Keras variable, a Keras tensor or anything array-like to a NumPy array."""
+    # Keras's implicit conversion uses a deprecated NumPy protocol; the numpy() method does not.
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
 def batch_norm_scale_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scale and shift (float64 [channels]) of a batch norm at inference.
 
@@ -183,3 +210,17 @@ def fold_kernel_and_bias(
     broadcast = [1] * kernel.ndim
     broadcast[channel_axis] = -1
     return kernel * scale.reshape(broadcast), shift if bias is None else bias * scale + shift
+
+
+def layer_bias(layer: Any) -> Any:
+    """Returns the layer's bias variable, or None if the layer has no bias."""
+    return layer.bias if layer.use_bias else None
+
+
+def depthwise_kernel(kernel: Any) -> np.ndarray:
+    """Reshapes (*window, channels, multiplier) to (*window, channels * multiplier, 1).
+
+    Keras numbers the output channels channel * multiplier + m, which is the order of this reshape.
+    """
+    array = to_numpy(kernel)
+    return array.reshape((*array.shape[:-2], -1, 1))

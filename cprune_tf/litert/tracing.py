@@ -19,17 +19,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
-from cprune_tf.compiler.importer.convolution import depthwise_kernel, layer_bias
-from cprune_tf.compiler.importer.emitter import to_numpy
-from cprune_tf.compiler.importer.folding import fold_kernel_and_bias, plan_folding
-from cprune_tf.compiler.importer.frontends import MissingTfliteError
 from cprune_tf.graph.flat import Call, FlatGraph
+from cprune_tf.graph.fused_layers import (
+    depthwise_kernel,
+    fold_kernel_and_bias,
+    layer_bias,
+    plan_folding,
+    to_numpy,
+)
 from cprune_tf.litert import scopes
 from cprune_tf.litert.conversion import convert
 
@@ -71,7 +75,6 @@ class TracedFile:
 
     Attributes:
         content: The content of the file.
-        model: The parsed file, a `tflite.Model`.
         operators: The file's operators, in the order in which they run.
         calls: For each operator, the calls that it computes, in the model's order.
         input_numbers: For each input of the file, its position among the Keras model's inputs.
@@ -81,7 +84,6 @@ class TracedFile:
     """
 
     content: bytes
-    model: Any
     operators: tuple[Operator, ...]
     calls: tuple[tuple[Call, ...], ...]
     input_numbers: tuple[int, ...]
@@ -89,23 +91,25 @@ class TracedFile:
     untied: tuple[str, ...]
 
 
-def trace(graph: FlatGraph) -> TracedFile:
+def trace(
+    graph: FlatGraph, converter: Callable[[Any, Callable[..., Any]], bytes] = convert
+) -> TracedFile:
     """Converts a model to TFLite and ties the file's operators to the model's calls.
 
     Args:
         graph: The flat graph of a float32 model with inputs of fixed size.
+        converter: Converts a Keras model, given a function that computes it; see
+            `litert.convert`. Names of operations must survive it.
 
     Returns:
         The file, for a batch size of 1, with the calls of every operator.
 
     Raises:
-        MissingTfliteError: The `tflite` package is not installed.
         ConversionError: TensorFlow cannot convert the model.
     """
-    tflite = _require_tflite()
-    content = convert(graph.model, scopes.scoped_forward(graph))
-    model = tflite.Model.GetRootAsModel(content, 0)
-    operators = tuple(_operators(tflite, model))
+    content = converter(graph.model, scopes.scoped_forward(graph))
+    model = schema.Model.GetRootAsModel(content, 0)
+    operators = tuple(_operators(model))
     inputs, outputs = _signature(model)
     ties = _Ties(graph, operators)
     ties.add_named()
@@ -115,7 +119,6 @@ def trace(graph: FlatGraph) -> TracedFile:
     subgraph = model.Subgraphs(0)
     return TracedFile(
         content=content,
-        model=model,
         operators=operators,
         calls=ties.calls(),
         input_numbers=tuple(inputs[index] for index in subgraph.InputsAsNumpy().tolist()),
@@ -124,21 +127,9 @@ def trace(graph: FlatGraph) -> TracedFile:
     )
 
 
-def _require_tflite() -> Any:
-    try:
-        import tflite
-    except ImportError as error:
-        raise MissingTfliteError(
-            "config.frontend='tflite' needs the package tflite to read .tflite files, but it is "
-            "not installed. Run: pip install tflite (or cprune_tf[tflite]), or use "
-            "config.frontend='keras'."
-        ) from error
-    return tflite
-
-
-def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
+def _operators(model: Any) -> Iterator[Operator]:
     """Yields the file's operators in the order in which they run."""
-    names = {code: name for name, code in vars(tflite.BuiltinOperator).items() if name[0] != "_"}
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0] != "_"}
     subgraph = model.Subgraphs(0)
     operators = [subgraph.Operators(number) for number in range(subgraph.OperatorsLength())]
     all_inputs = [
@@ -162,7 +153,7 @@ def _operators(tflite: Any, model: Any) -> Iterator[Operator]:
             constants=tuple(
                 content.view(np.float32)
                 for index, content in constants.items()
-                if subgraph.Tensors(index).Type() == tflite.TensorType.FLOAT32
+                if subgraph.Tensors(index).Type() == schema.TensorType.FLOAT32
             ),
         )
 

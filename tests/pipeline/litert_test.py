@@ -1,0 +1,101 @@
+"""A whole run for LiteRT, whose stages, files and report do without TVM."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import rich.console
+
+import cprune_tf
+from cprune_tf.deployment import Deployment
+from cprune_tf.front import export_point, read_front
+from cprune_tf.report import terminal
+from cprune_tf.runs import events, read_records
+from tests.pipeline import tiny_config
+
+
+def _config():
+    config = tiny_config.get_config()
+    config.runtime = "litert"
+    config.strategy.name = "uniform"
+    config.strategy.max_iterations = 1
+    return config.to_dict()
+
+
+def _prune(path, workdir, **options):
+    console = rich.console.Console(file=io.StringIO(), width=100)
+    return cprune_tf.prune(str(path), config=_config(), workdir=workdir, console=console, **options)
+
+
+@pytest.fixture(scope="module")
+def result(tiny_model_path, tmp_path_factory):
+    return _prune(tiny_model_path, tmp_path_factory.mktemp("litert") / "run")
+
+
+def test_the_result_is_smaller_and_its_files_are_those_of_litert(result, tmp_path):
+    assert [step["decision"] for step in result.history] == ["accepted"]
+    built = {path.name for path in result.workdir.iterdir()}
+    assert {"original.tflite", "final.tflite", "final.keras"} <= built
+    assert not {name for name in built if name.endswith(".so")}
+    assert (result.workdir / "tuning" / "litert.jsonl").is_file()
+    deployed = {path.name for path in (result.workdir / "deploy").iterdir()}
+    assert deployed == {"model.tflite", "metadata.json", "run.py"}
+    saved = result.save(tmp_path / "saved")
+    assert (saved / "final.tflite").read_bytes() == (
+        result.workdir / "deploy" / "model.tflite"
+    ).read_bytes()
+
+
+def test_the_deployed_script_runs_the_model_without_tvm(result, tmp_path):
+    image = np.random.default_rng(0).random((28, 28, 1), dtype=np.float32)
+    np.save(tmp_path / "image.npy", image)
+    script = result.workdir / "deploy" / "run.py"
+    command = [sys.executable, str(script), str(tmp_path / "image.npy")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    values = np.array(printed.replace("[", "").replace("]", "").split(), dtype=np.float32)
+    np.testing.assert_allclose(values, result.model(image[None])[0], atol=1e-5)
+    assert "target" not in json.loads((script.parent / "metadata.json").read_text())
+
+
+def test_the_report_compares_keras_and_litert_and_says_where_tvm_is(result):
+    report = result.report
+    assert report.runtime == "litert"
+    assert {row.runtime for row in report.latencies} == {"litert"}
+    assert {check.runtime for check in report.cross_check.checks} == {"keras", "litert"}
+    console = rich.console.Console(file=io.StringIO(), width=120, record=True)
+    console.print(terminal.render(report))
+    text = " ".join(console.export_text().split())
+    assert "The run measured with LiteRT and is for LiteRT. TVM is not shown" in text
+    assert "TVM library" not in text
+
+
+def test_an_accepted_point_is_exported_as_it_was_measured(result, tmp_path):
+    points = read_front(result.workdir)
+    names = export_point(result.workdir, points[-1].number, tmp_path)
+    assert set(names) == {"model.keras", "model.tflite"}
+    exported = keras.models.load_model(tmp_path / "model.keras")
+    assert exported.count_params() == points[-1].params
+
+
+@pytest.mark.slow
+def test_a_resumed_run_measures_and_tunes_nothing_again(result, tiny_model_path):
+    path = result.workdir / "journal.jsonl"
+    timings = (result.workdir / "tuning" / "litert.jsonl").read_bytes()
+    before = len(read_records(path, events.RUN_EVENTS))
+    again = _prune(tiny_model_path, result.workdir, resume=True)
+    added = [r.event for r in read_records(path, events.RUN_EVENTS)[before:]]
+    assert {type(event) for event in added} <= {events.StageEnded, events.RunStarted}
+    assert (result.workdir / "tuning" / "litert.jsonl").read_bytes() == timings
+    assert again.history == result.history
+
+
+def test_a_deployment_without_a_library_has_one_file():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    (file,) = Deployment("pruned", model, None, "model.tflite").files()
+    assert (file.runtime, file.path) == ("litert", "model.tflite")
