@@ -95,7 +95,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows that have the same columns; numbers with four digits, None as "-"."""
     table = rich.table.Table(title=title, title_justify="left")
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        is_text = isinstance(rows[0][name], str)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
     for row in rows:
         table.add_row(*map(_text, row.values()))
     rich.console.Console(width=150).print(table)
