@@ -10,7 +10,7 @@ from typing import Any
 from workloads import direct_only
 
 from cprune_tf.compiler.session import CompilerSession
-from cprune_tf.compiler.tuning import first_programs
+from cprune_tf.compiler.tuning import first_programs, tuner
 from cprune_tf.config import PruneConfig, TuningConfig
 from cprune_tf.devices import Device
 
@@ -36,8 +36,10 @@ def build_untuned(
         CompilerSession(
             device, folder / "tuning", tuning, num_threads=threads, seed=config.seed
         ) as session,
-        # A tuner that knows nothing of cores has the default schedule to begin with.
+        # A tuner that knows nothing of cores has the default schedule to begin with. Tasks of few
+        # operations would get more programs than that one.
         unittest.mock.patch.object(first_programs, "seed_schedules", lambda *_: []),
+        unittest.mock.patch.object(tuner, "first_round_size", lambda _task, _tasks, size: size),
     ):
         for name, model in models.items():
             lowered = direct_only(session.lower(model))
