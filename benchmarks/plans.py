@@ -12,7 +12,6 @@ Writes the model's entry in results/plans.json.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -99,8 +98,7 @@ def main(argv: Sequence[str]) -> None:
             num_groups, num_sites = len(lab.channels.prunable), len(lab.sites)
             rows = measure(opened, lab)
     errors = [abs(row["error"]) for row in rows]
-    path = record.RESULTS / "plans.json"
-    entries = json.loads(path.read_text())["models"] if path.exists() else {}
+    entries = record.entries("plans")
     entries[_NAME.value] = {
         "trials_per_task": _TRIALS.value,
         "num_groups": num_groups,

@@ -14,25 +14,24 @@ entry in results/prediction.json, and docs/images/prediction.png for all entries
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import record
 from absl import app, flags
+from assignments import measured_assignments, random_assignments
 
-from cprune_tf import graph, models
+from cprune_tf import models
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.latency.prediction import LatencyPredictor, spread_assignments
 from cprune_tf.latency.workspace import OpenedModel, open_model
 from cprune_tf.report import latency_figures
-from cprune_tf.runs import Journal, Schema
 
 _MODEL = flags.DEFINE_string("model", None, "A model's name or path.", required=True)
 _NAME = flags.DEFINE_string("name", None, "The model's name in the result.", required=True)
@@ -51,47 +50,6 @@ _BUDGET_SEC = flags.DEFINE_float(
 )
 _MEASURE = MeasureConfig(max_time_sec=1.0)
 _IMAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "images" / "prediction.png"
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """One tested assignment.
-
-    Attributes:
-        number: The assignment's number.
-        keep: The number of units that each group keeps, by group name.
-        measured_ms: Median latency of the pruned model in ms.
-        unpruned_ms: Median latency in ms of the unpruned model, timed interleaved with it.
-        build_sec: Time to build the pruned model, in seconds.
-    """
-
-    kind: ClassVar[str] = "test"
-    number: int
-    keep: Mapping[str, int]
-    measured_ms: float
-    unpruned_ms: float
-    build_sec: float
-
-
-TEST_EVENTS = Schema(2, (Measured,))
-
-
-def random_assignments(
-    channels: graph.ChannelGraph, count: int, seed: int
-) -> tuple[dict[str, int], ...]:
-    """Draws assignments as a pruning tool might choose: multiples of 4, a quarter to all units."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    assignments = []
-    for _ in range(count):
-        keep = {}
-        for group in channels.prunable:
-            num_fours = group.num_channels // 4
-            least = max(1, math.ceil(num_fours / 4))
-            keep[group.name] = 4 * int(rng.integers(least, num_fours + 1))
-        assignments.append(keep)
-    return tuple(assignments)
 
 
 class Budget:
@@ -125,46 +83,32 @@ def test(
     opened: OpenedModel, lab: LatencyLab, predictor: LatencyPredictor, budget: Budget
 ) -> list[dict[str, Any]]:
     """Predicts all random assignments, then measures those without a measurement."""
-    runtime = opened.runtime
-    base = opened.workdir / f"base{runtime.suffix}"
-    runtime.build(opened.prepared, base)
     assignments = random_assignments(opened.channels, _TESTS.value, _TEST_SEED.value)
     predictions = [predictor.predict_ms(keep) for keep in assignments]
     unpruned_ms = predictor.predict_ms({}).latency_ms
     rows = []
-    with Journal(opened.workdir / "tests.jsonl", TEST_EVENTS) as journal:
-        measurements = {test.number: test for test in journal.events(Measured)}
-        for number, (keep, predicted) in enumerate(zip(assignments, predictions, strict=True)):
-            if number not in measurements:
-                library = opened.workdir / f"test_{number}{runtime.suffix}"
-                start = time.monotonic()
-                lab.build(keep, library)
-                build_sec = time.monotonic() - start
-                whole, unpruned = runtime.time([library, base], opened.model, _MEASURE)
-                library.unlink()
-                measurements[number] = journal.append(
-                    Measured(number, keep, whole.median_ms, unpruned.median_ms, build_sec)
-                )
-            row = dataclasses.asdict(measurements[number])
-            del row["number"]
-            row |= {
-                "predicted_ms": predicted.latency_ms,
-                "uncertainty_ms": predicted.uncertainty_ms,
-                "error": predicted.latency_ms / row["measured_ms"] - 1,
-                # The error of the latency relative to the unpruned model, which was timed
-                # interleaved: other load on the machine at that moment cancels out.
-                "relative_error": predicted.latency_ms
-                / unpruned_ms
-                / (row["measured_ms"] / row["unpruned_ms"])
-                - 1,
-                "measured_tasks": sum(task.measured for task in predicted.per_task),
-                "num_tasks": len(predicted.per_task),
-            }
-            rows.append(row)
-            budget.check(
-                f"test {number}: {row['predicted_ms']:.3f} ms predicted, "
-                f"{row['measured_ms']:.3f} ms measured, {100 * row['error']:+.1f} %"
-            )
+    measurements = measured_assignments(opened, lab, assignments, _MEASURE)
+    for measurement, predicted in zip(measurements, predictions, strict=True):
+        row = dataclasses.asdict(measurement)
+        number = row.pop("number")
+        row |= {
+            "predicted_ms": predicted.latency_ms,
+            "uncertainty_ms": predicted.uncertainty_ms,
+            "error": predicted.latency_ms / row["measured_ms"] - 1,
+            # The error of the latency relative to the unpruned model, which was timed
+            # interleaved: other load on the machine at that moment cancels out.
+            "relative_error": predicted.latency_ms
+            / unpruned_ms
+            / (row["measured_ms"] / row["unpruned_ms"])
+            - 1,
+            "measured_tasks": sum(task.measured for task in predicted.per_task),
+            "num_tasks": len(predicted.per_task),
+        }
+        rows.append(row)
+        budget.check(
+            f"test {number}: {row['predicted_ms']:.3f} ms predicted, "
+            f"{row['measured_ms']:.3f} ms measured, {100 * row['error']:+.1f} %"
+        )
     return rows
 
 
@@ -209,8 +153,7 @@ def main(argv: Sequence[str]) -> None:
         with opened.lab() as lab:
             predictor = learn(opened, lab, budget)
             result = summary(lab, test(opened, lab, predictor, budget))
-    old_path = record.RESULTS / "prediction.json"
-    entries = json.loads(old_path.read_text())["models"] if old_path.exists() else {}
+    entries = record.entries("prediction")
     entries[_NAME.value] = result
     path = record.write("prediction", {"num_threads": 1, "models": entries})
     latency_figures.write_prediction_figure(
