@@ -16,6 +16,7 @@ from cprune_tf import config as configs
 if TYPE_CHECKING:
     import keras
     import rich.console
+    import tensorflow as tf
 
     from cprune_tf.data import ImageData
     from cprune_tf.data.image_files import FileChecks, FileProgress
@@ -146,16 +147,20 @@ def prune(
         else configs.from_mapping(dict(config or {}))
     ).validate()
     _check_confidence(settings, evaluate)
+    settings.training.check_one_process()
     settings = _with_names(settings, model, device)
     from cprune_tf import models, pipeline, report
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress, RunDirectory, events
     from cprune_tf.storage.plain import to_plain
+    from cprune_tf.training import distribution
     from cprune_tf.training.compiled import check_compiled
     from cprune_tf.training.plausibility import scaling_note
 
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
     own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
+    _check_distribute(settings, own_compile, bool(short_term_train and long_term_train))
+    replicas = distribution.open_strategy(settings.training.distribute)
     with Progress(console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
         data = _image_data(
@@ -180,7 +185,7 @@ def prune(
             if note:
                 progress.note(note)
         hooks = _hooks(
-            settings, data, keras_model, own_compile, run, progress.innermost,
+            settings, data, keras_model, own_compile, replicas, run, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
         given = pipeline.PipelineInput(
@@ -199,6 +204,17 @@ def _check_confidence(settings: configs.PruneConfig, evaluate: Evaluate | None) 
             f"config.strategy.gate_confidence is {confidence:g}, and evaluate is a function of "
             "your own, which does not tell which images are classified right; expected only one of "
             "the two. Set gate_confidence to 0, or leave evaluate out."
+        )
+
+
+def _check_distribute(
+    settings: configs.PruneConfig, own_compile: bool, own_functions: bool
+) -> None:
+    if settings.training.distribute and (own_compile or own_functions):
+        raise configs.ConfigError(
+            f"config.training.distribute is {settings.training.distribute!r}; expected '' where "
+            "your own functions or the optimizer of your compiled model train: distribute them "
+            "yourself, or leave training to config.training."
         )
 
 
@@ -248,6 +264,7 @@ def _hooks(
     data: ImageData,
     model: keras.Model,
     own_compile: bool,
+    replicas: tf.distribute.Strategy | None,
     run: RunDirectory,
     on_step: Callable[[int, int, str], None],
     short_term_train: Train | None,
@@ -266,6 +283,7 @@ def _hooks(
         log_dir=run.tensorboard_dir,
         on_step=on_step,
         checkpoint_dir=run.checkpoint_dir,
+        replicas=replicas,
     )
     return Hooks(
         short_term_train or default.short_term_train,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,14 +11,14 @@ import tensorflow as tf
 
 from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
-from cprune_tf.training import losses
+from cprune_tf.training import distribution, losses
 from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.twin import training_twin
 
 # Images shown to a model to see whether it ends in a softmax.
 _NUM_PROBES = 32
 
-Step = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Step = Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
@@ -118,6 +118,7 @@ def make_step(
     label_smoothing: float = 0.0,
     precision: str = "float32",
     penalty: Callable[[], tf.Tensor] | None = None,
+    replicas: tf.distribute.Strategy | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
 
@@ -130,6 +131,8 @@ def make_step(
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
         precision: What the teacher computes in; see `training_twin`.
         penalty: Computes what is added to the loss, from variables; None: nothing is.
+        replicas: Each batch is split over them; model and optimizer were made in their scope.
+            None: one device trains on the whole batch.
 
     Returns:
         A function of (images, labels) that gives the loss and the fraction classified right.
@@ -139,7 +142,9 @@ def make_step(
     teaching = _teacher(teacher, distill, probes, precision)
     variables = model.trainable_variables
 
-    def compute(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def compute(
+        images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = tf.cast(model(images, training=True), tf.float32)
             loss = losses.cross_entropy(labels, outputs, are_probabilities, label_smoothing)
@@ -151,17 +156,23 @@ def make_step(
                 loss += tf.add_n(model.losses)
             if penalty is not None:
                 loss += penalty()
-        gradients = tape.gradient(loss, [v.value for v in variables])
+            # The optimizer sums the gradients of all replicas.
+            target = loss if share is None else share * loss
+        gradients = tape.gradient(target, [v.value for v in variables])
         optimizer.apply(gradients, variables)
         right = tf.argmax(outputs, axis=-1, output_type=tf.int32) == labels
         return loss, tf.reduce_mean(tf.cast(right, tf.float32))
+
+    def compute_in_replicas(images: tf.Tensor, labels: tf.Tensor) -> Sequence[tf.Tensor]:
+        return distribution.run_in_replicas(replicas, model, compute, images, labels)
 
     # None for the batch: a last, smaller batch must not trace everything anew.
     signature = [
         tf.TensorSpec([None, *data.input_shape], tf.float32),
         tf.TensorSpec([None], tf.int32),
     ]
-    return tf.function(compute, input_signature=signature, autograph=False)
+    whole = compute if replicas is None else compute_in_replicas
+    return tf.function(whole, input_signature=signature, autograph=False)
 
 
 def _teacher(
