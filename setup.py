@@ -57,6 +57,7 @@ setuptools.setup(
             "nvidia-cuda-nvrtc>=13.0,<14",
             "nvidia-cuda-runtime>=13.0,<14",
         ],
+        "ray": ["ray>=2.40"],
         "tensorboard": ["tensorboard>=2.19"],
         "tflite": ["tflite>=2.18"],
         "tracker": ["tornado>=6.4"],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cprune_tf.report.types import Report
     from cprune_tf.runs import Progress, RunDirectory
     from cprune_tf.strategies.workbench.reweighting import Sparsifier
+    from cprune_tf.training.cluster import TrainingCluster
     from cprune_tf.training.judging import Judged
 
 Train = Callable[[Any], None]
@@ -160,6 +161,7 @@ def prune(
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
     own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
     _check_distribute(settings, own_compile, bool(short_term_train and long_term_train))
+    _check_ray(settings, own_compile or short_term_train is not None)
     replicas = distribution.open_strategy(settings.training.distribute)
     with Progress(console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
@@ -170,6 +172,7 @@ def prune(
             check_compiled(keras_model, data)
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
+        _cluster(settings) as cluster,
         _opened(device, settings.measure.cores) as opened,
         RunDirectory.open(root, settings, resume=resume) as run,
         Progress(
@@ -184,8 +187,13 @@ def prune(
         for note in (*data.notes, scaling_note(keras_model, data)):
             if note:
                 progress.note(note)
+        if settings.ray_address and cluster is None:
+            progress.note(
+                f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
+                "depend on each other, and run in this process."
+            )
         hooks = _hooks(
-            settings, data, keras_model, own_compile, replicas, run, progress.innermost,
+            settings, data, keras_model, own_compile, replicas, cluster, run, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
         given = pipeline.PipelineInput(
@@ -216,6 +224,30 @@ def _check_distribute(
             "your own functions or the optimizer of your compiled model train: distribute them "
             "yourself, or leave training to config.training."
         )
+
+
+def _check_ray(settings: configs.PruneConfig, own_training: bool) -> None:
+    if settings.ray_address and own_training:
+        raise configs.ConfigError(
+            f"config.ray_address is {settings.ray_address!r}; expected '' where your own "
+            "short_term_train or the optimizer of your compiled model trains: these stay in this "
+            "process. Leave ray_address empty, or leave training to config.training.short_term."
+        )
+
+
+@contextlib.contextmanager
+def _cluster(settings: configs.PruneConfig) -> Iterator[TrainingCluster | None]:
+    """The Ray cluster of the config; None if there is none, or no use for it."""
+    from cprune_tf.strategies.registry import registered_strategies
+
+    strategy = registered_strategies()[settings.strategy.name].strategy
+    if not (settings.ray_address and strategy.trains_side_by_side):
+        yield None
+        return
+    from cprune_tf.training.cluster import TrainingCluster
+
+    with TrainingCluster(settings.ray_address) as cluster:
+        yield cluster
 
 
 def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
@@ -265,6 +297,7 @@ def _hooks(
     model: keras.Model,
     own_compile: bool,
     replicas: tf.distribute.Strategy | None,
+    cluster: TrainingCluster | None,
     run: RunDirectory,
     on_step: Callable[[int, int, str], None],
     short_term_train: Train | None,
@@ -292,6 +325,7 @@ def _hooks(
         default.sample,
         default.evaluate_batches if evaluate is None else None,
         None if own_compile or short_term_train else default.soft_start,
+        None if cluster is None else cluster.share(default).short_term_train_all,
     )
 
 
