@@ -59,6 +59,7 @@ setuptools.setup(
             "nvidia-cuda-runtime>=13.0,<14",
         ],
         "int8": ["ai-edge-quantizer>=0.10"],
+        "ray": ["ray>=2.40"],
         "tensorboard": ["tensorboard>=2.19"],
         "tflite": ["tflite>=2.18"],
         "tracker": ["tornado>=6.4"],

@@ -17,6 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
             "model": "resnet8",
             "seed": 0,
             "data": dataclasses.asdict(data),
-            "training": {"long_term": dataclasses.asdict(fit)},
+            "training": {"long_term": dataclasses.asdict(fit), "distribute": ""},
         }
     )

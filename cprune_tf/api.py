@@ -16,6 +16,7 @@ from cprune_tf import config as configs
 if TYPE_CHECKING:
     import keras
     import rich.console
+    import tensorflow as tf
 
     from cprune_tf.data import ImageData
     from cprune_tf.data.image_files import FileChecks, FileProgress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cprune_tf.report.types import Report
     from cprune_tf.runs import Progress, RunDirectory
     from cprune_tf.strategies.workbench.reweighting import Sparsifier
+    from cprune_tf.training.cluster import TrainingCluster
     from cprune_tf.training.judging import Judged
 
 Train = Callable[[Any], None]
@@ -148,16 +150,21 @@ def prune(
         else configs.from_mapping(dict(config or {}))
     ).validate()
     _check_confidence(settings, evaluate)
+    settings.training.check_one_process()
     settings = _with_names(settings, model, device)
     from cprune_tf import models, pipeline, report
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress, RunDirectory, events
     from cprune_tf.storage.plain import to_plain
+    from cprune_tf.training import distribution
     from cprune_tf.training.compiled import check_compiled
     from cprune_tf.training.plausibility import scaling_note
 
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
     own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
+    _check_distribute(settings, own_compile, bool(short_term_train and long_term_train))
+    _check_ray(settings, own_compile or short_term_train is not None)
+    replicas = distribution.open_strategy(settings.training.distribute)
     with Progress(console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
         data = _image_data(
@@ -167,6 +174,7 @@ def prune(
             check_compiled(keras_model, data)
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
+        _cluster(settings) as cluster,
         _opened(device, settings.measure.cores) as opened,
         RunDirectory.open(root, settings, resume=resume) as run,
         Progress(
@@ -181,8 +189,13 @@ def prune(
         for note in (*data.notes, scaling_note(keras_model, data)):
             if note:
                 progress.note(note)
+        if settings.ray_address and cluster is None:
+            progress.note(
+                f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
+                "depend on each other, and run in this process."
+            )
         hooks = _hooks(
-            settings, data, keras_model, own_compile, run, progress.innermost,
+            settings, data, keras_model, own_compile, replicas, cluster, run, progress.innermost,
             short_term_train, long_term_train, evaluate,
         )  # fmt: skip
         given = pipeline.PipelineInput(
@@ -202,6 +215,41 @@ def _check_confidence(settings: configs.PruneConfig, evaluate: Evaluate | None) 
             "your own, which does not tell which images are classified right; expected only one of "
             "the two. Set gate_confidence to 0, or leave evaluate out."
         )
+
+
+def _check_distribute(
+    settings: configs.PruneConfig, own_compile: bool, own_functions: bool
+) -> None:
+    if settings.training.distribute and (own_compile or own_functions):
+        raise configs.ConfigError(
+            f"config.training.distribute is {settings.training.distribute!r}; expected '' where "
+            "your own functions or the optimizer of your compiled model train: distribute them "
+            "yourself, or leave training to config.training."
+        )
+
+
+def _check_ray(settings: configs.PruneConfig, own_training: bool) -> None:
+    if settings.ray_address and own_training:
+        raise configs.ConfigError(
+            f"config.ray_address is {settings.ray_address!r}; expected '' where your own "
+            "short_term_train or the optimizer of your compiled model trains: these stay in this "
+            "process. Leave ray_address empty, or leave training to config.training.short_term."
+        )
+
+
+@contextlib.contextmanager
+def _cluster(settings: configs.PruneConfig) -> Iterator[TrainingCluster | None]:
+    """The Ray cluster of the config; None if there is none, or no use for it."""
+    from cprune_tf.strategies.registry import registered_strategies
+
+    strategy = registered_strategies()[settings.strategy.name].strategy
+    if not (settings.ray_address and strategy.trains_side_by_side):
+        yield None
+        return
+    from cprune_tf.training.cluster import TrainingCluster
+
+    with TrainingCluster(settings.ray_address) as cluster:
+        yield cluster
 
 
 def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
@@ -250,6 +298,8 @@ def _hooks(
     data: ImageData,
     model: keras.Model,
     own_compile: bool,
+    replicas: tf.distribute.Strategy | None,
+    cluster: TrainingCluster | None,
     run: RunDirectory,
     on_step: Callable[[int, int, str], None],
     short_term_train: Train | None,
@@ -268,6 +318,7 @@ def _hooks(
         log_dir=run.tensorboard_dir,
         on_step=on_step,
         checkpoint_dir=run.checkpoint_dir,
+        replicas=replicas,
     )
     return Hooks(
         short_term_train or default.short_term_train,
@@ -276,6 +327,7 @@ def _hooks(
         default.sample,
         default.evaluate_batches if evaluate is None else None,
         None if own_compile or short_term_train else default.soft_start,
+        None if cluster is None else cluster.share(default).short_term_train_all,
     )
 
 

@@ -87,6 +87,7 @@ def make_plan(
         RunDirectoryError: If a run began with another config.
         TfmotError: If a contender's tool is not installed.
     """
+    config.training.check_one_process()
     names = _checked_names(strategies)
     workdir = workdir.resolve()
     if workdir.exists() and not workdir.is_dir():

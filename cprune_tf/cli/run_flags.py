@@ -29,6 +29,11 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
     None,
     "Instead of config.strategy.max_accuracy_drop, e.g. 0.01 for one percentage point.",
 )
+RAY = flags.DEFINE_string(
+    "ray",
+    None,
+    "Instead of config.ray_address: where independent trainings run side by side, e.g. local.",
+)
 RESUME = flags.DEFINE_bool("resume", False, "Continue what --workdir holds.")
 
 
@@ -44,6 +49,8 @@ def read() -> configs.PruneConfig:
             setattr(values, flag.name, flag.value)
     if CORES.value is not None:
         values.measure.cores = CORES.value
+    if RAY.value is not None:
+        values.ray_address = RAY.value
     for flag in (TARGET_SPEEDUP, TARGET_LATENCY_MS, MAX_ACCURACY_DROP):
         if flag.value is not None:
             setattr(values.strategy, flag.name, flag.value)

@@ -6,6 +6,10 @@ The embedded ResNet-8 was made by this command:
         --output=cprune_tf/models/pretrained/resnet8_fashion.keras --overwrite
 
 Any field of the config can be overridden, e.g. --config.training.long_term.epochs=5.
+
+With --config.training.distribute=mirrored all GPUs of this machine train. With multi_worker, start
+the same command on each machine, with TF_CONFIG set as TensorFlow expects it: all of them train,
+and the first worker (or the chief) evaluates, prints and writes the file.
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "The experiment: a Python file with get_config(). Only the fields model, seed, data, "
-    "training.long_term and strategy.metric are used. model is a name or file for load_model, or "
-    "'resnet8', 'vgg_small' or 'mobilenet_small' for a new model.",
+    "training.long_term, training.distribute and strategy.metric are used. model is a name or file "
+    "for load_model, or 'resnet8', 'vgg_small' or 'mobilenet_small' for a new model.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
@@ -64,10 +68,16 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
     import keras
 
     from cprune_tf import training
-    from cprune_tf.training import plausibility
+    from cprune_tf.training import distribution, plausibility
 
+    # First of all: workers cannot be found any more once TensorFlow has computed something.
+    replicas = distribution.open_strategy(config.training.distribute)
     keras.utils.set_random_seed(config.seed)
     model, data = _model_and_data(config)
+    if not distribution.is_chief(replicas):
+        # The chief says, judges and writes what is the same everywhere.
+        training.fit(model, data, config.training.long_term, seed=config.seed, replicas=replicas)
+        return
     metric = config.strategy.metric
     for note in (*data.notes, plausibility.scaling_note(model, data)):
         if note:
@@ -94,6 +104,7 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
         seed=config.seed,
         on_epoch=report,
         log_dir=_TENSORBOARD_DIR.value,
+        replicas=replicas,
     )
     with files.replacing(output) as temporary:
         model.save(temporary)

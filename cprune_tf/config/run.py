@@ -40,6 +40,9 @@ class PruneConfig:
             "bfloat16" for half the size. TVM computes in float32 with each of them.
         protect: Layer-name patterns (fnmatch) whose filters are never removed.
         seed: The seed of every random choice.
+        ray_address: The Ray cluster on which trainings that don't depend on each other run side by
+            side: "HOST:PORT" of its head, "auto", or "local" for a new one on this machine. "":
+            they run one after the other in this process. A run may go on with another one.
         data: Where images come from and how they are preprocessed.
         strategy: How candidates are chosen and judged.
         training: How candidates and the result are trained.
@@ -57,6 +60,7 @@ class PruneConfig:
     weights: str = "float32"
     protect: tuple[str, ...] = ()
     seed: int = 0
+    ray_address: str = ""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     strategy: StrategyConfig = dataclasses.field(default_factory=default_strategy)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)

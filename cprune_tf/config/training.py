@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from cprune_tf.config.checks import require
+from cprune_tf.config.checks import ConfigError, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +126,25 @@ class TrainingConfig:
         recalibration_batches: After the training of a candidate or the result, the statistics of
             its batch normalisation are those of so many training batches together; 0: they stay
             moving averages, which depend on the luck of the last few batches.
+        distribute: Where each step's batch is computed: "" on one device, "mirrored" on all GPUs of
+            this machine, or "multi_worker" on all machines that the environment variable TF_CONFIG
+            names, which only `tools/train.py` can do.
     """
 
     short_term: FitConfig = FitConfig()
     long_term: FitConfig = FitConfig(epochs=100)
     teacher: str = ""
     recalibration_batches: int = 20
+    distribute: str = ""
+
+    def check_one_process(self) -> None:
+        """Raises ConfigError if several processes would train, which a pruning run cannot use."""
+        if self.distribute == "multi_worker":
+            raise ConfigError(
+                "config.training.distribute is 'multi_worker'; expected '' or 'mirrored' in a "
+                "pruning run, in which one process decides, measures and trains. Train the "
+                "original or the result on several machines with tools/train.py."
+            )
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -139,3 +152,9 @@ class TrainingConfig:
         self.long_term.validate("training.long_term")
         batches = self.recalibration_batches
         require(batches >= 0, "training.recalibration_batches", batches, "0 (never) or more")
+        require(
+            self.distribute in ("", "mirrored", "multi_worker"),
+            "training.distribute",
+            self.distribute,
+            "empty (one device), mirrored or multi_worker",
+        )

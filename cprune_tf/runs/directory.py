@@ -20,6 +20,8 @@ CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
 JOURNAL_NAME = "journal.jsonl"
 LOG_NAME = "run.log"
+# Fields that say where work is done and not what: a run may go on with others.
+_MAY_DIFFER = frozenset({"ray_address"})
 FOLDERS = ("tuning", "models", "figures", "deploy", "tensorboard", "checkpoints")
 
 
@@ -256,7 +258,8 @@ def refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> N
             f"{root} holds a journal but no {CONFIG_NAME}, so the run's config is unknown; "
             "choose another --workdir."
         )
-    changes = differences.compare(_read_json(path), config.to_json_dict())
+    compared = differences.compare(_read_json(path), config.to_json_dict())
+    changes = [change for change in compared if change.field not in _MAY_DIFFER]
     if changes:
         fields = "; ".join(f"config.{change}" for change in changes)
         raise RunDirectoryError(

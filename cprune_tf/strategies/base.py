@@ -148,6 +148,8 @@ class Strategy(abc.ABC):
     name: ClassVar[str]
     # What ranks units where config.strategy.importance is empty.
     default_importance: ClassVar[str] = "l1"
+    # Whether it has trainings that don't depend on each other, which config.ray_address is for.
+    trains_side_by_side: ClassVar[bool] = False
 
     def __init__(self, bench: Workbench, original: CurrentModel, required_accuracy: float) -> None:
         self.bench = bench

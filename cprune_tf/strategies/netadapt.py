@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from cprune_tf.accuracy import Evaluation
@@ -78,6 +78,7 @@ class NetAdapt(Strategy):
     """
 
     default_importance = "l2"
+    trains_side_by_side = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -274,35 +275,48 @@ class NetAdapt(Strategy):
             The most accurate one; the fastest of them if several are. Its weights are on disk.
         """
         bench, evaluations = self.bench, self._evaluations()
-
-        def rank(proposal: events.CandidatePlanned) -> tuple[float, float]:
-            return evaluations[proposal.key].accuracy, -proposal.ratio
-
-        trained = [proposal for proposal in proposals if proposal.key in evaluations]
+        left = [proposal for proposal in proposals if proposal.key not in evaluations]
         stage_name = f"Train proposals of iteration {current.iteration + 1}"
         with bench.progress.stage(stage_name, total=len(proposals)) as stage:
-            for proposal in proposals:
-                if proposal.key in evaluations:
-                    continue
-                stage.update(len(trained), proposal.key)
-                draft = bench.draft(current, dict(proposal.removed))
-                candidate = Candidate(proposal.key, draft, num_units(proposal.removed))
-                # Evaluated whole: the proposals are compared with each other.
-                evaluation = bench.train(candidate, self.num_candidates)
-                evaluations[proposal.key] = evaluation
-                trained.append(proposal)
-                best = max(trained, key=rank)
-                if best is proposal:
-                    # On disk before the journal says that it is trained.
-                    bench.run.save_model(draft.model, _weights_name(proposal))
-                bench.run.journal.append(
-                    events.ProposalTrained(
-                        self.num_candidates, proposal.key, evaluation.accuracy, evaluation.paired
-                    )
-                )
-                bench.progress.note(f"{proposal.key}: {proposal.reason}: {evaluation}")
-                self._delete_weights_except(best)
-        return max(trained, key=rank)
+
+            def candidates() -> Iterator[Candidate]:
+                for proposal in left:
+                    stage.update(len(evaluations), proposal.key)
+                    draft = bench.draft(current, dict(proposal.removed))
+                    yield Candidate(proposal.key, draft, num_units(proposal.removed))
+
+            for candidate, evaluation in bench.train_all(candidates(), self.num_candidates):
+                evaluations[candidate.key] = evaluation
+                self._keep_trained(candidate, proposals, evaluations)
+                stage.update(len(evaluations), candidate.key)
+        return _best(proposals, evaluations)
+
+    def _keep_trained(
+        self,
+        candidate: Candidate,
+        proposals: Sequence[events.CandidatePlanned],
+        evaluations: Mapping[str, Evaluation],
+    ) -> None:
+        """Journals a trained proposal; its weights are kept if it is the best so far.
+
+        Args:
+            candidate: The trained proposal.
+            proposals: All of the iteration.
+            evaluations: Of those that are trained, by key.
+        """
+        bench, evaluation = self.bench, evaluations[candidate.key]
+        best = _best(proposals, evaluations)
+        if best.key == candidate.key:
+            # On disk before the journal says that it is trained.
+            bench.run.save_model(candidate.draft.model, _weights_name(best))
+        bench.run.journal.append(
+            events.ProposalTrained(
+                self.num_candidates, candidate.key, evaluation.accuracy, evaluation.paired
+            )
+        )
+        reasons = {proposal.key: proposal.reason for proposal in proposals}
+        bench.progress.note(f"{candidate.key}: {reasons[candidate.key]}: {evaluation}")
+        self._delete_weights_except(best)
 
     def _trained_weights(self, proposal: events.CandidatePlanned) -> list[Any]:
         import keras
@@ -316,6 +330,20 @@ class NetAdapt(Strategy):
         for path in self.bench.run.path("models").glob(f"{_WEIGHTS_PREFIX}*.keras"):
             if path.name != kept:
                 path.unlink()
+
+
+def _best(
+    proposals: Sequence[events.CandidatePlanned], evaluations: Mapping[str, Evaluation]
+) -> events.CandidatePlanned:
+    """The most accurate of the trained proposals, the fastest of several, the first of equals.
+
+    It does not depend on the order in which they were trained.
+    """
+
+    def rank(proposal: events.CandidatePlanned) -> tuple[float, float]:
+        return evaluations[proposal.key].accuracy, -proposal.ratio
+
+    return max((proposal for proposal in proposals if proposal.key in evaluations), key=rank)
 
 
 _WEIGHTS_PREFIX = "proposal_"

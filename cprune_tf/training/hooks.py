@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
@@ -45,6 +46,8 @@ class Trainer:
         log_dir: Folder for TensorBoard; None: nothing is logged.
         on_step: Told after each step how far a training is; None: nobody is told.
         checkpoint_dir: Folder that keeps the state of an interrupted training; None: none is kept.
+        replicas: What each batch is split over, all in this process; None: one device trains. With
+            own_compile it has no effect.
     """
 
     config: PruneConfig
@@ -54,6 +57,7 @@ class Trainer:
     log_dir: pathlib.Path | None = None
     on_step: StepProgress | None = None
     checkpoint_dir: pathlib.Path | None = None
+    replicas: tf.distribute.Strategy | None = None
     _teachers: dict[str, Teacher] = dataclasses.field(default_factory=dict, init=False)
 
     def short_term_train(self, model: keras.Model) -> None:
@@ -120,6 +124,7 @@ class Trainer:
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
             checkpoint=None if kept_in is None or penalty else kept_in / f"{phase}.npz",
+            replicas=self.replicas,
         )
         if num_batches := self.config.training.recalibration_batches:
             recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
@@ -127,8 +132,10 @@ class Trainer:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
 
-    def _teacher_at(self, config: FitConfig) -> Teacher:
+    def _teacher_at(self, config: FitConfig) -> keras.Model | Teacher:
         """The teacher at a training's precision, shared by all trainings of the run."""
+        if self.replicas is not None:
+            return self.teacher  # copied to them by each training
         precision = chosen_precision(config.precision)
         if precision not in self._teachers:
             self._teachers[precision] = Teacher(self.teacher, self.data, precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
-from cprune_tf.training import losses
+from cprune_tf.training import distribution, losses
 from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.teaching import NUM_PROBES, Teacher
 
-Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
@@ -114,6 +114,7 @@ def make_step(
     distill: float,
     label_smoothing: float = 0.0,
     penalty: Callable[[], tf.Tensor] | None = None,
+    replicas: tf.distribute.Strategy | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
 
@@ -125,6 +126,8 @@ def make_step(
         distill: Weight of the teacher in the loss, 0..1.
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
         penalty: Computes what is added to the loss, from variables; None: nothing is.
+        replicas: Each batch is split over them; model and optimizer were made in their scope.
+            None: one device trains on the whole batch.
 
     Returns:
         A function of (images, labels, numbers of the images) that gives the loss and the fraction
@@ -138,7 +141,10 @@ def make_step(
     variables = model.trainable_variables
 
     def compute(
-        images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        indices: tf.Tensor,
+        share: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = tf.cast(model(images, training=True), tf.float32)
@@ -151,10 +157,23 @@ def make_step(
                 loss += tf.add_n(model.losses)
             if penalty is not None:
                 loss += penalty()
-        gradients = tape.gradient(loss, [v.value for v in variables])
+            # The optimizer sums the gradients of all replicas.
+            target = loss if share is None else share * loss
+        gradients = tape.gradient(target, [v.value for v in variables])
         optimizer.apply(gradients, variables)
         right = tf.argmax(outputs, axis=-1, output_type=tf.int32) == labels
         return loss, tf.reduce_mean(tf.cast(right, tf.float32))
+
+    def compute_in_replicas(
+        images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor
+    ) -> Sequence[tf.Tensor]:
+        def compute_part(
+            images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            # No replica's teacher keeps outputs, so none needs the numbers of its images.
+            return compute(images, labels, indices, share)
+
+        return distribution.run_in_replicas(replicas, model, compute_part, images, labels)
 
     # None for the batch: a last, smaller batch must not trace everything anew.
     signature = [
@@ -162,4 +181,5 @@ def make_step(
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([None], tf.int64),
     ]
-    return tf.function(compute, input_signature=signature, autograph=False)
+    whole = compute if replicas is None else compute_in_replicas
+    return tf.function(whole, input_signature=signature, autograph=False)

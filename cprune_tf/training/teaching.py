@@ -26,15 +26,25 @@ class Teacher:
         model: A classifier for the data; it must not change any more.
         data: The training data.
         precision: What the teacher computes in; see `training_twin`.
+        keeps: Whether outputs are kept where images do not change. Not where several replicas ask:
+            each has a part of a batch, and whatever one keeps the others cannot read.
     """
 
-    def __init__(self, model: keras.Model, data: ImageData, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        data: ImageData,
+        precision: str = "float32",
+        *,
+        keeps: bool = True,
+    ) -> None:
         self.model = model
         self._are_probabilities = losses.gives_probabilities(model, data.judges[0][:NUM_PROBES])
         self._twin = training_twin(model, precision=precision)
         self._kept: tf.Variable | None = None
         num_images = data.num_train or 0
-        if data.train_indices is not None and num_images * data.num_classes * 4 < _MOST_KEPT_BYTES:
+        is_small = num_images * data.num_classes * 4 < _MOST_KEPT_BYTES
+        if keeps and data.train_indices is not None and is_small:
             shape = [num_images, data.num_classes]
             self._kept = tf.Variable(tf.zeros(shape), trainable=False)
             self._is_kept = tf.Variable(tf.zeros([num_images], tf.bool), trainable=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import math
 import pathlib
 import time
@@ -14,6 +16,7 @@ import tensorflow as tf
 
 from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
+from cprune_tf.training import distribution
 from cprune_tf.training import step as steps
 from cprune_tf.training.averaging import WeightAverage
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
@@ -80,6 +83,7 @@ def fit(
     stop: Callable[[], bool] | None = None,
     log_dir: str | pathlib.Path | None = None,
     checkpoint: pathlib.Path | None = None,
+    replicas: tf.distribute.Strategy | None = None,
 ) -> FitResult:
     """Trains a model in place with a fresh optimizer.
 
@@ -95,7 +99,8 @@ def fit(
         config: Epochs, rate, momentum, weight decay, schedule, loss, averaging, early end.
         seed: Decides shuffling, augmentation and dropout.
         teacher: The model whose outputs are to be kept; needed when config.distill > 0. A
-            `Teacher` that several trainings share computes each output only once, where it can.
+            `Teacher` that several trainings share computes each output only once, where it can;
+            not with replicas, which need copies of their own.
         penalty: Added to the loss. It gets the copy that the steps run on, whose weights are in the
             model's order.
         on_epoch: Called after each epoch, when the model has the new weights.
@@ -104,28 +109,41 @@ def fit(
         log_dir: Where to write TensorBoard scalars for each epoch.
         checkpoint: A file that keeps the state after each epoch. If it holds this very training
             (same weights, config, seed and teacher), the training goes on from there. Not with a
-            penalty, since no two penalties can be told apart.
+            penalty, since no two penalties can be told apart, nor with several workers.
+        replicas: Each batch is split over them; see `distribution`. With several workers, each
+            calls this with the same arguments and gets the same weights; `stop`, which would end
+            only one of them, is not possible then. None: one device trains.
 
     Returns:
         Loss and accuracy of each epoch.
 
     Raises:
-        TrainingError: When model and data don't fit, a teacher is missing, or the loss is NaN.
+        TrainingError: When model and data don't fit, a teacher is missing, the loss is NaN, or
+            the other workers train something else or are gone.
         StorageError: When the checkpoint cannot be written.
     """
     config.validate("fit")
     if penalty is not None and checkpoint is not None:
         raise ValueError("fit: both a penalty and a checkpoint were given; expected one at most.")
+    several = distribution.is_multi_worker(replicas)
+    if several and (checkpoint is not None or stop is not None):
+        raise ValueError(
+            "fit: a checkpoint or `stop` was given with several workers; leave it out."
+        )
+    if replicas is not None and isinstance(teacher, Teacher):
+        raise ValueError("fit: a Teacher was given with replicas; expected the model itself.")
     check_model(model, data)
     start = time.perf_counter()
     if not config.epochs:
         return FitResult((), 0, False, 0.0)
-    training = _Training(model, data, config, seed, teacher, penalty, checkpoint)
-    writer = tf.summary.create_file_writer(str(log_dir)) if log_dir is not None else None
-    while not training.has_ended and training.train_epoch(on_step, stop):
-        _log(writer, training.epochs[-1])
-        if on_epoch is not None:
-            on_epoch(training.epochs[-1])
+    logged = log_dir is not None and distribution.is_chief(replicas)
+    writer = tf.summary.create_file_writer(str(log_dir)) if logged else None
+    with distribution.lost_workers_explained(replicas):
+        training = _Training(model, data, config, seed, teacher, penalty, checkpoint, replicas)
+        while not training.has_ended and training.train_epoch(on_step, stop):
+            _log(writer, training.epochs[-1])
+            if on_epoch is not None:
+                on_epoch(training.epochs[-1])
     if writer is not None:
         writer.close()
     stopped = len(training.epochs) < config.epochs
@@ -150,26 +168,34 @@ class _Training:
         teacher: keras.Model | Teacher | None,
         penalty: Penalty | None,
         checkpoint: pathlib.Path | None,
+        replicas: tf.distribute.Strategy | None,
     ) -> None:
         self._model, self._data, self._config, self._seed = model, data, config, seed
         num_batches = count_batches(data, config, seed)
         self._total = num_batches * config.epochs
-        precision = chosen_precision(config.precision)
-        twin = training_twin(model, seed=seed, precision=precision)
-        self._optimizer = steps.make_optimizer(twin, config, self._total)
-        if isinstance(teacher, keras.Model):
-            teacher = Teacher(teacher, data, precision) if config.distill else None
-        self._step = steps.make_step(
-            twin,
-            self._optimizer,
-            data,
-            teacher=teacher,
-            distill=config.distill,
-            label_smoothing=config.label_smoothing,
-            penalty=_bound(penalty, twin, self._optimizer, self._total),
-        )
+        given = teacher.model if isinstance(teacher, Teacher) else teacher
+        others = [] if given is None else [given]
+        if replicas is not None and distribution.is_multi_worker(replicas):
+            name = fingerprint(model, config, seed, *others) + _first_batch(data, config, seed)
+            distribution.check_same_training(replicas, f"{name} {num_batches}")
+        with contextlib.nullcontext() if replicas is None else replicas.scope():
+            precision = chosen_precision(config.precision)
+            twin = training_twin(model, seed=seed, precision=precision)
+            self._optimizer = steps.make_optimizer(twin, config, self._total)
+            if given is not None and given is teacher and config.distill:
+                teacher = Teacher(given, data, precision, keeps=replicas is None)
+            self._step = steps.make_step(
+                twin,
+                self._optimizer,
+                data,
+                teacher=teacher if isinstance(teacher, Teacher) else None,
+                distill=config.distill,
+                label_smoothing=config.label_smoothing,
+                penalty=_bound(penalty, twin, self._optimizer, self._total),
+                replicas=replicas,
+            )
+        # Outside the scope: one average is enough for weights that all replicas share.
         self._average = WeightAverage(twin, config.ema)
-        others = [] if teacher is None else [teacher.model]
         self._checkpoint = Checkpoint(
             checkpoint,
             "" if checkpoint is None else fingerprint(model, config, seed, *others),
@@ -208,7 +234,7 @@ class _Training:
         if stopped:
             return False
         loss, accuracy = np.mean(values, axis=0).tolist()
-        rate = float(self._optimizer.learning_rate)
+        rate = float(tf.convert_to_tensor(self._optimizer.learning_rate))
         duration_sec = time.perf_counter() - start
         self.epochs.append(
             EpochResult(number, self._config.epochs, loss, accuracy, rate, duration_sec)
@@ -260,6 +286,14 @@ def count_batches(data: ImageData, config: FitConfig, seed: int) -> int:
     return count
 
 
+def _first_batch(data: ImageData, config: FitConfig, seed: int) -> str:
+    """A name of the first batch that a training sees."""
+    digest = hashlib.sha256()
+    for images, labels in epoch_dataset(data, config, seed, 1).take(1):
+        digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _bound(
     penalty: Penalty | None,
     twin: keras.Model,
@@ -279,9 +313,7 @@ def _has_stalled(epochs: Sequence[EpochResult], patience: int) -> bool:
     return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def _finite(
-    values: tuple[tf.Tensor, tf.Tensor], epoch: int, config: FitConfig
-) -> tuple[float, float]:
+def _finite(values: Sequence[tf.Tensor], epoch: int, config: FitConfig) -> tuple[float, float]:
     loss, accuracy = float(values[0]), float(values[1])
     if not math.isfinite(loss):
         raise TrainingError(

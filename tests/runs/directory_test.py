@@ -74,6 +74,11 @@ def test_resume_with_another_config_lists_both_values(tmp_path):
     RunDirectory.open(tmp_path, _CONFIG, resume=True).close()  # no lock was left
 
 
+def test_a_run_goes_on_where_its_trainings_ran_elsewhere(tmp_path):
+    RunDirectory.create(tmp_path, dataclasses.replace(_CONFIG, ray_address="local")).close()
+    RunDirectory.open(tmp_path, _CONFIG, resume=True).close()
+
+
 def test_config_written_by_a_version_with_other_fields_differs(tmp_path):
     RunDirectory.create(tmp_path, _CONFIG).close()
     stored = json.loads((tmp_path / "config.json").read_text())

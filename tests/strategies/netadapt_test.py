@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -287,6 +288,32 @@ def test_a_killed_run_decides_as_an_undisturbed_one_and_trains_nothing_twice(
         decisions = decisions_of(bench)
     assert (decisions, trained) == undisturbed
     assert len({(event.index, event.key) for event in planned}) == len(planned) == 6
+    assert result.model.get_layer("classifier").bias.numpy().tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize("fatal_call", [2, 5])
+def test_trainings_that_end_in_another_order_give_the_same_decisions(
+    tmp_path, undisturbed, fatal_call
+):
+    """Side by side; a killed run keeps what had arrived, and trains only the rest."""
+    trained = []
+
+    def train_all(models):
+        for position in reversed(range(len(models))):
+            killed_by()
+            count_up(models[position])
+            trained.append(widths(models[position]))
+            yield position
+
+    killed_by = Deadly(lambda: None, fatal_call)
+    used = benches.hooks(evaluate=graded_accuracy)
+    used = dataclasses.replace(used, short_term_train_all=train_all)
+    with pytest.raises(Killed), benches.bench(tmp_path, strategy(2), used) as bench:
+        prune(bench)
+    with benches.bench(tmp_path, strategy(2), used) as bench:
+        result = prune(bench)
+        decisions = decisions_of(bench)
+    assert decisions == undisturbed[0] and sorted(trained) == sorted(undisturbed[1])
     assert result.model.get_layer("classifier").bias.numpy().tolist() == [2.0] * 4
 
 

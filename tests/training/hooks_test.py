@@ -8,8 +8,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
+from cprune_tf import api
+from cprune_tf.config import ConfigError, FitConfig, PruneConfig, TrainingConfig
 from cprune_tf.data import from_datasets
 from cprune_tf.training import TrainingError, recalibrate_batch_norm
 from cprune_tf.training.compiled import check_compiled
@@ -41,6 +43,28 @@ def _reports_of(data, model, phase="short", own_compile=False):
     )
     (trainer.short_term_train if phase == "short" else trainer.long_term_train)(model)
     return reports
+
+
+class _CountedReplicas(tf.distribute.OneDeviceStrategy):
+    def __init__(self):
+        super().__init__("/cpu:0")
+        self.num_traced = 0
+
+    def run(self, *arguments, **options):
+        self.num_traced += 1
+        return super().run(*arguments, **options)
+
+
+def test_each_training_runs_in_the_replicas_it_was_given(small_data, trained):
+    replicas = _CountedReplicas()
+    trainer = Trainer(_CONFIG, small_data, trained, replicas=replicas)
+    trainer.short_term_train(trained)
+    assert replicas.num_traced
+    with pytest.raises(ConfigError, match="where your own functions or the optimizer"):
+        trained.compile("sgd", "sparse_categorical_crossentropy")
+        images, labels = small_data.test_images, small_data.test_labels
+        config = {"training": {"distribute": "mirrored"}}
+        api.prune(trained, train_data=(images, labels), config=config)
 
 
 def test_hits_on_the_deciding_images_are_those_of_the_accuracy(small_data, trained):

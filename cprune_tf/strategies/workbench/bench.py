@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cprune_tf import graph
@@ -302,6 +302,29 @@ class Workbench:
                 error_rate=self.config.strategy.gate_error_rate,
                 seed=(self.config.seed, index),
             )
+
+    def train_all(
+        self, candidates: Iterable[Candidate], index: int
+    ) -> Iterator[tuple[Candidate, Evaluation]]:
+        """Trains candidates in place, side by side where `config.ray_address` says so.
+
+        Args:
+            candidates: All of them are trained and evaluated whole.
+            index: The number of the decision that they are for, from 0.
+
+        Yields:
+            Each candidate and its accuracy when it is trained; side by side, in any order.
+        """
+        train_all = self.hooks.short_term_train_all
+        if train_all is None:
+            for candidate in candidates:
+                yield candidate, self.train(candidate, index)
+            return
+        waiting = list(candidates)
+        for position in train_all([candidate.draft.model for candidate in waiting]):
+            model = waiting[position].draft.model
+            graph.flush_subnormals(model)
+            yield waiting[position], self.evaluate(model)
 
     def evaluate(self, model: Any) -> Evaluation:
         """Evaluates a model on all images that decide."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Hooks:
             None if `evaluate` is the caller's own, which is run whole.
         soft_start: Trains a model in place with a penalty, for so many epochs; None where the
             caller's own functions or optimizer train, which know of no penalty.
+        short_term_train_all: Trains models in place, side by side, as short_term_train does;
+            yields the position of each when it is trained. None: they are trained one by one.
     """
 
     short_term_train: Callable[[Any], None]
@@ -44,6 +46,7 @@ class Hooks:
     sample: Callable[[], Any]
     evaluate_batches: EvaluateBatches | None = None
     soft_start: Callable[[Any, Any, int], None] | None = None
+    short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
 
     def evaluate_original(self, model: Any) -> events.Evaluated:
         """Evaluates the original model, with which all others are compared.
