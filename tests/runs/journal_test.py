@@ -258,7 +258,10 @@ def test_killed_writer_loses_nothing_it_acknowledged(tmp_path, delay_sec):
     assert process.stdout.readline() == "0\n"
     time.sleep(delay_sec)
     process.send_signal(signal.SIGKILL)
-    acknowledged = [0, *map(int, process.communicate()[0].split("\n")[:-1])]
+    # Not communicate(), which would miss what readline() has read ahead.
+    with process.stdout as stream:
+        acknowledged = [0, *map(int, stream.read().split("\n")[:-1])]
+    process.wait()
     with Journal(path, SCHEMA) as journal:  # the dead process's lock is gone
         numbers = [step.number for step in journal.events(Step)]
         assert numbers == list(range(len(numbers)))
