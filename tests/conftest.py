@@ -12,6 +12,8 @@ _HERE = pathlib.Path(__file__).parent
 _SHARING = ("cli", "compiler", "devices", "latency", "litert", "pipeline", "rig")
 
 
+# First, since xdist's own hook reads the markers.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Says which tests stay together where several processes share the work."""
     if not config.pluginmanager.hasplugin("xdist"):
