@@ -173,8 +173,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def _with_list(word: str) -> str:
     """Writes --config.protect=head*,stem as ml_collections reads it: with quotes."""
     name, equals, value = word.partition("=")
-    field = name.lstrip("-").removeprefix("config.")
-    if not equals or not name.startswith("-") or field not in reading.text_lists():
+    prefix, _, field = name.lstrip("-").partition(".")
+    # Other flags may have a field's name, such as --protect of tools/inspect_model.py.
+    of_config = name.startswith("-") and prefix == "config" and field in reading.text_lists()
+    if not equals or not of_config:
         return word
     if value[:1] in ("(", "[", "'", '"'):
         return word
