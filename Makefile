@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/python tools/prune.py --config=configs/fashion_resnet8.py --workdir=runs/demo --resume
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
