@@ -14,6 +14,7 @@ import json
 import pathlib
 import shutil
 import time
+import typing
 import unittest.mock
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ from cprune_tf.devices.local import LocalDevice
 from cprune_tf.runs.events import Baseline, RunStarted, Stopped
 from cprune_tf.runs.records import Record
 from cprune_tf.storage import jsonl
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.latency.workspace import OpenedModel
 
 ACTIVITY = "activity.jsonl"
 PROGRAM, MODELS, TRAINING = "program", "models", "training"
@@ -125,6 +129,31 @@ class RecordingDevice(LocalDevice):
         """See Device."""
         with self._recorder.doing(MODELS, len(models)):
             return super().time_models(models, *arguments, **settings)
+
+
+def opened_as_configured(
+    model: Any, config: PruneConfig, folder: pathlib.Path
+) -> contextlib.AbstractContextManager[OpenedModel]:
+    """Opens a model for measurements under the conditions of a run's config.
+
+    Args:
+        model: The Keras model.
+        config: The run's config.
+        folder: Holds what is measured.
+    """
+    from cprune_tf.latency.workspace import open_model
+
+    return open_model(
+        model,
+        config.device,
+        folder,
+        config.tuning,
+        num_threads=config.measure.num_threads,
+        protect=config.protect,
+        seed=config.seed,
+        cores=config.measure.cores,
+        frontend=config.frontend,
+    )
 
 
 def check_config(config: PruneConfig) -> None:

@@ -79,19 +79,9 @@ def run_all(config: PruneConfig, seed: int, folder: pathlib.Path) -> dict[str, P
 
 def _tune_original(config: PruneConfig, folder: pathlib.Path) -> None:
     from cprune_tf import models
-    from cprune_tf.latency.workspace import open_model
 
-    with open_model(
-        models.load_model(config.model),
-        config.device,
-        folder,
-        config.tuning,
-        num_threads=config.measure.num_threads,
-        protect=config.protect,
-        seed=config.seed,
-        cores=config.measure.cores,
-        frontend=config.frontend,
-    ) as opened:
+    original = models.load_model(config.model)
+    with effort.opened_as_configured(original, config, folder) as opened:
         opened.tune(config.tuning.trials_per_task)
 
 

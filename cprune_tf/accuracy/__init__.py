@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from cprune_tf.accuracy.gate import AccuracyGate, Evaluation
-from cprune_tf.accuracy.hits import Hits, pack_hits, unpack_hits
+from cprune_tf.accuracy.hits import RANKS, Hits, pack_hits, unpack_hits
 from cprune_tf.accuracy.paired import PairedDifference
 from cprune_tf.accuracy.refusal import RefusalTest
 
 __all__ = [
+    "RANKS",
     "AccuracyGate",
     "Evaluation",
     "Hits",

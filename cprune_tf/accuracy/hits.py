@@ -7,6 +7,9 @@ import base64
 import numpy as np
 import numpy.typing as npt
 
+RANKS = {"top1": 1, "top5": 5}
+"""Of each metric: among how many highest outputs the label is when an image is classified right."""
+
 Hits = npt.NDArray[np.bool_]
 """[number of images] bool: whether the model classifies each image right."""
 

@@ -1,11 +1,20 @@
-"""Copies a model layer by layer."""
+"""Goes through a model layer by layer, nested models included, and copies it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+
+
+def plain_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yields all layers that are no models, those inside nested models too."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from plain_layers(layer)
+        else:
+            yield layer
 
 
 def copy_model(

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf import native_output
+from cprune_tf.accuracy import RANKS
 from cprune_tf.devices.agent.runtimes import litert_interpreter
 from cprune_tf.litert.errors import ConversionError
 
-_RANKS = {"top1": 1, "top5": 5}
 # Enough to hide the cost of a call from Python; few enough for the tensors to stay in the cache.
 _BATCH_SIZE = 32
 
@@ -44,14 +44,14 @@ def evaluate(
         ConversionError: The file, the images or the labels do not fit, the metric is unknown, or
             the outputs are not finite.
     """
-    if metric not in _RANKS:
-        raise ConversionError(f"metric is {metric!r}; expected {' or '.join(_RANKS)}.")
+    if metric not in RANKS:
+        raise ConversionError(f"metric is {metric!r}; expected {' or '.join(RANKS)}.")
     if not len(images) or len(images) != len(labels):
         raise ConversionError(
             f"{len(images)} images and {len(labels)} labels do not match; expected one label for "
             "each image, and at least one image."
         )
-    rank, num_right, start = _RANKS[metric], 0, 0
+    rank, num_right, start = RANKS[metric], 0, 0
     for outputs in run(content, images, num_threads=num_threads):
         if rank > outputs.shape[-1]:
             raise ConversionError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from cprune_tf.graph.copying import copy_model
+from cprune_tf.graph.copying import copy_model, plain_layers
 from cprune_tf.litert.errors import ConversionError
 
 # Types that the converter does not take, or that no kernel of LiteRT computes in.
@@ -26,7 +25,7 @@ def other_float_types(model: keras.Model) -> list[str]:
     """
     types = {variable.dtype for variable in model.weights}
     types |= {tensor.dtype for tensor in model.inputs}
-    types |= {layer.compute_dtype for layer in _layers(model)}
+    types |= {layer.compute_dtype for layer in plain_layers(model)}
     return sorted(types & _OTHER_FLOATS)
 
 
@@ -68,7 +67,7 @@ def require_unquantized(model: keras.Model) -> None:
     """
     modes = {
         layer.name: mode
-        for layer in _layers(model)
+        for layer in plain_layers(model)
         if (mode := getattr(layer.dtype_policy, "quantization_mode", None))
     }
     if not modes:
@@ -83,15 +82,6 @@ def require_unquantized(model: keras.Model) -> None:
         "arithmetic around int8 weights and be slower than the float32 model. Give the model as it "
         "was before model.quantize(), and let precision='int8' quantise it."
     )
-
-
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yields all layers, those inside nested models too."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer
 
 
 def _as_float32(config: Any) -> Any:

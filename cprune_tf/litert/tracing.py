@@ -36,6 +36,7 @@ from cprune_tf.graph.fused_layers import (
 )
 from cprune_tf.litert import scopes
 from cprune_tf.litert.conversion import convert
+from cprune_tf.litert.workloads import names_of
 
 _MISSING = -1  # The tensor index of an optional input that is absent.
 # Class of a layer that a batch norm is folded into -> the attribute that holds its kernel, and the
@@ -129,7 +130,7 @@ def trace(
 
 def _operators(model: Any) -> Iterator[Operator]:
     """Yields the file's operators in the order in which they run."""
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0] != "_"}
+    names = names_of(schema.BuiltinOperator)
     subgraph = model.Subgraphs(0)
     operators = [subgraph.Operators(number) for number in range(subgraph.OperatorsLength())]
     all_inputs = [

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from cprune_tf.data import ImageData
+from cprune_tf.graph.copying import plain_layers
 from cprune_tf.training import twin as twins
 
 
@@ -61,10 +62,5 @@ def recalibrate_batch_norm(
 
 
 def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    normalizations = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            normalizations += _batch_norms(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            normalizations.append(layer)
-    return normalizations
+    layers = plain_layers(model)
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from cprune_tf.accuracy import Hits
+from cprune_tf.accuracy import RANKS, Hits
 from cprune_tf.data import ImageData
 from cprune_tf.data.batches import in_batches
 from cprune_tf.training.errors import TrainingError, check_model
 
 Part = Literal["test", "validation"]
-
-_RANKS = {"top1": 1, "top5": 5}
 
 
 def evaluate(
@@ -75,9 +73,9 @@ def evaluate_batches(
             an order of another number of images.
     """
     check_model(model, data)
-    rank = _RANKS.get(metric)
+    rank = RANKS.get(metric)
     if rank is None:
-        raise TrainingError(f"metric is {metric!r}; expected {' or '.join(_RANKS)}.")
+        raise TrainingError(f"metric is {metric!r}; expected {' or '.join(RANKS)}.")
     if rank > data.num_classes:
         raise TrainingError(
             f"metric {metric} needs {rank} classes or more; the data have {data.num_classes}."

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import keras
 
+from cprune_tf.accuracy import RANKS
 from cprune_tf.data import ImageData
+from cprune_tf.graph.copying import plain_layers
 
 # One-sided test: a model that guesses passes it in 1 of 40 cases.
 _CLEAR_DEVIATIONS = 1.96
 # Of fewer images, no accuracy says that a model only guesses.
 _MIN_IMAGES = 30
-_RANKS = {"top1": 1, "top5": 5}
 # Images shown to find the range of pixels.
 _NUM_PROBES = 256
 # A layer with a smaller scale expects pixels of 0..255.
@@ -29,7 +29,7 @@ def scaling_note(model: keras.Model, data: ImageData) -> str:
         data: Its images, preprocessed.
     """
     images = data.judges[0][:_NUM_PROBES]
-    layer = next((one for one in _rescalings(model) if _is_for_pixels(one)), None)
+    layer = next((one for one in plain_layers(model) if _is_for_pixels(one)), None)
     largest = max(abs(float(images.min())), abs(float(images.max())))
     if layer is None or largest > _LARGEST_SCALED_PIXEL:
         return ""
@@ -49,7 +49,7 @@ def guessing_note(accuracy: float, data: ImageData, metric: str) -> str:
         metric: "top1" or "top5".
     """
     count = len(data.judges[1])
-    chance = min(1.0, _RANKS.get(metric, 1) / data.num_classes)
+    chance = min(1.0, RANKS.get(metric, 1) / data.num_classes)
     deviation = math.sqrt(chance * (1 - chance) / count)
     if count < _MIN_IMAGES or chance == 1 or accuracy > chance + _CLEAR_DEVIATIONS * deviation:
         return ""
@@ -62,14 +62,8 @@ def guessing_note(accuracy: float, data: ImageData, metric: str) -> str:
     )
 
 
-def _rescalings(model: keras.Model) -> Iterator[keras.layers.Rescaling]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _rescalings(layer)
-        elif isinstance(layer, keras.layers.Rescaling):
-            yield layer
-
-
-def _is_for_pixels(layer: keras.layers.Rescaling) -> bool:
+def _is_for_pixels(layer: keras.layers.Layer) -> bool:
+    if not isinstance(layer, keras.layers.Rescaling):
+        return False
     scale = layer.scale
     return isinstance(scale, (int, float)) and 0 < scale <= _LARGEST_PIXEL_SCALE
