@@ -11,11 +11,10 @@ import concurrent.futures
 import dataclasses
 import functools
 import pathlib
-import resource
-import sys
 import tempfile
 from collections.abc import Sequence
 
+import psutil
 import tvm
 from tvm.support.popen_pool import PopenPoolExecutor
 
@@ -25,8 +24,6 @@ from cprune_tf.devices.agent.environment import available_cores
 
 # Workers that have grown beyond this are replaced, because LLVM never frees all its memory.
 _MAX_WORKER_BYTES = 2**30
-# The unit in which the system reports a process's peak memory.
-_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +46,7 @@ class ProgramBuilder:
         target: The target that is built for.
         num_workers: The number of processes; 0: one for each core that this process may run on.
         timeout_sec: The time in seconds after which a build is stopped.
-        max_worker_bytes: The peak memory of a process above which all processes are replaced.
+        max_worker_bytes: The resident memory of a process above which all processes are replaced.
         linker: The command line of the user's linker, or ""; see devices.Device.linker.
     """
 
@@ -150,9 +147,11 @@ class ProgramBuilder:
 
 
 def _build_job(mod: tvm.IRModule, target: tvm.target.Target, path: str, linker_command: str) -> int:
-    """Builds a program in a worker and returns the worker's peak memory in bytes."""
+    """Builds a program in a worker and returns the worker's resident memory in bytes."""
     build_program(mod, target, path, linker_command)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+    # The peak of getrusage is no measure: on Linux a new process inherits its parent's, and with
+    # TensorFlow and a dataset in the parent all workers would be replaced for every batch.
+    return psutil.Process().memory_info().rss
 
 
 def build_program(

@@ -149,3 +149,17 @@ def _postprocessed(program, task, target):
     context = tvm_internals.LightTuneContext(task.mod, target, None, num_threads=1, seed=1)
     assert all(postproc.apply(schedule) for postproc in context.space_generator.postprocs)
     return schedule
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="workers are found in /proc")
+def test_the_memory_of_the_parent_is_not_taken_for_a_workers(target, workload):
+    before = _worker_pids()
+    ballast = b"\x01" * 2**30  # more than a worker may hold
+    with ProgramBuilder(
+        target, num_workers=1, timeout_sec=120.0, max_worker_bytes=2**30
+    ) as builder:
+        _check_built(builder.build([workload])[0])
+        first = _worker_pids() - before
+        _check_built(builder.build([workload])[0])
+        assert _worker_pids() - before == first
+    del ballast
