@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cprune_tf.runs import Progress, RunDirectory
     from cprune_tf.strategies.workbench.reweighting import Sparsifier
     from cprune_tf.training.cluster import TrainingCluster
+    from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.judging import Judged
 
 Train = Callable[[Any], None]
@@ -158,6 +159,7 @@ def prune(
     from cprune_tf.storage.plain import to_plain
     from cprune_tf.training import distribution
     from cprune_tf.training.compiled import check_compiled
+    from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
 
     keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
@@ -194,13 +196,15 @@ def prune(
                 f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
                 "depend on each other, and run in this process."
             )
+        judge = Int8Judge(settings, data) if settings.precision == "int8" else None
         hooks = _hooks(
             settings, data, keras_model, own_compile, replicas, cluster, run, progress.innermost,
-            short_term_train, long_term_train, evaluate,
+            short_term_train, long_term_train, evaluate, judge,
         )  # fmt: skip
         given = pipeline.PipelineInput(
-            keras_model, hooks, data, judged.reason, evaluate is not None, sparsifier
-        )
+            keras_model, hooks, data, judged.reason, evaluate is not None, sparsifier,
+            None if judge is None else judge.quantize,
+        )  # fmt: skip
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
@@ -305,6 +309,7 @@ def _hooks(
     short_term_train: Train | None,
     long_term_train: Train | None,
     evaluate: Evaluate | None,
+    judge: Int8Judge | None,
 ) -> Any:
     """Returns the caller's functions, and the default for each that is None."""
     from cprune_tf.strategies.workbench import Hooks
@@ -326,6 +331,7 @@ def _hooks(
         evaluate or default.evaluate,
         default.sample,
         default.evaluate_batches if evaluate is None else None,
+        judge.evaluate_batches if judge is not None and evaluate is None else None,
         None if own_compile or short_term_train else default.soft_start,
         None if cluster is None else cluster.share(default).short_term_train_all,
     )

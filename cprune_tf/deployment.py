@@ -12,12 +12,28 @@ from typing import Any
 from cprune_tf.config import DataConfig
 from cprune_tf.devices import ModelFile
 from cprune_tf.runs import RunDirectory
+from cprune_tf.runs.results import file_label
 from cprune_tf.runtimes.base import input_specs
 
 if typing.TYPE_CHECKING:
     import keras
 
 _SCRIPT = "deploy_template.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeployedFile:
+    """One file of a deployment.
+
+    Attributes:
+        label: See `runs.results.file_label`.
+        precision: The dtype in which the file stores weights.
+        file: The file, as a device runs it.
+    """
+
+    label: str
+    precision: str
+    file: ModelFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,22 +45,40 @@ class Deployment:
         keras_model: The Keras model, whose outputs are the reference.
         tvm_library: Path of the model's tuned TVM library; None if the run was not for TVM.
         tflite: Path of the model's `.tflite` file.
+        precision: The precision of the `.tflite` file.
+        weights: The dtype in which the TVM library stores weights.
+        float_tflite: Path of a float32 `.tflite` file that is compared with the other, but not
+            deployed; None without one.
     """
 
     name: str
     keras_model: keras.Model
     tvm_library: str | os.PathLike[str] | None
     tflite: str | os.PathLike[str]
+    precision: str = "float32"
+    weights: str = "float32"
+    float_tflite: str | os.PathLike[str] | None = None
 
     def files(self) -> tuple[ModelFile, ...]:
-        """Returns the files that run on the device: the TVM library, if any, and the `.tflite`."""
-        paths = {"tvm": self.tvm_library, "litert": self.tflite}
-        inputs = input_specs(self.keras_model)
+        """Returns the files to deploy: the TVM library, if any, and the `.tflite`."""
+        known = (("tvm", self.tvm_library), ("litert", self.tflite))
+        return tuple(self._file(name, path) for name, path in known if path is not None)
+
+    def compared_files(self) -> tuple[DeployedFile, ...]:
+        """Returns the files to deploy, and the float32 one that is compared with them."""
+        known = (
+            ("tvm", self.weights, self.tvm_library),
+            ("litert", "float32", self.float_tflite),
+            ("litert", self.precision, self.tflite),
+        )
         return tuple(
-            ModelFile(self.name, runtime, os.fspath(path), inputs)
-            for runtime, path in paths.items()
+            DeployedFile(file_label(runtime, precision), precision, self._file(runtime, path))
+            for runtime, precision, path in known
             if path is not None
         )
+
+    def _file(self, runtime: str, path: str | os.PathLike[str]) -> ModelFile:
+        return ModelFile(self.name, runtime, os.fspath(path), input_specs(self.keras_model))
 
 
 def write_deploy_folder(

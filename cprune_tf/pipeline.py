@@ -11,6 +11,7 @@ import math
 import pathlib
 import resource
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.environment import package_version
 from cprune_tf.runs.results import ExportedFile
 from cprune_tf.runtimes import Runtime, RuntimeOptions, find_runtime, open_runtime
+from cprune_tf.storage import files
 from cprune_tf.strategies.base import Strategy
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench, run_strategy
@@ -59,6 +61,7 @@ class PipelineInput:
         own_score: Whether the caller's own function gives the accuracies.
         sparsifier: Changes the original's weights in place of the strategy and of long-term
             training; None: the strategy prunes.
+        quantize: Makes the int8 file of a model; None at other precisions.
     """
 
     model: Any
@@ -67,6 +70,7 @@ class PipelineInput:
     judging_reason: str = ""
     own_score: bool = False
     sparsifier: Sparsifier | None = None
+    quantize: Callable[[Any], bytes] | None = None
 
 
 class Pipeline:
@@ -169,6 +173,8 @@ class Pipeline:
             seed=config.seed,
             frontend=config.frontend,
             weights=config.weights,
+            quantization=config.quantization,
+            quantize=self._given.quantize,
         )
 
     def _checked_original(self, runtime: type[Runtime]) -> Any:
@@ -188,7 +194,7 @@ class Pipeline:
                 f"The model {model.name!r} has no channel group that could be pruned: "
                 f"{'; '.join(reasons) or 'no layer makes channels'}."
             )
-        runtime.check(model, self._config.frontend)
+        runtime.check(model, self._runtime_options())
         sparsifier = self._given.sparsifier
         if sparsifier is not None and self._run.journal.last(events.CandidateJudged) is None:
             sparsifier.check(model, self._given.data)
@@ -230,7 +236,7 @@ class Pipeline:
         baseline = self._run.journal.last(events.Baseline)
         if baseline is not None:
             return bench.restore(baseline, original)
-        first = bench.start(original, accuracy)
+        first = bench.start(original, self._evaluated_as_deployed(bench, original, accuracy))
         metric = self._config.strategy.metric
         self._run.journal.append(
             events.Baseline(
@@ -239,6 +245,16 @@ class Pipeline:
         )
         self._progress.note(f"The original, tuned: {first.latency}")
         return first
+
+    def _evaluated_as_deployed(
+        self, bench: Workbench, original: Any, accuracy: float
+    ) -> Evaluation:
+        """Evaluates the original as it would be deployed; only int8 makes a difference."""
+        if bench.hooks.evaluate_deployed is None:
+            return Evaluation(accuracy)
+        evaluation = bench.evaluate(original)
+        self._progress.note(f"The original as int8 in LiteRT: {evaluation}")
+        return evaluation
 
     def _pruned(self, bench: Workbench, first: CurrentModel, required: float) -> CurrentModel:
         journal = self._run.journal
@@ -353,13 +369,8 @@ class Pipeline:
         )
         has_tvm = runtime.name == "tvm"
         deployments = (
-            Deployment(
-                "original",
-                first.model,
-                original_file if has_tvm else None,
-                run.path("original.tflite"),
-            ),
-            Deployment("pruned", final, final_file if has_tvm else None, run.path("final.tflite")),
+            self._deployment("original", first.model, original_file),
+            self._deployment("pruned", final, final_file),
         )
         if run.journal.last(events.Exported) is not None:
             return deployments
@@ -371,25 +382,38 @@ class Pipeline:
         with self._progress.stage("Export"):
             runtime.build(prepared, final_file)
             runtime.build(first.prepared, original_file)
-            if runtime.suffix != _TFLITE:
+            if has_tvm:
                 run.write_bytes("final.tflite", litert.convert(final))
+            for one in deployments:
+                if one.float_tflite is not None:
+                    files.write_bytes(
+                        pathlib.Path(one.float_tflite), litert.convert(one.keras_model)
+                    )
             threads = self._config.measure.num_threads
             target = self._device.target(threads) if has_tvm else None
             write_deploy_folder(run, deployments[-1], self._config.data, target)
         built = (final_file.name, "final.tflite", original_file.name, "original.tflite")
         names = tuple(dict.fromkeys(("final.keras", *built)))
-        files = tuple(
+        exported = tuple(
             ExportedFile(name, name, run.path(name).stat().st_size)
             for name in ("models/iter_0000.keras", *names)
         )
-        run.journal.append(events.Exported(files))
+        run.journal.append(events.Exported(exported))
         return deployments
 
-    def _tflite_weights(self) -> str:
-        """The dtype in which the `.tflite` files store weights."""
-        config = self._config
-        return (
-            "float16" if (config.runtime, config.precision) == ("litert", "float16") else "float32"
+    def _deployment(self, name: str, model: Any, built: pathlib.Path) -> Deployment:
+        """Describes the files of a model; `built` is what the runtime builds."""
+        config, tflite = self._config, built.with_suffix(_TFLITE)
+        if built.suffix != _TFLITE:
+            return Deployment(name, model, built, tflite, weights=config.weights)
+        beside = built.with_name(f"{built.stem}_float32{_TFLITE}")
+        return Deployment(
+            name,
+            model,
+            None,
+            tflite,
+            precision=config.precision,
+            float_tflite=None if config.precision == "float32" else beside,
         )
 
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
@@ -404,8 +428,6 @@ class Pipeline:
                 measure=self._config.measure,
                 thread_counts=(1, self._device.num_cores()),
                 metric=self._config.strategy.metric,
-                weights=self._config.weights,
-                tflite_weights=self._tflite_weights(),
             )
             self._run.journal.append(events.CrossChecked.of(checked))
         for problem in checked.problems:

@@ -32,8 +32,9 @@ class PruneConfig:
             "adb:SERIAL", with options, e.g. "local?gpu=cuda"; see docs/devices.md.
         runtime: The runtime that measures latencies and that the result is deployed in: "tvm" or
             "litert".
-        precision: The precision that the runtime computes in: "float32", or "float16" for LiteRT
-            with weights of half the size.
+        precision: The precision that the runtime computes in: "float32"; for LiteRT also "float16"
+            (weights of half the size), or "int8": then the int8 file's accuracy decides. See
+            docs/int8.md.
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
         weights: The dtype in which TVM libraries store weights: "float32", or "float16" or
@@ -75,6 +76,15 @@ class PruneConfig:
         require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
         require(bool(self.runtime), "runtime", self.runtime, "a runtime: 'tvm' or 'litert'")
         require(bool(self.precision), "precision", self.precision, "a precision, e.g. 'float32'")
+        if self.precision == "int8":
+            # The cross-check and the deployed script pass what they pass to the float32 model.
+            require(
+                self.quantization.inputs == "float32",
+                "quantization.inputs",
+                self.quantization.inputs,
+                "float32 in a run at int8; tools/quantize.py converts its result to a file with "
+                "int8 inputs",
+            )
         frontends = ("keras", "tflite")
         require(self.frontend in frontends, "frontend", self.frontend, "keras or tflite")
         require(

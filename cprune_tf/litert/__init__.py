@@ -6,7 +6,12 @@ from cprune_tf.litert.conversion import PRECISIONS, convert
 from cprune_tf.litert.errors import ConversionError
 from cprune_tf.litert.evaluation import evaluate
 from cprune_tf.litert.layer_errors import LayerError, compare_layers
-from cprune_tf.litert.quantization import FloatOperator, Quantized, quantize
+from cprune_tf.litert.quantization import (
+    FloatOperator,
+    Quantized,
+    quantize,
+    quantize_for_timing,
+)
 
 __all__ = [
     "PRECISIONS",
@@ -18,4 +23,5 @@ __all__ = [
     "convert",
     "evaluate",
     "quantize",
+    "quantize_for_timing",
 ]

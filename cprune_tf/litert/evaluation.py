@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf import native_output
-from cprune_tf.accuracy import RANKS
+from cprune_tf.accuracy import RANKS, Hits
 from cprune_tf.devices.agent.runtimes import litert_interpreter
 from cprune_tf.litert.errors import ConversionError
 
@@ -44,6 +44,37 @@ def evaluate(
         ConversionError: The file, the images or the labels do not fit, the metric is unknown, or
             the outputs are not finite.
     """
+    hits = np.concatenate(
+        list(evaluate_batches(content, images, labels, metric, num_threads=num_threads))
+    )
+    return int(np.count_nonzero(hits)) / len(hits)
+
+
+def evaluate_batches(
+    content: bytes,
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[Any],
+    metric: str = "top1",
+    *,
+    order: npt.NDArray[np.integer[Any]] | None = None,
+    num_threads: int = 0,
+) -> Iterator[Hits]:
+    """Finds which images a file classifies right, batch by batch, so that the caller may stop.
+
+    Args:
+        content: As for `evaluate`.
+        images: As for `evaluate`.
+        labels: As for `evaluate`.
+        metric: As for `evaluate`.
+        order: The indices of all images in the order of evaluation; None: as they are.
+        num_threads: As for `evaluate`.
+
+    Yields:
+        [images in the batch] bool: which of them are classified right.
+
+    Raises:
+        ConversionError: See `evaluate`.
+    """
     if metric not in RANKS:
         raise ConversionError(f"metric is {metric!r}; expected {' or '.join(RANKS)}.")
     if not len(images) or len(images) != len(labels):
@@ -51,8 +82,9 @@ def evaluate(
             f"{len(images)} images and {len(labels)} labels do not match; expected one label for "
             "each image, and at least one image."
         )
-    rank, num_right, start = RANKS[metric], 0, 0
-    for outputs in run(content, images, num_threads=num_threads):
+    rank, start = RANKS[metric], 0
+    ordered = np.asarray(labels) if order is None else np.asarray(labels)[order]
+    for outputs in run(content, images, order=order, num_threads=num_threads):
         if rank > outputs.shape[-1]:
             raise ConversionError(
                 f"metric {metric} needs {rank} classes or more; the file has {outputs.shape[-1]}."
@@ -63,20 +95,24 @@ def evaluate(
                 "Keras model's own outputs."
             )
         best = np.argsort(-outputs, axis=-1, kind="stable")[:, :rank]
-        expected = np.asarray(labels[start : start + len(outputs)]).reshape(-1, 1)
-        num_right += int(np.count_nonzero((best == expected).any(axis=-1)))
+        expected = ordered[start : start + len(outputs)].reshape(-1, 1)
+        yield (best == expected).any(axis=-1)
         start += len(outputs)
-    return num_right / len(images)
 
 
 def run(
-    content: bytes, images: npt.NDArray[np.float32], *, num_threads: int = 0
+    content: bytes,
+    images: npt.NDArray[np.float32],
+    *,
+    order: npt.NDArray[np.integer[Any]] | None = None,
+    num_threads: int = 0,
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Computes the first output of a file for images, in batches where the file allows them.
 
     Args:
         content: The content of a file with one input.
         images: float32 [num_images, ...].
+        order: The indices of the images to compute; None: all, as they are.
         num_threads: Number of threads; 0: all cores.
 
     Yields:
@@ -88,15 +124,16 @@ def run(
     num_threads = num_threads or os.cpu_count() or 1
     single = _Model(content, num_threads, 1)
     single.require_fit(images)
-    size = min(_BATCH_SIZE, len(images))
+    order = np.arange(len(images)) if order is None else order
+    size = min(_BATCH_SIZE, len(order))
     # A file whose operators hold the batch size of 1 fails in a batch, or computes nonsense there.
-    batched = _try_batches(content, num_threads, single, images[:size])
+    batched = _try_batches(content, num_threads, single, images[order[:size]])
     step, model = (1, single) if batched is None else (size, batched)
-    whole = len(images) - len(images) % step
+    whole = len(order) - len(order) % step
     for first in range(0, whole, step):
-        yield model.run(images[first : first + step])
-    for first in range(whole, len(images)):
-        yield single.run(images[first : first + 1])
+        yield model.run(images[order[first : first + step]])
+    for first in range(whole, len(order)):
+        yield single.run(images[order[first : first + 1]])
 
 
 def _try_batches(

@@ -17,6 +17,7 @@ from cprune_tf.runs.events import (
     CrossChecked,
     DataDescribed,
     EnvironmentChanged,
+    Evaluated,
     Exported,
     Finished,
     LongTermTrained,
@@ -24,6 +25,7 @@ from cprune_tf.runs.events import (
     Stopped,
 )
 from cprune_tf.runs.records import Record
+from cprune_tf.runs.results import file_label
 
 
 class ReportError(UserError, RuntimeError):
@@ -71,6 +73,7 @@ class _Builder:
         self.environment = environment
         self.started = history.last(records, RunStarted)
         self.data = history.last(records, DataDescribed)
+        self.evaluated = history.last(records, Evaluated)
         self.baseline = history.last(records, Baseline)
         self.stopped = history.last(records, Stopped)
         self.trained = history.last(records, LongTermTrained)
@@ -106,6 +109,7 @@ class _Builder:
             self._final_accuracy(),
             self._final_error(),
             self._num_validation() > 0,
+            self._judge(),
         )
         return types.Report(
             title=started.model if started else "model",
@@ -158,15 +162,32 @@ class _Builder:
     ) -> str:
         return sentences.verdict(
             latencies,
-            accuracies[0] if self._num_validation() and len(accuracies) > 1 else None,
-            self._first_accuracy(),
+            self._tested(accuracies) if self._num_validation() and len(accuracies) > 1 else None,
+            self.evaluated.accuracy if self.evaluated else self._first_accuracy(),
             self._final_accuracy(),
             self._final_error(),
             self._required_accuracy(),
             self._metric(),
             bool(self.device.emulated),
             self.num_accepted,
+            "int8 in LiteRT" if self._judge() != "keras" else "",
         )
+
+    def _tested(self, accuracies: Sequence[types.Comparison]) -> types.Comparison:
+        """The original in Keras, and the result as the judge sees it, on the test images."""
+        in_keras = next(row for row in accuracies if row.name == "keras")
+        judged = accuracies[0]
+        if judged.name == in_keras.name:
+            return judged
+        return comparisons.compare(judged.name, in_keras.original, judged.pruned)
+
+    def _judge(self) -> str:
+        """What gave the accuracies that decided: Keras, or the label of the int8 files."""
+        return self._label() if self.config.get("precision") == "int8" else "keras"
+
+    def _label(self) -> str:
+        """The label of the files that the run was for; see `runs.results.file_label`."""
+        return file_label(self._runtime(), str(self.config.get("precision", "float32")))
 
     def _stop_reason(self) -> str | None:
         return self.stopped.reason if self.stopped else None
@@ -197,9 +218,7 @@ class _Builder:
     def _latencies(self) -> tuple[types.LatencyComparison, ...]:
         measured = cross_check.latencies(self.checked) if self.checked else {}
         emulated = bool(self.device.emulated)
-        return comparisons.latencies(
-            measured, self.original, self.pruned, emulated, self._runtime()
-        )
+        return comparisons.latencies(measured, self.original, self.pruned, emulated, self._label())
 
     def _runtime(self) -> str:
         """Returns the runtime that the run was for."""

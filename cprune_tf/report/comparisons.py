@@ -30,15 +30,17 @@ def latencies(
         original: The original model, with the latency that was measured during the run.
         pruned: The last accepted model, with the latency that was measured during the run.
         emulated: Whether the device is emulated; then no speed-up is given.
-        runtime: The runtime that measured during the run.
+        runtime: The label of what measured during the run; see `runs.results.file_label`.
 
     Returns:
         One comparison for each runtime and number of threads; the number that the model was tuned
-        for comes first. Without a cross-check, one comparison of the latencies that were measured
-        during the run.
+        for comes first, and of its rows the one of `runtime`. Without a cross-check, one comparison
+        of the latencies that were measured during the run.
     """
     num_threads = original.latency.num_threads if original else None
-    rows = sorted({key[1:] for key in measured}, key=lambda row: _row_order(row, num_threads))
+    rows = sorted(
+        {key[1:] for key in measured}, key=lambda row: _row_order(row, num_threads, runtime)
+    )
     rows_compared = [
         _compare(
             name,
@@ -56,14 +58,15 @@ def latencies(
     return tuple(rows_compared)
 
 
-def _row_order(row: tuple[str, int], num_threads: int | None) -> tuple[Any, ...]:
+def _row_order(row: tuple[str, int], num_threads: int | None, first: str) -> tuple[Any, ...]:
     runtime, threads = row
-    return (threads != num_threads, threads, _runtime_order(runtime))
+    return (threads != num_threads, threads, _runtime_order(runtime, first))
 
 
-def _runtime_order(runtime: str) -> tuple[int, str]:
+def _runtime_order(runtime: str, first: str) -> tuple[bool, int, str]:
     is_listed = runtime in RUNTIME_ORDER
-    return (RUNTIME_ORDER.index(runtime) if is_listed else len(RUNTIME_ORDER), runtime)
+    place = RUNTIME_ORDER.index(runtime) if is_listed else len(RUNTIME_ORDER)
+    return (runtime != first, place, runtime)
 
 
 def _compare(
@@ -95,6 +98,7 @@ def accuracies(
     decided_pruned: float | None,
     decided_error: float | None,
     has_validation: bool,
+    judge: str = "keras",
 ) -> tuple[types.Comparison, ...]:
     """Compares accuracies on each runtime.
 
@@ -104,20 +108,23 @@ def accuracies(
         decided_pruned: The result's accuracy (0..1) on the images that decided.
         decided_error: The standard error of their difference.
         has_validation: Whether validation images decided, not the test images.
+        judge: What gave the accuracies that decided: "keras", or the label of a file.
 
     Returns:
-        One comparison for each runtime, Keras first, all on the test images; then, if validation
-        images decided, one on these.
+        One comparison for each runtime, the judge first, all on the test images; then, if
+        validation images decided, one on these.
     """
     table: dict[tuple[str, str], float | None] = {
         (check.runtime, check.deployment): check.accuracy for check in checks
     }
-    decided = formats.VALIDATION if has_validation else "keras"
+    decided = judge
+    if has_validation:
+        decided = formats.VALIDATION if judge == "keras" else f"{formats.VALIDATION} {judge}"
     table.setdefault((decided, ORIGINAL), decided_original)
     table.setdefault((decided, PRUNED), decided_pruned)
     errors = {check.runtime: check.standard_error for check in checks if check.deployment == PRUNED}
     errors.setdefault(decided, decided_error)
-    runtimes = sorted({runtime for runtime, _ in table}, key=_runtime_order)
+    runtimes = sorted({name for name, _ in table}, key=lambda name: _runtime_order(name, judge))
     return tuple(
         dataclasses.replace(
             compare(runtime, table.get((runtime, ORIGINAL)), table.get((runtime, PRUNED))),
@@ -190,7 +197,9 @@ def file_sizes(
             kind = FILE_KINDS.get(path.suffix, f"{path.suffix} file")
             sizes_by_kind[kind, stems[path.stem]] = file.bytes
     for check in checks:
-        kind = {"litert": FILE_KINDS[".tflite"], "tvm": FILE_KINDS[".so"]}.get(check.runtime, "")
+        runtime, _, precision = check.runtime.partition(" ")
+        kind = {"litert": FILE_KINDS[".tflite"], "tvm": FILE_KINDS[".so"]}.get(runtime, "")
+        kind += f", {precision}" if precision else ""
         if kind and check.file_bytes is not None:
             sizes_by_kind[kind, check.deployment] = check.file_bytes
     return sizes_by_kind

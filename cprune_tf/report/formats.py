@@ -177,8 +177,17 @@ def size(name: str, value: float) -> str:
 
 
 def runtime(name: str, processor: str = "") -> str:
-    """Returns a runtime's name for people, with the processor if the device has several kinds."""
-    label = RUNTIME_NAMES.get(name, name)
+    """Returns a runtime's name for people, with the processor if the device has several kinds.
+
+    Args:
+        name: "keras", or the label of a file (see `runs.results.file_label`); VALIDATION, alone for
+            Keras or before such a label.
+        processor: The processor, if the device has several kinds.
+    """
+    known, _, precision = name.partition(" ")
+    if known == VALIDATION and precision:
+        return f"{runtime(precision)}, validation images"
+    label = " ".join(filter(None, (RUNTIME_NAMES.get(known, known), precision)))
     return f"{label} on {processor}" if processor else label
 
 

@@ -45,6 +45,7 @@ def verdict(
     metric: str | None,
     emulated: bool,
     num_accepted: int,
+    judged_as: str = "",
 ) -> str:
     """Writes the result of the run, with measured numbers only.
 
@@ -60,6 +61,8 @@ def verdict(
         metric: The metric of the accuracies; None if unknown.
         emulated: Whether the device is emulated, so that its latencies mean nothing.
         num_accepted: Number of accepted candidates.
+        judged_as: What the result's accuracies are those of, if the original's are those of the
+            float32 model; "" if both are the same.
 
     Returns:
         One to three sentences.
@@ -78,12 +81,14 @@ def verdict(
         requirement = _requirement(accuracy_after, required_accuracy)
         change = _change(accuracy_before, accuracy_after, standard_error)
         parts.append(f"{name} {change}{requirement}.")
+    if judged_as:
+        parts.append(f"These compare the float32 original in Keras with the result as {judged_as}.")
     return " ".join(parts)
 
 
 def for_litert(precision: str) -> str:
     """Writes what a run for LiteRT measured with, and why TVM is not in the report."""
-    weights = " with weights in float16" if precision == "float16" else ""
+    weights = {"float16": " with weights in float16", "int8": " in int8"}.get(precision, "")
     return (
         f"The run measured with LiteRT{weights} and is for LiteRT. TVM is not shown, since nothing "
         "was tuned for it."

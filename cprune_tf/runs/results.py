@@ -100,13 +100,26 @@ class ExportedFile:
     bytes: int
 
 
+def file_label(runtime: str, precision: str) -> str:
+    """Returns what a kind of file is called: its runtime, with the precision where that tells more.
+
+    Args:
+        runtime: "tvm" or "litert".
+        precision: The dtype in which the file stores weights. TVM computes in float32 with each.
+
+    Returns:
+        "tvm", "litert", "litert float16" or "litert int8".
+    """
+    return runtime if runtime == "tvm" or precision == "float32" else f"{runtime} {precision}"
+
+
 @dataclasses.dataclass(frozen=True)
 class RuntimeResult:
     """The outputs and latencies of one deployment on one runtime.
 
     Attributes:
         deployment: The deployment's name.
-        runtime: "keras", "tvm" or "litert".
+        runtime: "keras", or the label of a file; see `file_label`.
         accuracy: Accuracy of the outputs, 0..1.
         max_abs_error: Largest absolute difference from Keras's outputs.
         max_relative_error: max |a - b| / max |b|, where b are Keras's outputs.
@@ -135,7 +148,7 @@ class Speedup:
     Attributes:
         deployment: Name of the deployment.
         baseline: Name of the first deployment.
-        runtime: "tvm" or "litert".
+        runtime: The label of both files; see `file_label`.
         num_threads: Number of threads of both deployments.
         ratio: Median of the baseline / median of the deployment.
         low: Lower quartile of the baseline / upper quartile of the deployment.

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
 
     from cprune_tf.compiler.structure import ProgramStructure
     from cprune_tf.litert.resizing import Resize
+    from cprune_tf.runtimes.registry import RuntimeOptions
 
 # Called with (units of work done, units planned, description of the running work).
 Progress = Callable[[int, int, str], None]
@@ -120,12 +121,12 @@ class Runtime(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def check(cls, model: keras.Model, frontend: str) -> None:
+    def check(cls, model: keras.Model, options: RuntimeOptions) -> None:
         """Raises an error if the runtime cannot run a model; opens and measures nothing.
 
         Args:
             model: The Keras model.
-            frontend: How the compiler reads the model; see config.PruneConfig.
+            options: The settings that the runtime would be opened with.
 
         Raises:
             UserError: If the runtime cannot run the model; names the parts that it cannot run.

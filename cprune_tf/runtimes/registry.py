@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from cprune_tf.config import ConfigError, TuningConfig
+from cprune_tf.config import ConfigError, QuantizationConfig, TuningConfig
 from cprune_tf.devices import Device
 from cprune_tf.runtimes.base import Runtime
 
@@ -29,6 +29,9 @@ class RuntimeOptions:
         seed: The seed of the search.
         frontend: How TVM imports models; see config.PruneConfig.
         weights: The dtype in which TVM's libraries store weights; see config.PruneConfig.
+        quantization: How int8 files are made.
+        quantize: Makes the int8 file of a Keras model that is deployed. None: ranges are made up,
+            so that built files have the right latency but no accuracy.
     """
 
     precision: str
@@ -38,6 +41,8 @@ class RuntimeOptions:
     seed: int = 0
     frontend: str = "keras"
     weights: str = "float32"
+    quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
+    quantize: Callable[[Any], bytes] | None = None
 
 
 RuntimeClass = TypeVar("RuntimeClass", bound=type[Runtime])

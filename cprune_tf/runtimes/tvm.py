@@ -58,9 +58,9 @@ class TvmRuntime(Runtime):
         )
 
     @classmethod
-    def check(cls, model: keras.Model, frontend: str) -> None:
+    def check(cls, model: keras.Model, options: RuntimeOptions) -> None:
         """See Runtime. The error names every layer that cannot be imported."""
-        import_through(frontend, model)
+        import_through(options.frontend, model)
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -50,3 +50,10 @@ def test_a_comma_in_one_of_several_names_stays():
 def test_a_class_name_twice_is_refused():
     with pytest.raises(ConfigError, match=r"data\.class_names is .* expected different names"):
         from_mapping({"data": {"class_names": ("a", "b", "a")}})
+
+
+def test_a_run_at_int8_refuses_files_with_int8_inputs():
+    fields = {"precision": "int8", "quantization": {"inputs": "int8"}}
+    with pytest.raises(ConfigError, match=r"quantization\.inputs is .*tools/quantize\.py"):
+        from_mapping(fields)
+    assert from_mapping({"quantization": {"inputs": "int8"}}).precision == "float32"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 
+from cprune_tf.accuracy import Evaluation
 from cprune_tf.devices import Latency
 from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.results import ExportedFile
@@ -55,7 +56,7 @@ class Pruning:
             bench = Workbench(config, run, runtime, used, progress)
             kind = registered_strategies()[name].strategy
             if name in self.errors:
-                first = bench.start(benches.small_model(), 0.9)
+                first = bench.start(benches.small_model(), Evaluation(0.9))
                 record = vars(bench.describe(first))
                 run.journal.append(events.Baseline(**record, required_accuracy=REQUIRED))
                 raise self.errors[name]

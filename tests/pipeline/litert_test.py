@@ -20,17 +20,21 @@ from cprune_tf.runs import events, read_records
 from tests.pipeline import tiny_config
 
 
-def _config():
+def _config(precision="float32"):
     config = tiny_config.get_config()
+    config.precision = precision
+    if precision == "int8":
+        config.data.validation_fraction = 0.0
     config.runtime = "litert"
     config.strategy.name = "uniform"
     config.strategy.max_iterations = 1
     return config.to_dict()
 
 
-def _prune(path, workdir, **options):
+def _prune(path, workdir, precision="float32", **options):
     console = rich.console.Console(file=io.StringIO(), width=100)
-    return cprune_tf.prune(str(path), config=_config(), workdir=workdir, console=console, **options)
+    config = _config(precision)
+    return cprune_tf.prune(str(path), config=config, workdir=workdir, console=console, **options)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,39 @@ def test_an_accepted_point_is_exported_as_it_was_measured(result, tmp_path):
     assert set(names) == {"model.keras", "model.tflite"}
     exported = keras.models.load_model(tmp_path / "model.keras")
     assert exported.count_params() == points[-1].params
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_model_path, tmp_path_factory):
+    pytest.importorskip("ai_edge_quantizer")
+    return _prune(tiny_model_path, tmp_path_factory.mktemp("int8") / "run", "int8")
+
+
+def test_int8_files_decide_and_are_delivered(int8):
+    root = int8.workdir
+    assert b"int8" in (root / "run.log").read_bytes()
+    known = [record.event for record in read_records(root / "journal.jsonl", events.RUN_EVENTS)]
+    trained = next(event for event in known if isinstance(event, events.LongTermTrained))
+    checked = next(event for event in known if isinstance(event, events.CrossChecked))
+    # In this run, the test images decide, so both accuracies are those of the same file.
+    assert checked.result("pruned", "litert int8").accuracy == pytest.approx(trained.accuracy)
+    assert not [problem for problem in checked.problems if "Keras" in problem]
+    sizes = {
+        label: checked.result("pruned", label).file_bytes for label in ("litert", "litert int8")
+    }
+    assert sizes["litert int8"] < 0.5 * sizes["litert"]
+    assert (root / "deploy" / "model.tflite").read_bytes() == (root / "final.tflite").read_bytes()
+    assert {s.runtime for s in checked.speedups} == {"litert", "litert int8"}
+
+
+def test_an_int8_report_leads_with_what_is_deployed(int8):
+    report = int8.report
+    assert report.latencies[0].runtime == report.accuracies[0].name == "litert int8"
+    console = rich.console.Console(file=io.StringIO(), width=120, record=True)
+    console.print(terminal.render(report))
+    text = " ".join(console.export_text().split())
+    assert "LiteRT int8" in text
+    assert "compare the float32 original in Keras with the result as int8" in report.verdict
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from cprune_tf.runtimes.litert.timings import TimingsError
 _MEASURE = MeasureConfig(warmup_ms=5, min_samples=20, max_time_sec=0.3, stable_fraction=0.1)
 
 
-def _net():
+def net():
     """Paddings, strides, branches that are added, multiplied and concatenated, a flatten."""
     keras.utils.set_random_seed(4)
     image = keras.Input((16, 16, 3), name="image")
@@ -49,7 +49,7 @@ def _net():
 
 @pytest.fixture(scope="module")
 def model():
-    return _net()
+    return net()
 
 
 @pytest.fixture(scope="module")
@@ -231,10 +231,10 @@ def test_float16_files_are_smaller_and_have_the_same_tasks(device, prepared, mod
         assert str(half) == "litert float16"
 
 
-def test_a_model_that_cannot_be_converted_is_refused_before_a_run():
+def test_a_model_that_cannot_be_converted_is_refused_before_a_run(tmp_path):
     from cprune_tf.runtimes.litert import LitertRuntime
 
     image = keras.Input((None, None, 3), name="image")
     model = keras.Model(image, layers.Conv2D(2, 3)(image))
     with pytest.raises(ValueError, match=r"every size but the batch must be fixed"):
-        LitertRuntime.check(model, "keras")
+        LitertRuntime.check(model, RuntimeOptions("float32", tmp_path, TuningConfig()))

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import rich.console
 
+from cprune_tf.accuracy import Evaluation
 from cprune_tf.compiler.structure import ProgramStructure
 from cprune_tf.config import TuningConfig, from_mapping
 from cprune_tf.runs import Progress, RunDirectory, events
@@ -82,7 +83,7 @@ def prune(bench, strategy, required=0.1, build=None):
     original = (build or small_model)()
     if baseline is None:
         evaluated = bench.run.journal.last(events.Evaluated)
-        first = bench.start(original, 0.9 if evaluated is None else evaluated.accuracy)
+        first = bench.start(original, Evaluation(0.9 if evaluated is None else evaluated.accuracy))
         record = vars(bench.describe(first))
         bench.run.journal.append(events.Baseline(**record, required_accuracy=required))
     else:

@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from cprune_tf.accuracy import Evaluation
 from cprune_tf.config import ConfigError, from_mapping
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate
@@ -91,7 +92,7 @@ def test_each_candidate_is_cut_from_the_weights_that_its_soft_start_left(undistu
 def test_the_current_model_keeps_its_own_weights(tmp_path, fatal):
     """Also where the soft start fails."""
     with benches.bench(tmp_path, wanted(SOFT), Training(fatal_soft=fatal).hooks) as bench:
-        first = bench.start(wide_model(), 0.9)
+        first = bench.start(wide_model(), Evaluation(0.9))
         draft = bench.draft(first, {"inner": (0, 2)})
         config = bench.config.strategy.latency_budget.soft_start
         with pytest.raises(Killed) if fatal else contextlib.nullcontext():

@@ -12,7 +12,6 @@ which the reference was timed first.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import pathlib
@@ -21,30 +20,20 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cprune_tf import litert
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import Device, DeviceError, Latency, ModelFile
-from cprune_tf.graph.flat import flatten
-from cprune_tf.litert.dividing import divide
+from cprune_tf.litert import PRECISIONS
 from cprune_tf.litert.resizing import Resize, resized
-from cprune_tf.litert.tracing import trace
 from cprune_tf.litert.workloads import Workload
 from cprune_tf.litert.writing import empty_workload, reference_workload, write
 from cprune_tf.runtimes.base import Progress, Runtime, TaskCost
+from cprune_tf.runtimes.litert.files import file_maker
 from cprune_tf.runtimes.litert.timings import Timing, TimingStore
 from cprune_tf.runtimes.registry import RuntimeOptions, register_runtime
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
     import keras
-
-# Converts a model to the file that is deployed. The second argument computes the model's outputs
-# under names that tell which layer made an operator; see litert.convert.
-Converter = Callable[[Any, Callable[..., Any]], bytes]
-_CONVERTERS: dict[str, Converter] = {
-    "float32": litert.convert,
-    "float16": functools.partial(litert.convert, precision="float16"),
-}
 
 # Operators take microseconds, so a few ten milliseconds hold enough samples of most.
 _TIMING = MeasureConfig(warmup_ms=2.0, min_samples=20, max_time_sec=0.12, stable_fraction=0.02)
@@ -120,18 +109,21 @@ class LitertModel:
 
     Attributes:
         tasks: The distinct operators, in order of first use.
-        content: The `.tflite` file that is deployed.
+        content: The `.tflite` file that was divided into the operators.
+        keras_model: The model.
     """
 
     tasks: tuple[LitertTask, ...]
     content: bytes = dataclasses.field(repr=False)
+    keras_model: Any = dataclasses.field(repr=False)
 
 
-@register_runtime("litert", tuple(_CONVERTERS))
+@register_runtime("litert", PRECISIONS)
 class LitertRuntime(Runtime):
     """LiteRT with XNNPACK on one device, and the operators that were timed there.
 
-    float16 means that the file holds its weights in float16; LiteRT computes in float32.
+    float16 means that the file holds its weights in float16; LiteRT computes in float32. int8 means
+    that it computes in int8 wherever LiteRT can; see docs/int8.md.
 
     Args:
         device: The device that models run on; needs LiteRT, but not TVM.
@@ -148,7 +140,7 @@ class LitertRuntime(Runtime):
 
     def __init__(self, device: Device, options: RuntimeOptions) -> None:
         super().__init__(device, options.precision, options.num_threads)
-        self._convert = _CONVERTERS[options.precision]
+        self._files = file_maker(options)
         if device.info().runtimes["litert"] is None:
             raise DeviceError(
                 f"The runtime is litert, but LiteRT is not installed on the device "
@@ -161,9 +153,9 @@ class LitertRuntime(Runtime):
         )
 
     @classmethod
-    def check(cls, model: keras.Model, frontend: str) -> None:
-        """See Runtime. Only a conversion tells; a float32 one does for every precision."""
-        litert.convert(model)
+    def check(cls, model: keras.Model, options: RuntimeOptions) -> None:
+        """See Runtime. Only a conversion tells."""
+        file_maker(options).divided(model)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -188,16 +180,15 @@ class LitertRuntime(Runtime):
 
     def prepare(self, model: keras.Model) -> LitertModel:
         """See Runtime. The operators are those of the file that would be deployed."""
-        file = trace(flatten(model), self._convert)
+        file = self._files.divided(model)
         calls: dict[Workload, list[LitertCall]] = {}
-        for workload, numbers in divide(file.content):
-            made_by = [call.name for number in numbers for call in file.calls[number]]
-            calls.setdefault(workload, []).append(LitertCall(tuple(dict.fromkeys(made_by))))
+        for workload, layers in file.parts:
+            calls.setdefault(workload, []).append(LitertCall(layers))
         tasks = (
             LitertTask(f"{workload.label}#{number}", workload, tuple(subgraphs))
             for number, (workload, subgraphs) in enumerate(calls.items())
         )
-        return LitertModel(tuple(tasks), file.content)
+        return LitertModel(tuple(tasks), file.content, model)
 
     def tune(self, model: Any, trials_per_task: int, progress: Progress | None = None) -> None:
         """See Runtime. Times every operator; there is nothing to search."""
@@ -242,7 +233,9 @@ class LitertRuntime(Runtime):
 
     def build(self, model: Any, path: os.PathLike[str] | str) -> None:
         """See Runtime. Writes the `.tflite` file."""
-        files.write_bytes(pathlib.Path(path), typing.cast(LitertModel, model).content)
+        known = typing.cast(LitertModel, model)
+        content = self._files.deployed(known.keras_model, known.content)
+        files.write_bytes(pathlib.Path(path), content)
 
     def close(self) -> None:
         """See Runtime."""

@@ -382,12 +382,12 @@ class Workbench:
 
     # The first model of a run, and the models that a resumed run continues with.
 
-    def start(self, original: Any, accuracy: float) -> CurrentModel:
+    def start(self, original: Any, evaluation: Evaluation) -> CurrentModel:
         """Tunes, measures and saves the original model.
 
         Args:
             original: The original Keras model.
-            accuracy: The original's accuracy, 0..1.
+            evaluation: The original's accuracy, as it would be deployed.
 
         Returns:
             The original as the current model, iteration 0.
@@ -401,7 +401,7 @@ class Workbench:
         self.run.save_model(original, _model_name(0))
         channels, history = self.analyze(original), graph.PruningHistory()
         return CurrentModel(
-            0, original, prepared, channels, library, Evaluation(accuracy), latency, 1.0, history
+            0, original, prepared, channels, library, evaluation, latency, 1.0, history
         )
 
     def restore(self, record: ModelRecord, model: Any) -> CurrentModel:

@@ -34,6 +34,9 @@ class Hooks:
         evaluate_batches: Called with a model and the order of the images (None: as they are),
             yields which images of each batch it classifies right; the same accuracy as `evaluate`.
             None if `evaluate` is the caller's own, which is run whole.
+        evaluate_deployed: As evaluate_batches, of the file that would be deployed. With it, all
+            models but the original are judged by their files. None: a model computes the same
+            outputs where it is deployed.
         soft_start: Trains a model in place with a penalty, for so many epochs; None where the
             caller's own functions or optimizer train, which know of no penalty.
         short_term_train_all: Trains models in place, side by side, as short_term_train does;
@@ -45,6 +48,7 @@ class Hooks:
     evaluate: Callable[[Any], float]
     sample: Callable[[], Any]
     evaluate_batches: EvaluateBatches | None = None
+    evaluate_deployed: EvaluateBatches | None = None
     soft_start: Callable[[Any, Any, int], None] | None = None
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
 
@@ -92,7 +96,7 @@ class Hooks:
         order = np.random.default_rng(seed).permutation(len(known))
         test = RefusalTest(known[order], least, error_rate)
         batches = []
-        for hits in self.evaluate_batches(model, order):
+        for hits in (self.evaluate_deployed or self.evaluate_batches)(model, order):
             batches.append(hits)
             if test.refuses(hits):
                 break
