@@ -196,7 +196,7 @@ def prune(
                 f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
                 "depend on each other, and run in this process."
             )
-        judge = Int8Judge(settings, data) if settings.precision == "int8" else None
+        judge = Int8Judge(settings, data) if settings.makes_int8 else None
         hooks = _hooks(
             settings, data, keras_model, own_compile, replicas, cluster, run, progress.innermost,
             short_term_train, long_term_train, evaluate, judge,
@@ -315,6 +315,7 @@ def _hooks(
     from cprune_tf.strategies.workbench import Hooks
     from cprune_tf.training.hooks import Trainer
 
+    judge_by_file = settings.precision == "int8" and evaluate is None
     default = Trainer(
         settings,
         data,
@@ -331,7 +332,7 @@ def _hooks(
         evaluate or default.evaluate,
         default.sample,
         default.evaluate_batches if evaluate is None else None,
-        judge.evaluate_batches if judge is not None and evaluate is None else None,
+        judge.evaluate_batches if judge is not None and judge_by_file else None,
         None if own_compile or short_term_train else default.soft_start,
         None if cluster is None else cluster.share(default).short_term_train_all,
     )

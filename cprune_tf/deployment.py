@@ -47,8 +47,7 @@ class Deployment:
         tflite: Path of the model's `.tflite` file.
         precision: The precision of the `.tflite` file.
         weights: The dtype in which the TVM library stores weights.
-        float_tflite: Path of a float32 `.tflite` file that is compared with the other, but not
-            deployed; None without one.
+        others: (precision, path) of further `.tflite` files, which are compared but not deployed.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Deployment:
     tflite: str | os.PathLike[str]
     precision: str = "float32"
     weights: str = "float32"
-    float_tflite: str | os.PathLike[str] | None = None
+    others: tuple[tuple[str, str | os.PathLike[str]], ...] = ()
 
     def files(self) -> tuple[ModelFile, ...]:
         """Returns the files to deploy: the TVM library, if any, and the `.tflite`."""
@@ -65,11 +64,11 @@ class Deployment:
         return tuple(self._file(name, path) for name, path in known if path is not None)
 
     def compared_files(self) -> tuple[DeployedFile, ...]:
-        """Returns the files to deploy, and the float32 one that is compared with them."""
+        """Returns the files to deploy, and those that are compared with them."""
         known = (
             ("tvm", self.weights, self.tvm_library),
-            ("litert", "float32", self.float_tflite),
             ("litert", self.precision, self.tflite),
+            *(("litert", precision, path) for precision, path in self.others),
         )
         return tuple(
             DeployedFile(file_label(runtime, precision), precision, self._file(runtime, path))

@@ -179,22 +179,27 @@ class Pipeline:
 
     def _checked_original(self, runtime: type[Runtime]) -> Any:
         """Returns a flat copy of the original, after all checks that take little time."""
-        threads, cores = self._config.measure.num_threads, self._device.num_cores()
+        config = self._config
+        threads, cores = config.measure.num_threads, self._device.num_cores()
         if threads > cores:
-            chosen = " in config.measure.cores" if self._config.measure.cores else ""
+            chosen = " in config.measure.cores" if config.measure.cores else ""
             raise ConfigError(
                 f"config.measure.num_threads is {threads}; expected at most {cores}, the number of "
                 f"the device's cores{chosen}."
             )
         model = graph.functional_twin(self._given.model)
-        channels = graph.analyze(model, self._config.protect)
+        channels = graph.analyze(model, config.protect)
         if not channels.prunable:
             reasons = sorted({str(group.protected) for group in channels.groups})
             raise ConfigError(
                 f"The model {model.name!r} has no channel group that could be pruned: "
                 f"{'; '.join(reasons) or 'no layer makes channels'}."
             )
-        runtime.check(model, self._runtime_options())
+        options = self._runtime_options()
+        runtime.check(model, options)
+        if "int8" in config.compared_precisions and config.precision != "int8":
+            int8 = dataclasses.replace(options, precision="int8")
+            find_runtime("litert", "int8").check(model, int8)
         sparsifier = self._given.sparsifier
         if sparsifier is not None and self._run.journal.last(events.CandidateJudged) is None:
             sparsifier.check(model, self._given.data)
@@ -385,10 +390,9 @@ class Pipeline:
             if has_tvm:
                 run.write_bytes("final.tflite", litert.convert(final))
             for one in deployments:
-                if one.float_tflite is not None:
-                    files.write_bytes(
-                        pathlib.Path(one.float_tflite), litert.convert(one.keras_model)
-                    )
+                for precision, other in one.others:
+                    content = self._tflite(one.keras_model, precision)
+                    files.write_bytes(pathlib.Path(other), content)
             threads = self._config.measure.num_threads
             target = self._device.target(threads) if has_tvm else None
             write_deploy_folder(run, deployments[-1], self._config.data, target)
@@ -404,17 +408,21 @@ class Pipeline:
     def _deployment(self, name: str, model: Any, built: pathlib.Path) -> Deployment:
         """Describes the files of a model; `built` is what the runtime builds."""
         config, tflite = self._config, built.with_suffix(_TFLITE)
-        if built.suffix != _TFLITE:
-            return Deployment(name, model, built, tflite, weights=config.weights)
-        beside = built.with_name(f"{built.stem}_float32{_TFLITE}")
-        return Deployment(
-            name,
-            model,
-            None,
-            tflite,
-            precision=config.precision,
-            float_tflite=None if config.precision == "float32" else beside,
+        library = None if built == tflite else built
+        precision = config.precision if library is None else "float32"
+        others = tuple(
+            (other, built.with_name(f"{built.stem}_{other}{_TFLITE}"))
+            for other in config.compared_precisions
+            if other != precision
         )
+        return Deployment(name, model, library, tflite, precision, config.weights, others)
+
+    def _tflite(self, model: Any, precision: str) -> bytes:
+        """Makes the `.tflite` file of a model that is compared with what is deployed."""
+        quantize = self._given.quantize
+        if precision == "int8" and quantize is not None:
+            return quantize(model)
+        return litert.convert(model, precision=precision)
 
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
         if self._run.journal.last(events.CrossChecked) is not None:

@@ -20,6 +20,8 @@ from cprune_tf.storage.plain import to_plain
 
 # The dtypes in which a TVM library can store weights.
 WEIGHT_TYPES = ("float32", "float16", "bfloat16")
+# The precisions of `.tflite` files.
+TFLITE_PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class PruneConfig:
         precision: The precision that the runtime computes in: "float32"; for LiteRT also "float16"
             (weights of half the size), or "int8": then the int8 file's accuracy decides. See
             docs/int8.md.
+        compared_precisions: Precisions of further `.tflite` files, which are made of the original
+            and of the result and compared at the end: "float32", "float16", "int8".
         frontend: How the compiler reads the model: "keras", or "tflite" as a second opinion (needs
             the `tflite` package).
         weights: The dtype in which TVM libraries store weights: "float32", or "float16" or
@@ -57,6 +61,7 @@ class PruneConfig:
     device: str = "local"
     runtime: str = "tvm"
     precision: str = "float32"
+    compared_precisions: tuple[str, ...] = ("float32",)
     frontend: str = "keras"
     weights: str = "float32"
     protect: tuple[str, ...] = ()
@@ -70,20 +75,31 @@ class PruneConfig:
     tfmot: TfmotConfig = dataclasses.field(default_factory=TfmotConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
 
+    @property
+    def makes_int8(self) -> bool:
+        """Whether the run makes int8 files, to decide with or to compare at the end."""
+        return "int8" in (self.precision, *self.compared_precisions)
+
     def validate(self) -> PruneConfig:
         """Returns self, or raises ConfigError that names the first invalid field."""
         require(bool(self.model), "model", self.model, "a model's name or path")
         require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
         require(bool(self.runtime), "runtime", self.runtime, "a runtime: 'tvm' or 'litert'")
         require(bool(self.precision), "precision", self.precision, "a precision, e.g. 'float32'")
-        if self.precision == "int8":
+        require(
+            set(self.compared_precisions) <= set(TFLITE_PRECISIONS),
+            "compared_precisions",
+            self.compared_precisions,
+            "some of " + ", ".join(TFLITE_PRECISIONS),
+        )
+        if self.makes_int8:
             # The cross-check and the deployed script pass what they pass to the float32 model.
             require(
                 self.quantization.inputs == "float32",
                 "quantization.inputs",
                 self.quantization.inputs,
-                "float32 in a run at int8; tools/quantize.py converts its result to a file with "
-                "int8 inputs",
+                "float32 in a run that makes int8 files; tools/quantize.py converts its result "
+                "to a file with int8 inputs",
             )
         frontends = ("keras", "tflite")
         require(self.frontend in frontends, "frontend", self.frontend, "keras or tflite")

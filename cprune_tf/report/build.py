@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cprune_tf.errors import UserError
-from cprune_tf.report import comparisons, cross_check, history, sentences, types
+from cprune_tf.report import comparisons, cross_check, history, sentences, shipping, types
 from cprune_tf.runs import directory, journal
 from cprune_tf.runs.events import (
     RUN_EVENTS,
@@ -127,6 +127,8 @@ class _Builder:
             runtime=self._runtime(),
             latencies=latencies,
             accuracies=accuracies,
+            shippable=self._shippable(),
+            shippable_threads=shipping.thread_counts(self._measured()),
             sizes=comparisons.sizes(self.original, self.pruned, self._file_sizes()),
             iterations=self.iterations,
             decisions=decisions,
@@ -216,9 +218,29 @@ class _Builder:
         return len(history.of_kind(self.records, RunStarted))
 
     def _latencies(self) -> tuple[types.LatencyComparison, ...]:
-        measured = cross_check.latencies(self.checked) if self.checked else {}
         emulated = bool(self.device.emulated)
-        return comparisons.latencies(measured, self.original, self.pruned, emulated, self._label())
+        return comparisons.latencies(
+            self._measured(), self.original, self.pruned, emulated, self._label()
+        )
+
+    def _measured(self) -> dict[cross_check.LatencyKey, types.Latency]:
+        return cross_check.latencies(self.checked) if self.checked else {}
+
+    def _shippable(self) -> tuple[types.Shippable, ...]:
+        if self.checked is None:
+            return ()
+        evaluated, required = self.evaluated, self._required_accuracy()
+        allowed = None
+        if evaluated is not None and required is not None:
+            allowed = evaluated.accuracy - required
+        threads = self.original.latency.num_threads if self.original else 1
+        return shipping.shippable(
+            self._checks(),
+            self._measured(),
+            allowed,
+            threads,
+            bool(self.device.emulated),
+        )
 
     def _runtime(self) -> str:
         """Returns the runtime that the run was for."""

@@ -27,6 +27,8 @@ def render(report: types.Report) -> rich.console.Group:
         The tables and notes, for a rich console to print.
     """
     parts: list[rich.console.RenderableType] = [_heading(report), _summary(report)]
+    if report.shippable:
+        parts.append(_shippable(report))
     if report.decisions:
         parts.append(_decisions(report))
     if report.ruled_out:
@@ -146,6 +148,26 @@ def _ruled_out(targets: Sequence[types.RuledOut]) -> rich.text.Text:
         descriptions.append(f"and {len(targets) - _MAX_TARGETS} more targets")
     text = f"Channel counts ruled out by their price: {number} ({'; '.join(descriptions)})"
     return rich.text.Text(text, style="dim")
+
+
+def _shippable(report: types.Report) -> rich.table.Table:
+    threads = [formats.threads(count) for count in report.shippable_threads]
+    metric = formats.metric(report.metric)
+    table = _table("What to ship", "", "file", *threads, metric, "size", numbers=len(threads) + 2)
+    for row in report.shippable:
+        accuracy = formats.percent(row.accuracy)
+        table.add_row(
+            "→" if row.is_best else "",
+            f"{row.deployment}, {formats.runtime(row.runtime)}",
+            *(
+                formats.MISSING if one is None else formats.milliseconds(one.median_ms)
+                for one in row.latencies
+            ),
+            accuracy if row.suffices is not False else f"{accuracy}, too low",
+            formats.file_bytes(row.file_bytes),
+            style="bold" if row.is_best else None,
+        )
+    return table
 
 
 def _cross_check(check: types.CrossCheck) -> rich.table.Table:

@@ -204,6 +204,30 @@ class LayerChannels:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shippable:
+    """One file that could be shipped, with all that decides which one is.
+
+    Attributes:
+        deployment: "original" or "pruned".
+        runtime: The file's label; see `runs.results.file_label`.
+        latencies: By number of threads, in rising order; None where it was not measured.
+        accuracy: Accuracy on the test images, 0..1.
+        file_bytes: Size of the file.
+        suffices: Whether it loses no more than was allowed, from the original in Keras on the test
+            images; None if that is unknown.
+        is_best: Whether it is the fastest of those that suffice, at the run's number of threads.
+    """
+
+    deployment: str
+    runtime: str
+    latencies: tuple[Latency | None, ...]
+    accuracy: float
+    file_bytes: int
+    suffices: bool | None
+    is_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeCheck:
     """One runtime's outputs for the test images, compared with Keras.
 
@@ -300,6 +324,8 @@ class Report:
         latencies: Latencies before and after pruning, for each runtime and number of threads; the
             number that the model was tuned for comes first.
         accuracies: Accuracies before and after pruning, on each runtime.
+        shippable: All files that could be shipped, the fastest first; empty without a cross-check.
+        shippable_threads: The numbers of threads that their latencies were measured with.
         sizes: Parameters, MACs and file sizes (bytes) before and after pruning.
         iterations: The accepted models, the original first.
         decisions: The decisions about all candidates, oldest first.
@@ -334,6 +360,8 @@ class Report:
     runtime: str
     latencies: tuple[LatencyComparison, ...]
     accuracies: tuple[Comparison, ...]
+    shippable: tuple[Shippable, ...]
+    shippable_threads: tuple[int, ...]
     sizes: tuple[Comparison, ...]
     iterations: tuple[Iteration, ...]
     decisions: tuple[Decision, ...]

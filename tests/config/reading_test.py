@@ -34,7 +34,8 @@ def test_lists_on_a_command_line_have_several_items(written):
 
 
 def test_the_lists_of_texts_are_known():
-    assert text_lists() == ("protect", "data.class_names", "quantization.keep_float")
+    expected = ("compared_precisions", "protect", "data.class_names", "quantization.keep_float")
+    assert text_lists() == expected
 
 
 @pytest.mark.parametrize("given", ["a,b", ("a", "b"), ["a,b"]])

@@ -15,7 +15,8 @@ import rich.console
 import cprune_tf
 from cprune_tf.deployment import Deployment
 from cprune_tf.front import export_point, read_front
-from cprune_tf.report import terminal
+from cprune_tf.report import terminal, types
+from cprune_tf.report.shipping import shippable
 from cprune_tf.runs import events, read_records
 from tests.pipeline import tiny_config
 
@@ -79,6 +80,30 @@ def test_the_report_compares_keras_and_litert_and_says_where_tvm_is(result):
     assert "TVM library" not in text
 
 
+def test_a_file_that_is_too_inaccurate_or_on_an_emulated_device_is_not_named():
+    def check(deployment, runtime, accuracy):
+        size = None if runtime == "keras" else 1000
+        return types.RuntimeCheck(deployment, runtime, accuracy, 0.0, 0.0, 1.0, size, None)
+
+    checks = [
+        check("original", "keras", 0.92),
+        check("original", "litert", 0.92),
+        check("pruned", "keras", 0.915),
+        check("pruned", "litert", 0.915),
+        check("pruned", "litert int8", 0.91),
+    ]
+    measured = {
+        ("original", "litert", 1): types.Latency(3.0, 3.0, 3.0, 3.0, 9, 1),
+        ("pruned", "litert", 1): types.Latency(2.0, 2.0, 2.0, 2.0, 9, 1),
+        ("pruned", "litert int8", 1): types.Latency(1.0, 1.0, 1.0, 1.0, 9, 1),
+    }
+    int8, pruned, original = shippable(checks, measured, 0.005, 1, emulated=False)
+    assert (int8.runtime, int8.suffices, pruned.is_best) == ("litert int8", False, True)
+    assert original.suffices and not original.is_best
+    assert shippable(checks, measured, 0.02, 1, emulated=False)[0].is_best
+    assert not any(file.is_best for file in shippable(checks, measured, 0.02, 1, emulated=True))
+
+
 def test_an_accepted_point_is_exported_as_it_was_measured(result, tmp_path):
     points = read_front(result.workdir)
     names = export_point(result.workdir, points[-1].number, tmp_path)
@@ -117,6 +142,10 @@ def test_an_int8_report_leads_with_what_is_deployed(int8):
     console.print(terminal.render(report))
     text = " ".join(console.export_text().split())
     assert "LiteRT int8" in text
+    rows = {(row.deployment, row.runtime): row for row in report.shippable}
+    assert len(rows) == 4 and all(row.suffices for row in rows.values())
+    (best,) = (row for row in rows.values() if row.is_best)
+    assert best.latencies[0].median_ms == min(row.latencies[0].median_ms for row in rows.values())
     assert "compare the float32 original in Keras with the result as int8" in report.verdict
 
 
