@@ -1,9 +1,11 @@
 """Shows where a model's latency lies: tasks, layers, channel groups, roofline, runtime overhead.
 
     python tools/profile.py --model=resnet8_fashion --workdir=runs/profile
+    python tools/profile.py --model=resnet8_fashion --workdir=runs/profile_int8 --runtime=litert \
+        --precision=int8
 
-Tasks without programs in the workdir are tuned first. Writes profile.json and profile.png to the
-workdir.
+Tasks without programs in the workdir are tuned first. LiteRT tunes nothing, and has no roofline.
+Writes profile.json and profile.png to the workdir.
 """
 
 from __future__ import annotations
@@ -28,24 +30,27 @@ def profile() -> None:
     from cprune_tf.latency.profile import profile_model
     from cprune_tf.report import latency_figures, latency_tables
     from cprune_tf.runs import Progress
-    from cprune_tf.runtimes.tvm import require_tvm
     from cprune_tf.storage import files
 
     model, workdir = load_for_compiling(measuring.MODEL.value), measuring.workdir()
     num_threads = measuring.THREADS.value
     console = command_line.make_console()
-    stages = ("tune", "measure the device's limits", "time tasks and whole model")
+    has_roofline = measuring.RUNTIME.value == "tvm"
+    limits = ("measure the device's limits",) if has_roofline else ()
+    stages = ("tune", *limits, "time tasks and whole model")
     with (
         Progress(console, workdir / "profile.log", stages) as progress,
         measuring.open_model(model) as opened,
     ):
-        require_tvm(opened.runtime, "A profile")
-        require_cpu(opened.device)
+        roofline = None
+        if has_roofline:
+            require_cpu(opened.device)
         with progress.stage(stages[0]) as tuning:
             opened.tune(measuring.TRIALS.value, tuning.progress)
-        with progress.stage(stages[1]):
-            roofline = measure_roofline(opened.device, num_threads)
-        with progress.stage(stages[2]) as timing:
+        if has_roofline:
+            with progress.stage(stages[1]):
+                roofline = measure_roofline(opened.device, num_threads)
+        with progress.stage(stages[-1]) as timing:
             profile = profile_model(
                 opened,
                 roofline,
@@ -56,6 +61,8 @@ def profile() -> None:
     content = {
         "model": measuring.MODEL.value,
         "device": device.cpu_name,
+        "runtime": measuring.RUNTIME.value,
+        "precision": measuring.PRECISION.value,
         "trials_per_task": measuring.TRIALS.value,
         **profile.to_json(),
     }

@@ -42,7 +42,7 @@ _GOOD_PROGRAMS = 16
 
 @dataclasses.dataclass(frozen=True)
 class TaskProfile:
-    """One task compared with the roofline.
+    """One task of a tuned model, compared with the roofline where that is known.
 
     Attributes:
         name: The task's name.
@@ -54,14 +54,16 @@ class TaskProfile:
         total_ms: The latency of all calls, in ms: latency_ms x weight.
         share: total_ms as a fraction of the sum over all tasks, 0..1.
         gflops: The billions of floating point operations per second that the fastest program does.
-        bound: The limit that a task with these FLOPs and bytes reaches first.
+        bound: The limit that a task with these FLOPs and bytes reaches first; None without a
+            roofline.
         roofline_share: The limit's time / latency_ms. It can exceed 1 for a lowering that saves
-            operations, such as Winograd.
-        structure: The fastest program's tiling of the filter and reduction axes.
-        lowering: The name of the fastest program's lowering.
+            operations, such as Winograd. None without a roofline.
+        structure: The fastest program's tiling of the filter and reduction axes; "" if the runtime
+            does not expose programs.
+        lowering: The name of the fastest program's lowering, likewise.
         filters: The number of filters: the extent of the filter axis.
         keeping_counts: The filter counts up to `filters` at which at least one good program keeps
-            its inner tiles.
+            its inner tiles. Without programs: those that fill the runtime's smallest tile.
     """
 
     name: str
@@ -73,8 +75,8 @@ class TaskProfile:
     total_ms: float
     share: float
     gflops: float
-    bound: Literal["compute", "memory"]
-    roofline_share: float
+    bound: Literal["compute", "memory"] | None
+    roofline_share: float | None
     structure: str
     lowering: str
     filters: int
@@ -125,7 +127,7 @@ def good_structures(database: ProgramDatabase, task: Task) -> tuple[ProgramStruc
 
 def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> TaskProfile:
     task, filters = row.task, row.structure.filters
-    num_bytes = bytes_moved(task)
+    num_bytes = bytes_moved(task.argument_shapes)
     memory_bound = roofline.memory_ms(num_bytes) > roofline.compute_ms(task.flops)
     return TaskProfile(
         name=task.name,
@@ -146,9 +148,13 @@ def _profile(row: TaskRow, roofline: Roofline, database: ProgramDatabase) -> Tas
     )
 
 
-def bytes_moved(task: Task) -> int:
-    """The bytes of a task's arguments and result: the least that one call reads and writes."""
-    return sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in task.argument_shapes)
+def bytes_moved(shapes: Shapes) -> int:
+    """The bytes of a task's arguments and result: the least that one call reads and writes.
+
+    Args:
+        shapes: (dtype, shape) of each.
+    """
+    return sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in shapes)
 
 
 def fastest_program(database: ProgramDatabase, task: Task) -> tuple[Task, Program]:

@@ -37,9 +37,12 @@ def write_profile_figure(path: pathlib.Path, profile: ModelProfile, title: str) 
         names = [_task_label(row.task.subgraphs) for row in rows]
         positions = list(range(len(rows)))[::-1]
         totals = [row.task.total_ms * 1e3 for row in rows]
-        bounds = [row.task.total_ms * min(row.task.roofline_share, 1) * 1e3 for row in rows]
         axes.barh(positions, totals, color=palette.before, label="measured")
-        axes.barh(positions, bounds, color=palette.after, label="at the roofline")
+        if profile.roofline is not None:
+            bounds = [
+                row.task.total_ms * min(row.task.roofline_share or 0.0, 1) * 1e3 for row in rows
+            ]
+            axes.barh(positions, bounds, color=palette.after, label="at the roofline")
         for position, row, total in zip(positions, rows, totals, strict=True):
             axes.annotate(
                 f"{row.task.gflops:.0f} GFLOPS" if row.task.flops else "",

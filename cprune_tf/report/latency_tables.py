@@ -13,6 +13,7 @@ import rich.text
 from cprune_tf.report import formats
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.compiler.profiling import TaskProfile
     from cprune_tf.latency.profile import ModelProfile
     from cprune_tf.latency.side_by_side import SideBySide
     from cprune_tf.latency.staircase import Staircase
@@ -24,17 +25,9 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
     """Renders every task, the costliest first, and the whole model's overhead."""
     table = _table("task", "layers", "groups")
     table.add_column("good counts", overflow="fold")
-    for column in (
-        "weight",
-        "MFLOP",
-        "kB",
-        "latency",
-        "share",
-        "GFLOPS",
-        "roofline",
-        "bound",
-        "lowering",
-    ):
+    peak = profile.roofline
+    limits = () if peak is None else ("roofline", "bound", "lowering")
+    for column in ("weight", "MFLOP", "kB", "latency", "share", "GFLOPS", *limits):
         table.add_column(column, justify="right", no_wrap=True)
     for row in profile.tasks:
         task = row.task
@@ -49,28 +42,37 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
             formats.milliseconds(task.latency_ms),
             formats.share(task.share),
             formats.significant(task.gflops),
-            formats.share(task.roofline_share),
-            task.bound,
-            task.lowering,
+            *_limits(task),
         )
-    peak = profile.roofline
-    streams = ", ".join(
-        f"{bandwidth.gb_per_sec:.0f} GB/s over {formats.file_bytes(bandwidth.working_set_bytes)}"
-        for bandwidth in peak.bandwidths
-    )
     whole = (
         f"whole model {formats.milliseconds(profile.whole_ms)}, sum of tasks "
         f"{formats.milliseconds(profile.tasks_ms)}: runtime overhead "
         f"{formats.milliseconds(profile.overhead_ms)} "
         f"({100 * profile.overhead_fraction:.1f} % of the whole), "
-        f"{formats.threads(peak.num_threads)}"
+        f"{formats.threads(profile.num_threads)}"
     )
     notes = (
-        f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}\n"
-        "good counts: filters at which a program that is about as fast as the fastest keeps its "
-        "inner tiles"
+        "good counts: numbers of filters that leave no vector of the runtime's kernels partly empty"
     )
+    if peak is not None:
+        streams = ", ".join(
+            f"{bandwidth.gb_per_sec:.0f} GB/s over "
+            f"{formats.file_bytes(bandwidth.working_set_bytes)}"
+            for bandwidth in peak.bandwidths
+        )
+        notes = (
+            f"measured limits: {peak.peak_gflops:.0f} GFLOPS; {streams}\n"
+            "good counts: filters at which a program that is about as fast as the fastest keeps "
+            "its inner tiles"
+        )
     return rich.console.Group(table, rich.text.Text(whole, "bold"), rich.text.Text(notes, "dim"))
+
+
+def _limits(task: TaskProfile) -> tuple[str, ...]:
+    """Formats how a task compares with the device's limits; nothing without a roofline."""
+    if task.roofline_share is None or task.bound is None:
+        return ()
+    return formats.share(task.roofline_share), task.bound, task.lowering
 
 
 def side_by_side_table(compared: SideBySide) -> rich.console.Group:

@@ -24,7 +24,7 @@ def _profile():
         "conv2d_add", (("conv1", "bn1"), ("conv2", "bn2")), 2, 4e6, 50_000, 0.1, 0.2, 0.8, 40.0,
         "compute", 0.4, "1x4 | epilogue 1x4", "winograd", 16, (4, 8, 12, 16),
     )  # fmt: skip
-    return ModelProfile((ProfiledTask(task, ("conv1", "conv2"), 0.11),), _ROOFLINE, 0.25, 0.22)
+    return ModelProfile((ProfiledTask(task, ("conv1", "conv2"), 0.11),), _ROOFLINE, 1, 0.25, 0.22)
 
 
 def _text(renderable):

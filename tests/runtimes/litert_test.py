@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import keras
 import numpy as np
 import pytest
+import rich.console
 from keras import layers
 
 from cprune_tf import graph
@@ -14,10 +16,14 @@ from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import open_device
 from cprune_tf.latency.lab import LatencyLab, resized
 from cprune_tf.latency.points import PointStore
+from cprune_tf.latency.profile import profile_model
 from cprune_tf.latency.sampling import SamplingConfig, sample_staircase, structure_counts
 from cprune_tf.latency.sites import current_units, find_sites, tasks_by_site
+from cprune_tf.latency.workspace import OpenedModel
 from cprune_tf.litert import resizing
 from cprune_tf.litert.resizing import Resize
+from cprune_tf.report.latency_figures import write_profile_figure
+from cprune_tf.report.latency_tables import profile_table
 from cprune_tf.runtimes import RuntimeOptions, open_runtime
 from cprune_tf.runtimes.litert.timings import TimingsError
 
@@ -221,6 +227,21 @@ def test_filter_tiles_are_those_of_operators_that_make_filters(runtime, prepared
     assert tiles == tuple(tile for tile in (2 * lanes, lanes) if tile <= 24)
     assert runtime.filter_tiles(task_of["strided"], 23) == ()
     assert runtime.filter_tiles(task_of["depthwise"], 24) == ()
+
+
+def test_a_profile_needs_no_programs(runtime, prepared, model, channels, tmp_path):
+    opened = OpenedModel(model, channels, runtime, prepared, tmp_path)
+    profile = profile_model(opened, None, _MEASURE)
+    assert profile.tasks_ms == pytest.approx(runtime.tasks_ms(prepared))
+    row = next(row for row in profile.tasks if "strided" in row.task.subgraphs[0])
+    assert row.task.keeping_counts == tuple(range(runtime.lanes, 25, runtime.lanes))
+    assert row.groups and row.task.bound is None
+    assert json.loads(json.dumps(profile.to_json()))["roofline"] is None
+    console = rich.console.Console(width=200, record=True, file=io.StringIO())
+    console.print(profile_table(profile))
+    assert "roofline" not in console.export_text()
+    write_profile_figure(tmp_path / "profile.png", profile, "LiteRT")
+    assert (tmp_path / "profile.png").stat().st_size > 1000
 
 
 def test_float16_files_are_smaller_and_have_the_same_tasks(device, prepared, model, tmp_path):
