@@ -203,7 +203,7 @@ def prune(
         )  # fmt: skip
         given = pipeline.PipelineInput(
             keras_model, hooks, data, judged.reason, evaluate is not None, sparsifier,
-            None if judge is None else judge.quantize,
+            judge,
         )  # fmt: skip
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)

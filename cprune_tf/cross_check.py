@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.accuracy import Hits, PairedDifference
-from cprune_tf.config import MeasureConfig
+from cprune_tf.config import DataConfig, MeasureConfig
+from cprune_tf.data.pipeline import preprocess
 from cprune_tf.deployment import Deployment
-from cprune_tf.devices import Device, DeviceInfo, Latency
+from cprune_tf.devices import Device, DeviceInfo, Latency, ModelFile
 from cprune_tf.errors import UserError
+from cprune_tf.litert.pixels import to_pixels
 from cprune_tf.runs.results import CrossCheck, RuntimeResult, Speedup
 
 if typing.TYPE_CHECKING:
@@ -34,6 +36,8 @@ _MIN_AGREEMENTS = {"float32": 0.99, "float16": 0.99, "bfloat16": 0.99, "int8": 0
 # right shows in how often both agree.
 _MAX_RELATIVE_ERRORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2, "int8": 1.0}
 _MAX_RELATIVE_IQR = 0.25
+# A file that preprocesses differs from the other in its first operators only.
+_NUM_PIXEL_IMAGES = 64
 
 
 class CrossCheckError(UserError, ValueError):
@@ -105,6 +109,38 @@ def check_deployments(
             *_problems_of_speedups(speedups),
         ),
     )
+
+
+def check_pixel_file(
+    path: str | os.PathLike[str],
+    deployment: Deployment,
+    images: FloatArray,
+    data: DataConfig,
+    device: Device,
+) -> tuple[str, ...]:
+    """Compares a file that preprocesses pixels itself with the model that does not.
+
+    Args:
+        path: The `.tflite` file, which takes uint8 pixels.
+        deployment: The model, with the precision of the file.
+        images: float32 [num_images, height, width, channels], preprocessed; a few are used.
+        data: How they were preprocessed.
+        device: The device that the file runs on.
+
+    Returns:
+        Sentences that say what is wrong; empty if nothing is.
+
+    Raises:
+        DeviceError: If LiteRT cannot run the file.
+    """
+    pixels = to_pixels(images[:_NUM_PIXEL_IMAGES], data.mean, data.std)
+    preprocessed = preprocess(pixels, data.mean, data.std).numpy()
+    reference = _outputs_of_keras(deployment.keras_model, preprocessed)
+    file = ModelFile("pixels", "litert", os.fspath(path), (("uint8", (1, *pixels.shape[1:])),))
+    outputs = device.run_model(file, pixels)[0]
+    hits = np.ones(len(pixels), np.bool_)
+    result = _compare(os.path.basename(path), "litert", outputs, reference, hits)
+    return tuple(_problems_of_result(result, {"litert": deployment.precision}))
 
 
 _Latencies = dict[tuple[str, str], tuple[Latency, ...]]

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cprune_tf.config import DataConfig
@@ -85,14 +85,16 @@ def write_deploy_folder(
     deployment: Deployment,
     data: DataConfig,
     target: Mapping[str, Any] | None,
+    class_names: Sequence[str] = (),
 ) -> None:
-    """Writes `deploy/`: the deployment's files, metadata and a script that runs them.
+    """Writes `deploy/`: the deployment's files, metadata, labels and a script that runs them.
 
     Args:
         run: The run directory.
         deployment: The result, whose files exist.
         data: How the model's input is preprocessed.
         target: The compiler's target of the library, as JSON types; None without a library.
+        class_names: One for each class, written to `labels.txt`; empty where they are unknown.
 
     Raises:
         StorageError: If a file cannot be written.
@@ -107,7 +109,10 @@ def write_deploy_folder(
         ],
         "mean": data.mean,
         "std": data.std,
+        "class_names": class_names,
         **({} if target is None else {"target": target}),
     }
     run.write_json("deploy/metadata.json", metadata)
+    if class_names:
+        run.write_bytes("deploy/labels.txt", "".join(f"{name}\n" for name in class_names).encode())
     run.write_bytes("deploy/run.py", pathlib.Path(__file__).with_name(_SCRIPT).read_bytes())

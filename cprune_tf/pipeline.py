@@ -11,7 +11,6 @@ import math
 import pathlib
 import resource
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ import numpy as np
 from cprune_tf import graph, litert
 from cprune_tf.accuracy import AccuracyGate, Evaluation
 from cprune_tf.config import ConfigError, PruneConfig
-from cprune_tf.cross_check import check_deployments
+from cprune_tf.cross_check import check_deployments, check_pixel_file
 from cprune_tf.data import ImageData
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
+from cprune_tf.litert.pixels import taking_pixels
 from cprune_tf.runs import Progress, RunDirectory, events
 from cprune_tf.runs.environment import package_version
 from cprune_tf.runs.results import ExportedFile
@@ -32,6 +32,7 @@ from cprune_tf.strategies.base import Strategy
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Hooks, Workbench, run_strategy
 from cprune_tf.strategies.workbench.reweighting import Reweighting, Sparsifier
+from cprune_tf.training.deployed import Int8Judge
 from cprune_tf.training.plausibility import guessing_note
 
 STAGES = (
@@ -46,6 +47,7 @@ STAGES = (
 
 
 _TFLITE = ".tflite"
+_PIXEL_FILE = "deploy/model_pixels.tflite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ class PipelineInput:
         own_score: Whether the caller's own function gives the accuracies.
         sparsifier: Changes the original's weights in place of the strategy and of long-term
             training; None: the strategy prunes.
-        quantize: Makes the int8 file of a model; None at other precisions.
+        int8: Makes int8 files; None in a run without them.
     """
 
     model: Any
@@ -70,7 +72,7 @@ class PipelineInput:
     judging_reason: str = ""
     own_score: bool = False
     sparsifier: Sparsifier | None = None
-    quantize: Callable[[Any], bytes] | None = None
+    int8: Int8Judge | None = None
 
 
 class Pipeline:
@@ -174,7 +176,7 @@ class Pipeline:
             frontend=config.frontend,
             weights=config.weights,
             quantization=config.quantization,
-            quantize=self._given.quantize,
+            quantize=None if self._given.int8 is None else self._given.int8.quantize,
         )
 
     def _checked_original(self, runtime: type[Runtime]) -> Any:
@@ -395,7 +397,11 @@ class Pipeline:
                     files.write_bytes(pathlib.Path(other), content)
             threads = self._config.measure.num_threads
             target = self._device.target(threads) if has_tvm else None
-            write_deploy_folder(run, deployments[-1], self._config.data, target)
+            write_deploy_folder(
+                run, deployments[-1], self._config.data, target, self._given.data.class_names
+            )
+            if self._config.deploy.pixel_input:
+                run.write_bytes(_PIXEL_FILE, self._tflite_taking_pixels(final))
         built = (final_file.name, "final.tflite", original_file.name, "original.tflite")
         names = tuple(dict.fromkeys(("final.keras", *built)))
         exported = tuple(
@@ -419,10 +425,20 @@ class Pipeline:
 
     def _tflite(self, model: Any, precision: str) -> bytes:
         """Makes the `.tflite` file of a model that is compared with what is deployed."""
-        quantize = self._given.quantize
-        if precision == "int8" and quantize is not None:
-            return quantize(model)
+        int8 = self._given.int8
+        if precision == "int8" and int8 is not None:
+            return int8.quantize(model)
         return litert.convert(model, precision=precision)
+
+    def _tflite_taking_pixels(self, model: Any) -> bytes:
+        """Makes the `.tflite` file that preprocesses, at the precision of the deployed one."""
+        config, int8 = self._config, self._given.int8
+        whole = taking_pixels(model, config.data.mean, config.data.std)
+        if config.runtime == "tvm":
+            return litert.convert(whole)
+        if config.precision == "int8" and int8 is not None:
+            return int8.quantize_taking_pixels(whole)
+        return litert.convert(whole, precision=config.precision)
 
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
         if self._run.journal.last(events.CrossChecked) is not None:
@@ -437,6 +453,15 @@ class Pipeline:
                 thread_counts=(1, self._device.num_cores()),
                 metric=self._config.strategy.metric,
             )
+            if self._config.deploy.pixel_input:
+                problems = check_pixel_file(
+                    self._run.path(_PIXEL_FILE),
+                    deployments[-1],
+                    self._given.data.test_images,
+                    self._config.data,
+                    self._device,
+                )
+                checked = dataclasses.replace(checked, problems=(*checked.problems, *problems))
             self._run.journal.append(events.CrossChecked.of(checked))
         for problem in checked.problems:
             self._progress.note(f"Problem: {problem}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cprune_tf.config.checks import ConfigError
 from cprune_tf.config.data import DataConfig
+from cprune_tf.config.deploy import DeployConfig
 from cprune_tf.config.measure import MeasureConfig
 from cprune_tf.config.quantization import QuantizationConfig
 from cprune_tf.config.reading import default_config, from_mapping
@@ -21,6 +22,7 @@ __all__ = [
     "WEIGHT_TYPES",
     "ConfigError",
     "DataConfig",
+    "DeployConfig",
     "FitConfig",
     "MeasureConfig",
     "PruneConfig",

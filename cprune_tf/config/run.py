@@ -10,6 +10,7 @@ import ml_collections
 
 from cprune_tf.config.checks import require
 from cprune_tf.config.data import DataConfig
+from cprune_tf.config.deploy import DeployConfig
 from cprune_tf.config.measure import MeasureConfig
 from cprune_tf.config.quantization import QuantizationConfig
 from cprune_tf.config.strategy import StrategyConfig, default_strategy
@@ -55,6 +56,7 @@ class PruneConfig:
         measure: How latencies are measured.
         tfmot: How much the baseline TFMOT prunes; only `tools/compare.py` uses it.
         quantization: How int8 files are made.
+        deploy: What the folder for the device holds.
     """
 
     model: str = "resnet8_fashion"
@@ -74,6 +76,7 @@ class PruneConfig:
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
     tfmot: TfmotConfig = dataclasses.field(default_factory=TfmotConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
+    deploy: DeployConfig = dataclasses.field(default_factory=DeployConfig)
 
     @property
     def makes_int8(self) -> bool:
@@ -117,6 +120,7 @@ class PruneConfig:
             self.measure,
             self.tfmot,
             self.quantization,
+            self.deploy,
         ):
             part.validate()
         return self

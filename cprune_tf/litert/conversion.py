@@ -147,7 +147,7 @@ def to_tflite(
             ) from error
 
 
-def as_arrays(model: keras.Model, images: Images | None) -> list[npt.NDArray[np.float32]]:
+def as_arrays(model: keras.Model, images: Images | None) -> list[npt.NDArray[Any]]:
     """Checks images that are to represent what a model will see.
 
     Args:
@@ -155,7 +155,7 @@ def as_arrays(model: keras.Model, images: Images | None) -> list[npt.NDArray[np.
         images: One array for each input, or the only one.
 
     Returns:
-        One float32 array for each input, [num_images, ...].
+        One array for each input, [num_images, ...], of the input's type.
 
     Raises:
         ConversionError: There are no images, or they do not fit the model.
@@ -181,7 +181,10 @@ def as_arrays(model: keras.Model, images: Images | None) -> list[npt.NDArray[np.
             "The representative images hold NaN or infinite values; expected finite numbers, "
             "preprocessed as for the model."
         )
-    return [np.asarray(array, np.float32) for array in arrays]
+    return [
+        np.asarray(array, keras.backend.standardize_dtype(tensor.dtype))
+        for array, tensor in zip(arrays, model.inputs, strict=True)
+    ]
 
 
 def _warn(remarks: Sequence[str]) -> None:

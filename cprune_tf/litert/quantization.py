@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import numpy.typing as npt
 
 from cprune_tf import native_output
+from cprune_tf.devices.agent.arrays import random_array
 from cprune_tf.graph import flat
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import FlatGraph
@@ -151,9 +151,9 @@ def quantize_for_timing(
             ai-edge-quantizer is missing.
     """
     _require_package()
-    random = np.random.default_rng(0)
     arrays = [
-        random.standard_normal((1, *tensor.shape[1:]), np.float32) for tensor in graph.model.inputs
+        random_array(keras.backend.standardize_dtype(tensor.dtype), (1, *tensor.shape[1:]), number)
+        for number, tensor in enumerate(graph.model.inputs)
     ]
     kept = _kept_operators(float_content, graph, keep_float)
     content = _quantize_file(float_content, graph, arrays, kept, inputs)
@@ -198,7 +198,7 @@ def _kept_operators(
 def _quantize_file(
     float_content: bytes,
     graph: FlatGraph,
-    arrays: Sequence[npt.NDArray[np.float32]],
+    arrays: Sequence[npt.NDArray[Any]],
     kept: Sequence[tflite_graph.FileOperator],
     inputs: str,
 ) -> bytes:
@@ -241,7 +241,7 @@ def _recipe(kept: Sequence[tflite_graph.FileOperator], inputs: str) -> Any:
 
 
 def _ranges(
-    float_content: bytes, arrays: Sequence[npt.NDArray[np.float32]], recipe: Any
+    float_content: bytes, arrays: Sequence[npt.NDArray[Any]], recipe: Any
 ) -> dict[str, Any]:
     """Returns the least and largest value of every tensor that becomes int8, by its name."""
     from ai_edge_quantizer import calibrator, recipe_manager

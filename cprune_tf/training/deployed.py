@@ -18,6 +18,7 @@ from cprune_tf.config import PruneConfig
 from cprune_tf.data import ImageData
 from cprune_tf.data.representative import representative_images
 from cprune_tf.litert.evaluation import evaluate_batches
+from cprune_tf.litert.pixels import PREPROCESSING, to_pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,17 +49,38 @@ class Int8Judge:
         """
         digest = _digest(model)
         if digest not in self._last:
-            settings = self.config.quantization
-            quantized = litert.quantize(
-                model,
-                self._representative,
-                keep_float=settings.keep_float,
-                inputs=settings.inputs,
-                correct_bias=settings.correct_bias,
-            )
+            content = self._quantize(model, self._representative)
             self._last.clear()
-            self._last[digest] = quantized.content
+            self._last[digest] = content
         return self._last[digest]
+
+    def quantize_taking_pixels(self, model: keras.Model) -> bytes:
+        """Quantises a model that preprocesses; preprocessing stays exact, in float32.
+
+        Args:
+            model: From `litert.pixels.taking_pixels`.
+
+        Returns:
+            The content of the int8 file, which takes uint8 pixels.
+
+        Raises:
+            ConversionError: The model cannot be quantised.
+        """
+        data = self.config.data
+        images = to_pixels(self._representative, data.mean, data.std)
+        return self._quantize(model, images, (PREPROCESSING,))
+
+    def _quantize(
+        self, model: keras.Model, images: npt.NDArray[Any], keep_float: tuple[str, ...] = ()
+    ) -> bytes:
+        settings = self.config.quantization
+        return litert.quantize(
+            model,
+            images,
+            keep_float=(*settings.keep_float, *keep_float),
+            inputs=settings.inputs,
+            correct_bias=settings.correct_bias,
+        ).content
 
     def evaluate_batches(
         self, model: keras.Model, order: npt.NDArray[np.integer[Any]] | None

@@ -13,8 +13,14 @@ import pytest
 import rich.console
 
 import cprune_tf
+from cprune_tf import config as configs
+from cprune_tf import litert
+from cprune_tf.cross_check import check_pixel_file
+from cprune_tf.data import pipeline
 from cprune_tf.deployment import Deployment
+from cprune_tf.devices import ModelFile, open_device
 from cprune_tf.front import export_point, read_front
+from cprune_tf.litert.pixels import taking_pixels
 from cprune_tf.report import terminal, types
 from cprune_tf.report.shipping import shippable
 from cprune_tf.runs import events, read_records
@@ -29,6 +35,7 @@ def _config(precision="float32"):
     config.runtime = "litert"
     config.strategy.name = "uniform"
     config.strategy.max_iterations = 1
+    config.deploy.pixel_input = True
     return config.to_dict()
 
 
@@ -50,7 +57,9 @@ def test_the_result_is_smaller_and_its_files_are_those_of_litert(result, tmp_pat
     assert not {name for name in built if name.endswith(".so")}
     assert (result.workdir / "tuning" / "litert.jsonl").is_file()
     deployed = {path.name for path in (result.workdir / "deploy").iterdir()}
-    assert deployed == {"model.tflite", "metadata.json", "run.py"}
+    expected = {"model.tflite", "model_pixels.tflite", "metadata.json", "labels.txt", "run.py"}
+    assert deployed == expected
+    assert len((result.workdir / "deploy" / "labels.txt").read_text().splitlines()) == 10
     saved = result.save(tmp_path / "saved")
     assert (saved / "final.tflite").read_bytes() == (
         result.workdir / "deploy" / "model.tflite"
@@ -66,6 +75,30 @@ def test_the_deployed_script_runs_the_model_without_tvm(result, tmp_path):
     values = np.array(printed.replace("[", "").replace("]", "").split(), dtype=np.float32)
     np.testing.assert_allclose(values, result.model(image[None])[0], atol=1e-5)
     assert "target" not in json.loads((script.parent / "metadata.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("result", 1e-5), ("int8", 0.15)])
+def test_a_file_preprocesses_pixels_itself(name, tolerance, request):
+    result = request.getfixturevalue(name)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
+    path = result.workdir / "deploy" / "model_pixels.tflite"
+    with open_device("local") as device:
+        file = ModelFile("pixels", "litert", str(path), (("uint8", (1, 28, 28, 1)),))
+        (outputs,) = device.run_model(file, pixels)
+    config = configs.from_mapping(_config()).data
+    expected = result.model(pipeline.preprocess(pixels, config.mean, config.std))
+    np.testing.assert_allclose(outputs, expected, atol=tolerance)
+
+
+def test_a_file_for_other_pixels_is_a_problem(result, tmp_path):
+    keras_model = result.model
+    path = tmp_path / "wrong.tflite"
+    path.write_bytes(litert.convert(taking_pixels(keras_model, (0.0,), (25.5,))))
+    deployment = Deployment("pruned", keras_model, None, "model.tflite")
+    images = np.random.default_rng(0).random((8, 28, 28, 1), np.float32)
+    with open_device("local") as device:
+        problems = check_pixel_file(path, deployment, images, configs.DataConfig(), device)
+    assert problems and "wrong.tflite on litert: outputs differ" in problems[0]
 
 
 def test_the_report_compares_keras_and_litert_and_says_where_tvm_is(result):
