@@ -12,16 +12,27 @@ import typing
 if typing.TYPE_CHECKING:
     from cprune_tf.api import PruneResult, prune
     from cprune_tf.config import ConfigError, PruneConfig, default_config
+    from cprune_tf.pruner import Inspection, Pruner
 
 _EXPORTS = {
     "ConfigError": "cprune_tf.config",
+    "Inspection": "cprune_tf.pruner",
     "PruneConfig": "cprune_tf.config",
     "PruneResult": "cprune_tf.api",
+    "Pruner": "cprune_tf.pruner",
     "default_config": "cprune_tf.config",
     "prune": "cprune_tf.api",
 }
 
-__all__ = ["ConfigError", "PruneConfig", "PruneResult", "default_config", "prune"]
+__all__ = [
+    "ConfigError",
+    "Inspection",
+    "PruneConfig",
+    "PruneResult",
+    "Pruner",
+    "default_config",
+    "prune",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -177,7 +177,7 @@ def prune(
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
         _cluster(settings) as cluster,
-        _opened(device, settings.measure.cores) as opened,
+        opened_device(device, settings.measure.cores) as opened,
         RunDirectory.open(root, settings, resume=resume) as run,
         Progress(
             console,
@@ -416,8 +416,19 @@ def _temporary() -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _opened(device: str | Device, cores: str) -> Iterator[Device]:
-    """Opens a device by name and closes it at the end; an open Device stays open."""
+def opened_device(device: str | Device, cores: str) -> Iterator[Device]:
+    """Opens a device by name and closes it at the end; an open Device stays open.
+
+    Args:
+        device: The name, or the open device.
+        cores: The cores to run on; see `devices.Device`.
+
+    Yields:
+        The device.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
     if not isinstance(device, str):
         yield device
         return

@@ -75,7 +75,7 @@ class OpenedModel:
 @contextlib.contextmanager
 def open_model(
     model: Any,
-    device_name: str,
+    device: str | Device,
     workdir: pathlib.Path,
     tuning: TuningConfig,
     *,
@@ -91,7 +91,7 @@ def open_model(
 
     Args:
         model: The Keras model.
-        device_name: The device's name; see `devices.open_device`.
+        device: The device's name, see `devices.open_device`; or an open device, which stays open.
         workdir: The folder of the measurements, earlier and new.
         tuning: How programs are searched and transferred.
         runtime: Name of the runtime that measures; one of `runtimes.registry.runtime_names()`.
@@ -121,7 +121,11 @@ def open_model(
     find_runtime(runtime, precision)  # Fails early: opening a device can take long.
     channels = graph.analyze(model, protect)
     with (
-        open_device(device_name, cores) as device,
-        open_runtime(runtime, device, options) as opened,
+        _opened(device, cores) as on_device,
+        open_runtime(runtime, on_device, options) as opened,
     ):
         yield OpenedModel(model, channels, opened, opened.prepare(model), workdir)
+
+
+def _opened(device: str | Device, cores: str) -> contextlib.AbstractContextManager[Device]:
+    return open_device(device, cores) if isinstance(device, str) else contextlib.nullcontext(device)
