@@ -16,6 +16,7 @@ _REQUIRES = [
     "cattrs>=24.1",
     "cloudpickle>=3.0",
     "flatbuffers>=24.3",
+    "h5py>=3.12",
     "jinja2>=3.1",
     "keras>=3.10",
     "matplotlib>=3.9",

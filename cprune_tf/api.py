@@ -162,7 +162,9 @@ def prune(
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
 
-    keras_model = models.load_model(os.fspath(model)) if _is_name(model) else model
+    keras_model = model
+    if _is_name(model):
+        keras_model = models.load_model(os.fspath(model), unsafe_lambda=settings.unsafe_lambda)
     own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
     _check_distribute(settings, own_compile, bool(short_term_train and long_term_train))
     _check_ray(settings, own_compile or short_term_train is not None)

@@ -82,7 +82,7 @@ def _quantize(
     from cprune_tf import litert, models
     from cprune_tf.data.representative import representative_images
 
-    model = models.load_model(config.model)
+    model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
     data = image_data.load(
         config.data, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
     )

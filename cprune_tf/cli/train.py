@@ -136,7 +136,7 @@ def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData
     if config.model in builders:
         data = image_data.load(data_config)
         return builders[config.model](data.input_shape, data.num_classes), data
-    model = models.load_model(config.model)
+    model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
     shape, num_classes = models.shape_and_classes(model)
     return model, image_data.load(data_config, input_shape=shape, num_classes=num_classes)
 

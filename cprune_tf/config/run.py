@@ -31,6 +31,8 @@ class PruneConfig:
 
     Attributes:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
+        unsafe_lambda: Whether the Python code of Lambda layers in the model's file may run, with
+            all your rights; only for a file whose maker you trust. See docs/models.md.
         device: The device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or
             "adb:SERIAL", with options, e.g. "local?gpu=cuda"; see docs/devices.md.
         runtime: The runtime that measures latencies and that the result is deployed in: "tvm" or
@@ -60,6 +62,7 @@ class PruneConfig:
     """
 
     model: str = "resnet8_fashion"
+    unsafe_lambda: bool = False
     device: str = "local"
     runtime: str = "tvm"
     precision: str = "float32"

@@ -142,6 +142,29 @@ def input_layer(tensor: Any) -> Any:
     return tensor._keras_history.operation
 
 
+def name_operations(outputs: list[Any], known: list[Any], name: str) -> None:
+    """Renames the operations that compute tensors, since Keras numbers those without a name.
+
+    Args:
+        outputs: KerasTensors that raw operations returned.
+        known: The KerasTensors that they were computed from; what made these keeps its name.
+        name: The name of the operation that made the outputs; those before it get it with a number.
+    """
+    seen = {id(tensor) for tensor in known}
+    waiting, operations = list(outputs), []
+    while waiting:
+        tensor = waiting.pop(0)
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        history = tensor._keras_history
+        if history.operation not in operations:
+            operations.append(history.operation)
+            waiting += history.operation._inbound_nodes[history.node_index].input_tensors
+    for number, operation in enumerate(operations):
+        operation.name = f"{name}_part{number}" if number else name
+
+
 def operation_kind(operation: Any) -> type | str:
     """Returns the key of an operation's rule: a layer's class, or a name such as "ops.Relu"."""
     if isinstance(operation, keras.layers.Layer):

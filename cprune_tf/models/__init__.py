@@ -1,7 +1,8 @@
 """Model builders, embedded trained models, and the loading of users' models."""
 
 from cprune_tf.models.classifier import shape_and_classes
-from cprune_tf.models.loader import ModelError, load_model
+from cprune_tf.models.errors import ModelError
+from cprune_tf.models.loader import load_model
 from cprune_tf.models.resnet import resnet8
 from cprune_tf.models.small import mobilenet_small, vgg_small
 

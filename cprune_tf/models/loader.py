@@ -9,42 +9,58 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import h5py
 import keras
 
-from cprune_tf.errors import UserError
+from cprune_tf.models import keras2
+from cprune_tf.models.errors import ModelError
 
 _EMBEDDED = ("resnet8_fashion",)
-
-
-class ModelError(UserError, ValueError):
-    """A model cannot be used. The message says what was received and expected, and what to do."""
-
-
-class _Keras2DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Reads the layer's Keras 2 configs, whose argument `groups` does not exist in Keras 3."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> keras.layers.DepthwiseConv2D:
-        """Creates a plain DepthwiseConv2D, so that no layer of the model has this class."""
-        config = dict(config)
-        groups = config.pop("groups", 1)
-        if groups != 1:
-            raise ModelError(
-                f"layer {config.get('name')!r}: DepthwiseConv2D with groups={groups}; expected 1, "
-                "since Keras 3 supports no other number. Rebuild the model without such groups."
-            )
-        return keras.layers.DepthwiseConv2D.from_config(config)
+_SUFFIXES = (".keras", ".h5", ".hdf5")
+_EXPECTED = "expected a Keras model saved as .keras or .h5"
+_PYTORCH = (
+    "a PyTorch file",
+    "Rebuild the model with keras.layers, copy its weights (kernels from [out, in, height, width] "
+    "to [height, width, in, out]), and save it with model.save('model.keras').",
+)
+# What else people have, by suffix: what it is, and the way to a file that can be read.
+_OTHERS = {
+    ".tflite": (
+        "a TFLite model",
+        "A .tflite file cannot be trained: pass the Keras model that it was converted from.",
+    ),
+    ".onnx": (
+        "an ONNX model",
+        "An .onnx file holds no Keras layers: pass the Keras model that it was converted from, or "
+        "rebuild the model with keras.layers.",
+    ),
+    ".pb": (
+        "a SavedModel",
+        "A SavedModel holds no Keras layers: save the original model with "
+        "model.save('model.keras'); or load the SavedModel with tf_keras (pip install tf_keras) "
+        "and, if it was made from a Keras model, save it as .h5.",
+    ),
+    ".json": (
+        "a model's config or TensorFlow.js model without its weights",
+        "Save the whole model with model.save('model.keras').",
+    ),
+} | dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), _PYTORCH)
 
 
 def load_model(
-    name_or_path: str | pathlib.Path, *, custom_objects: Mapping[str, Any] | None = None
+    name_or_path: str | pathlib.Path,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    unsafe_lambda: bool = False,
 ) -> keras.Model:
     """Loads a model for inference or further training, uncompiled.
 
     Args:
         name_or_path: The name of an embedded model ("resnet8_fashion"), or the path of a `.keras`
-            or `.h5` file. Files of Keras 2 must be `.h5` files.
+            or `.h5` file. Files of Keras 2 must be `.h5` files (see `cprune_tf.models.keras2`).
         custom_objects: Name -> custom layer class or function, for those that the file refers to.
+        unsafe_lambda: Whether to run the Python code that Lambda layers keep in the file. It can do
+            anything that you can, so allow it only for a file whose maker you trust.
 
     Returns:
         A Functional or Sequential model.
@@ -55,44 +71,67 @@ def load_model(
     if str(name_or_path) in _EMBEDDED:
         folder = importlib.resources.files("cprune_tf.models") / "pretrained"
         with importlib.resources.as_file(folder / f"{name_or_path}.keras") as path:
-            return _read(path, {})
+            return _read(path, {}, unsafe_lambda=False)
     path = pathlib.Path(name_or_path).expanduser()
     _check_format(path)
-    return _read(path, custom_objects or {})
+    return _read(path, custom_objects or {}, unsafe_lambda=unsafe_lambda)
 
 
 def _check_format(path: pathlib.Path) -> None:
     """Raises ModelError for paths that Keras cannot load a model from."""
-    expected = "expected a Keras model saved as .keras or .h5"
     if not path.exists():
         raise ModelError(
-            f"there is no model {str(path)!r}; {expected}, or the name of an embedded model "
+            f"there is no model {str(path)!r}; {_EXPECTED}, or the name of an embedded model "
             f"({', '.join(_EMBEDDED)})."
         )
     if path.is_dir():
-        kind = "a SavedModel" if (path / "saved_model.pb").exists() else "a folder"
+        is_saved = any((path / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt"))
+        kind, advice = _OTHERS[".pb"] if is_saved else ("a folder", "Name the file in it.")
+        raise ModelError(f"{path} is {kind}; {_EXPECTED}. {advice}")
+    if path.suffix in _OTHERS:
+        kind, advice = _OTHERS[path.suffix]
+        raise ModelError(f"{path} is {kind}; {_EXPECTED}. {advice}")
+    if path.suffix not in _SUFFIXES:
         raise ModelError(
-            f"{path} is {kind}; {expected}. A SavedModel holds no Keras layers: save the "
-            "original model with model.save('model.keras')."
-        )
-    if path.suffix == ".tflite":
-        raise ModelError(
-            f"{path} is a TFLite model; {expected}. A .tflite file cannot be trained: pass the "
-            "Keras model that it was converted from."
-        )
-    if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ModelError(
-            f"{path} has the suffix {path.suffix!r}; {expected}. Save the model with "
+            f"{path} has the suffix {path.suffix!r}; {_EXPECTED}. Save the model with "
             "model.save('model.keras')."
         )
+    if path.suffix != ".keras":
+        _check_holds_model(path)
+    elif zipfile.is_zipfile(path) and "config.json" not in zipfile.ZipFile(path).namelist():
+        raise ModelError(f"{path} is a zip file without a model's config.json; {_EXPECTED}.")
 
 
-def _read(path: pathlib.Path, custom_objects: Mapping[str, Any]) -> keras.Model:
-    objects = {"DepthwiseConv2D": _Keras2DepthwiseConv2D, **custom_objects}
+def _check_holds_model(path: pathlib.Path) -> None:
+    """Raises ModelError for an HDF5 file without a model's config: one of weights, most often."""
+    if not h5py.is_hdf5(path):
+        return
+    with h5py.File(path) as file:
+        if "model_config" in file.attrs:
+            return
+        names = set(file) | set(file.attrs)
+    if names & {"layer_names", "layers", "_layer_checkpoint_dependencies"}:
+        kind = "holds weights without a model"
+    else:
+        kind = "is an HDF5 file without a Keras model"
+    raise ModelError(
+        f"{path} {kind}; {_EXPECTED}. Build the model in Python, call model.load_weights on this "
+        "file, and save it whole with model.save('model.keras')."
+    )
+
+
+def _read(
+    path: pathlib.Path, custom_objects: Mapping[str, Any], *, unsafe_lambda: bool
+) -> keras.Model:
     try:
-        model = keras.models.load_model(path, custom_objects=objects, compile=False)
-    except ModelError:
-        raise
+        if keras2.is_keras2_file(path):
+            model = keras2.read(path, custom_objects, unsafe_lambda=unsafe_lambda)
+        else:
+            model = keras.models.load_model(
+                path, custom_objects=custom_objects, compile=False, safe_mode=not unsafe_lambda
+            )
+    except ModelError as error:
+        raise ModelError(f"{path} was saved by Keras 2 and cannot be loaded: {error}") from error
     except Exception as error:  # Keras raises many types of errors for damaged files.
         raise ModelError(f"{path} cannot be loaded: {_explain(path, error)}") from error
     if not isinstance(model, keras.Sequential) and not _is_functional(model):
@@ -133,6 +172,12 @@ def _explain(path: pathlib.Path, error: Exception) -> str:
                 f"it was saved by Keras {version} (tf_keras); expected Keras 3. Load it with "
                 "tf_keras and save it as .h5, which can be read here."
             )
+    if "Python lambda" in str(error):
+        return (
+            "it has a Lambda layer, which is Python code in the file and would run on this "
+            "machine; expected layers. If you trust who made the file, allow it with unsafe_lambda "
+            "(config.unsafe_lambda); or replace the layer, e.g. by Rescaling."
+        )
     if "Could not locate class" in str(error) or "Unknown layer" in str(error):
         return (
             f"it has a class that is not Keras' own ({reason}); expected built-in layers or "

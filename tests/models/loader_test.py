@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cprune_tf.config import DataConfig
 from cprune_tf.data import load
-from cprune_tf.models import ModelError, load_model, mobilenet_small, vgg_small
+from cprune_tf.models import ModelError, load_model, vgg_small
 from cprune_tf.training import evaluate
 
 _SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "models"
@@ -54,42 +54,6 @@ def test_pretrained_models_are_loaded(name, input_shape, outputs):
         warnings.simplefilter("error")
         result = model(np.ones((2, *input_shape), np.float32)).numpy()
     assert result.shape == (2, outputs) and np.isfinite(result).all()
-
-
-def _write_keras2(model: keras.Model, path: pathlib.Path, groups: int) -> None:
-    """Writes an .h5 file whose DepthwiseConv2D configs have the key `groups`, as in Keras 2."""
-    model.save(path)
-    with h5py.File(path, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
-        for layer in config["config"]["layers"]:
-            if layer["class_name"] == "DepthwiseConv2D":
-                layer["config"]["groups"] = groups
-        file.attrs["model_config"] = json.dumps(config).encode()
-
-
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-def test_keras2_depthwise_layers_are_read_as_plain_ones(tmp_path):
-    model = mobilenet_small()
-    path = tmp_path / "model.h5"
-    _write_keras2(model, path, groups=1)
-    loaded = load_model(path)
-    images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
-    np.testing.assert_array_equal(loaded(images), model(images))
-    depthwise = keras.layers.DepthwiseConv2D
-    layers = [layer for layer in loaded.layers if isinstance(layer, depthwise)]
-    assert layers and all(type(layer) is depthwise for layer in layers)
-    loaded.save(tmp_path / "again.keras")
-    np.testing.assert_array_equal(load_model(tmp_path / "again.keras")(images), model(images))
-    # Keras itself still refuses the file, so nothing global was changed.
-    with pytest.raises(TypeError, match="groups"):
-        keras.models.load_model(path, compile=False)
-
-
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-def test_grouped_depthwise_layers_are_refused(tmp_path):
-    _write_keras2(mobilenet_small(), tmp_path / "model.h5", groups=2)
-    with pytest.raises(ModelError, match="groups=2; expected 1"):
-        load_model(tmp_path / "model.h5")
 
 
 def test_sequential_and_compiled_models_are_loaded_uncompiled(tmp_path):
@@ -157,8 +121,38 @@ def _tflite(path: pathlib.Path) -> pathlib.Path:
 
 
 def _other_suffix(path: pathlib.Path) -> pathlib.Path:
-    (path / "model.onnx").write_bytes(b"")
-    return path / "model.onnx"
+    (path / "model.bin").write_bytes(b"")
+    return path / "model.bin"
+
+
+def _pytorch(path: pathlib.Path) -> pathlib.Path:
+    (path / "model.pth").write_bytes(b"PK")
+    return path / "model.pth"
+
+
+def _frozen_graph(path: pathlib.Path) -> pathlib.Path:
+    (path / "graph.pb").write_bytes(b"")
+    return path / "graph.pb"
+
+
+def _old_weights(path: pathlib.Path) -> pathlib.Path:
+    """Writes what `save_weights` of Keras 2 wrote."""
+    with h5py.File(path / "model.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        file.create_group("conv")
+    return path / "model.h5"
+
+
+def _other_hdf5(path: pathlib.Path) -> pathlib.Path:
+    with h5py.File(path / "model.h5", "w") as file:
+        file["images"] = [1.0]
+    return path / "model.h5"
+
+
+def _other_zip(path: pathlib.Path) -> pathlib.Path:
+    with zipfile.ZipFile(path / "model.keras", "w") as file:
+        file.writestr("notes.txt", "none")
+    return path / "model.keras"
 
 
 def _invalid_archive(path: pathlib.Path) -> pathlib.Path:
@@ -206,11 +200,16 @@ def _keras2_archive(path: pathlib.Path) -> pathlib.Path:
         (_saved_model, "is a SavedModel; expected a Keras model saved as"),
         (_folder, "is a folder; expected"),
         (_tflite, "is a TFLite model; expected .* converted from"),
-        (_other_suffix, "has the suffix '.onnx'; expected"),
+        (_other_suffix, "has the suffix '.bin'; expected"),
+        (_pytorch, "is a PyTorch file; expected .* Rebuild the model with keras.layers"),
+        (_frozen_graph, "is a SavedModel; expected .* as .h5"),
+        (_old_weights, "holds weights without a model; expected .*load_weights"),
+        (_other_hdf5, "without a Keras model; expected"),
+        (_other_zip, "without a model's config.json; expected"),
         (_invalid_archive, "cannot be loaded"),
         (_invalid_hdf5, "cannot be loaded"),
         (_truncated, "cannot be loaded"),
-        (_weights_only, "cannot be loaded"),
+        (_weights_only, "holds weights without a model; expected .*load_weights"),
         (_keras2_archive, "saved by Keras 2.15.0 .* save it as .h5"),
     ],
 )
