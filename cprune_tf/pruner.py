@@ -76,7 +76,7 @@ class Pruner:
         self._data = _named(data)
         self._model_or_path = model
         self.workdir = pathlib.Path(workdir or tempfile.mkdtemp(prefix="cprune_pruner_"))
-        self.model: keras.Model = _loaded(model)
+        self.model: keras.Model = _loaded(model, self.config.unsafe_lambda)
         self.result: api.PruneResult | None = None
 
     def inspect(self) -> Inspection:
@@ -231,8 +231,9 @@ def _named(data: ImageData | tuple[Any, ...] | None) -> dict[str, Any]:
     return {f"{name}_data": part for name, part in zip(_PARTS, data, strict=False)}
 
 
-def _loaded(model: Any) -> keras.Model:
+def _loaded(model: Any, unsafe_lambda: bool) -> keras.Model:
     from cprune_tf import models
 
-    is_path = isinstance(model, (str, os.PathLike))
-    return models.load_model(os.fspath(model)) if is_path else model
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    return models.load_model(os.fspath(model), unsafe_lambda=unsafe_lambda)

@@ -16,7 +16,10 @@ from cprune_tf.models.errors import ModelError
 _OLD_SUFFIXES = ("V1", "V2")
 _OLD_CLASSES = {"SyncBatchNormalization": "BatchNormalization", "RandomHeight": "Identity"}
 _OLD_CLASSES |= {"RandomWidth": "Identity", "ThresholdedReLU": "ReLU"}
-_RENAMED = {("LeakyReLU", "alpha"): "negative_slope", ("ThresholdedReLU", "theta"): "threshold"}
+_RENAMED: dict[tuple[str, str], str] = {
+    ("LeakyReLU", "alpha"): "negative_slope",
+    ("ThresholdedReLU", "theta"): "threshold",
+}
 
 _ANY = object()
 # Arguments of Keras 2 that Keras 3 does not know, with the values at which they have no effect.
@@ -119,7 +122,7 @@ def _converted(saved: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> d
     old_kind = str(saved["class_name"])
     name = str(saved["config"].get("name", ""))
     kind, cls = _layer_class(old_kind, name)
-    config = dict(saved["config"])
+    config: dict[str, Any] = dict(saved["config"])
     _drop_shape(config)
     if old_kind == "SyncBatchNormalization":
         config["synchronized"] = True
