@@ -197,6 +197,8 @@ class Pipeline:
                 f"The model {model.name!r} has no channel group that could be pruned: "
                 f"{'; '.join(reasons) or 'no layer makes channels'}."
             )
+        if self._run.journal.last(events.Baseline) is None:
+            graph.check_storable(model)
         options = self._runtime_options()
         runtime.check(model, options)
         if "int8" in config.compared_precisions and config.precision != "int8":
@@ -275,10 +277,13 @@ class Pipeline:
                 accepted = journal.append(events.Accepted(**vars(record)))
         current = first
         if accepted is not None:
-            current = bench.restore(accepted, _load(self._run.path(accepted.model)))
+            current = bench.restore(accepted, self._load(self._run.path(accepted.model)))
         if journal.last(events.Stopped) is not None:
             return current
         return run_strategy(self._strategy(bench, first, required), bench, current)
+
+    def _load(self, path: pathlib.Path) -> Any:
+        return graph.load_stored(path, self._given.model)
 
     def _strategy(self, bench: Workbench, first: CurrentModel, required: float) -> Strategy:
         sparsifier = self._given.sparsifier
@@ -298,7 +303,7 @@ class Pipeline:
         iteration = pruned.iteration
         if known is not None:
             if known.iteration <= 0 or not gate.shortfall(known.evaluation):
-                return _load(self._run.path(known.model))
+                return self._load(self._run.path(known.model))
             iteration = known.iteration - 1
         model, evaluation = self._long_trained_point(bench, pruned, iteration)
         while iteration > 0 and (shortfall := gate.shortfall(evaluation)):
@@ -319,7 +324,7 @@ class Pipeline:
         record = next(one for one in reversed(records) if one.iteration == iteration)
         model = pruned.model
         if iteration != pruned.iteration:
-            model = _load(self._run.path(record.model))
+            model = self._load(self._run.path(record.model))
         evaluation, kept = record.evaluation, "as it was"
         if iteration:
             before = [np.array(weight) for weight in model.get_weights()]
@@ -349,7 +354,7 @@ class Pipeline:
         journal = self._run.journal
         known = journal.last(events.LongTermTrained)
         if known is not None:
-            return _load(self._run.path(known.model))
+            return self._load(self._run.path(known.model))
         with self._progress.stage("Long-term training") as stage:
             stage.update(text="left out: the sparsifier has trained the model")
             self._run.save_model(pruned.model, "final.keras")
@@ -471,9 +476,3 @@ def remaining_stages(run: RunDirectory) -> tuple[str, ...]:
     """Returns the stages that a run has not finished; the first stage is always repeated."""
     ended = {event.name for event in run.journal.events(events.StageEnded)} - {STAGES[0]}
     return tuple(name for name in STAGES if name not in ended)
-
-
-def _load(path: pathlib.Path) -> Any:
-    import keras
-
-    return keras.models.load_model(path)

@@ -15,6 +15,7 @@ from cprune_tf.graph.masking import mask
 from cprune_tf.graph.rebuilding import functional_twin, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
 from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
+from cprune_tf.graph.storing import check_storable, load_stored, stored_form
 from cprune_tf.graph.subnormals import count_subnormals, flush_subnormals
 
 __all__ = [
@@ -35,14 +36,17 @@ __all__ = [
     "SparsityBudget",
     "Weight",
     "analyze",
+    "check_storable",
     "count_subnormals",
     "flush_subnormals",
     "functional_twin",
     "group_statistics",
+    "load_stored",
     "mask",
     "plan_folding",
     "plan_removal",
     "rebuild",
     "register_rule",
     "statistics",
+    "stored_form",
 ]

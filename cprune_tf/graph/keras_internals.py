@@ -9,6 +9,7 @@ package; no other module uses an attribute of Keras with a leading underscore or
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -201,6 +202,45 @@ def recreate_operation(operation: Any, changes: dict[str, Any]) -> Any:
     twin = type(operation).from_config({**config, **changes})
     twin.name = operation.name
     return twin
+
+
+def own_functions(layer: Any) -> dict[str, Any]:
+    """Returns the functions among a layer's attributes that are not Keras', by attribute.
+
+    Examples are the function of a Lambda and an activation of the user's. A config holds only their
+    code or their name, from which Keras makes no function again unless the user registered it.
+    """
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if inspect.isfunction(value)
+        and not name.startswith("_")
+        and not value.__module__.startswith("keras.")
+    }
+
+
+def recreate_layer(layer: Any, config: dict[str, Any], cls: Any = None) -> Any:
+    """Makes a layer from a config, with the functions of the layer that the config comes from.
+
+    Args:
+        layer: The original. Its functions need not be serializable.
+        config: The original's config, with changes.
+        cls: The class of the new layer; None: the original's.
+
+    Returns:
+        The new layer, not built.
+    """
+    if type(layer) is keras.layers.Lambda:
+        # from_config would read the function's code again, which Keras refuses to run.
+        return keras.layers.Lambda(
+            layer.function,
+            output_shape=layer._output_shape,
+            mask=layer.mask,
+            arguments=layer.arguments,
+            **{key: config[key] for key in ("name", "dtype", "trainable") if key in config},
+        )
+    functions = {key: value for key, value in own_functions(layer).items() if key in config}
+    return (cls or type(layer)).from_config({**config, **functions})
 
 
 def compile_arguments(model: Any) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from cprune_tf.graph.rules.registry import Indices, Keep, Weight
 Invoke = Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any]
 Make = Callable[[Call], Any]
 
+# The methods with which a model class changes how it is trained.
+_TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics")
+
 
 def plain_invoke(
     position: int, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -115,11 +118,39 @@ def _without_random_start(layer: Any) -> list[tuple[Any, str, Any]]:
 
 
 def model_class(model: Any) -> Any:
-    """Returns the user's functional model class if it can be made from inputs and outputs."""
+    """Returns the user's functional model class if it can be made from inputs and outputs.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        The class, or keras.Model where the user's class does not change training.
+
+    Raises:
+        GraphError: The class has its own training step, and cannot be made again.
+    """
     if isinstance(model, keras.Sequential):
         return keras.Model
-    parameters = inspect.signature(type(model).__init__).parameters
-    return type(model) if {"inputs", "outputs"} <= set(parameters) else keras.Model
+    cls = type(model)
+    parameters = inspect.signature(cls.__init__).parameters
+    own = [p for name, p in parameters.items() if name not in ("self", "inputs", "outputs", "name")]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in own)
+    needed = [
+        p.name
+        for p in own
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if ({"inputs", "outputs"} <= set(parameters) or takes_any) and not needed:
+        return cls
+    changed = [name for name in _TRAINING if getattr(cls, name) is not getattr(keras.Model, name)]
+    if changed:
+        raise GraphError(
+            f"The class {cls.__name__} of the model '{model.name}' has its own {changed[0]}(), but "
+            f"its __init__ takes {', '.join(map(str, parameters.values()))}; expected inputs, "
+            "outputs and name, so that the smaller model can be of the same class. Give all other "
+            "arguments defaults."
+        )
+    return keras.Model
 
 
 def new_input(layer: Any) -> Any:
@@ -148,7 +179,7 @@ def make_operation(call: Call, changes: dict[str, Any]) -> Any:
         return twin
     try:
         config = {**original.get_config(), **changes, "name": call.name}
-        return type(original).from_config(config)
+        return keras_internals.recreate_layer(original, config)
     except (TypeError, NotImplementedError) as error:
         detail = str(error).strip().splitlines()[-1]
         raise GraphError(

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from cprune_tf.graph import flat
+from cprune_tf.graph import flat, keras_internals
 from cprune_tf.graph.copying import copy_model
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
 
@@ -96,7 +96,9 @@ def rounded_kernel(layer: keras.layers.Layer) -> npt.NDArray[np.float32]:
 
 
 def _copy(model: keras.Model) -> keras.Model:
-    return copy_model(model, lambda layer: type(layer).from_config(layer.get_config()))
+    return copy_model(
+        model, lambda layer: keras_internals.recreate_layer(layer, layer.get_config())
+    )
 
 
 def _num_images(graph: FlatGraph, available: int) -> int:

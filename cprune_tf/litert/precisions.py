@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from cprune_tf.graph import keras_internals
 from cprune_tf.graph.copying import copy_model, plain_layers
 from cprune_tf.litert.errors import ConversionError
 
@@ -44,7 +45,7 @@ def float32_twin(model: keras.Model) -> keras.Model:
     """
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config(_as_float32(layer.get_config()))
+        return keras_internals.recreate_layer(layer, _as_float32(layer.get_config()))
 
     twin = copy_model(model, copy, input_dtype="float32")
     if types := other_float_types(twin):

@@ -172,6 +172,13 @@ def _explain(path: pathlib.Path, error: Exception) -> str:
                 f"it was saved by Keras {version} (tf_keras); expected Keras 3. Load it with "
                 "tf_keras and save it as .h5, which can be read here."
             )
+    if "objects could not be loaded" in str(error):
+        layer = next((line for line in lines if line.startswith("Layer")), "").split(" expected")[0]
+        return (
+            f"it lacks weights of {layer or 'a layer'}; expected all. Keras does not save a layer "
+            "that is called in two places of which one is a wrapper or a nested model. Pass the "
+            "model itself to prune, or save cprune_tf.graph.functional_twin(model)."
+        )
     if "Python lambda" in str(error):
         return (
             "it has a Lambda layer, which is Python code in the file and would run on this "

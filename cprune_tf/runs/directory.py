@@ -168,6 +168,8 @@ class RunDirectory:
     def save_model(self, model: Any, relative_name: str) -> pathlib.Path:
         """Saves a Keras model; the file is either whole or absent.
 
+        The file holds no compile state and no model class of the user's (`graph.stored_form`).
+
         Args:
             model: The `keras.Model`.
             relative_name: The file's name in the run directory, e.g. "models/iter_0003.keras".
@@ -181,9 +183,11 @@ class RunDirectory:
         """
         if not relative_name.endswith(".keras"):
             raise ValueError(f"Model name {relative_name!r}: expected it to end in .keras.")
+        from cprune_tf import graph  # opening a directory needs no Keras
+
         path = self.path(relative_name)
         with files.replacing(path) as temporary:
-            model.save(temporary)
+            graph.stored_form(model).save(temporary)
         return path
 
     def write_bytes(self, relative_name: str, data: bytes) -> pathlib.Path:

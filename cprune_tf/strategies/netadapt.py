@@ -319,10 +319,10 @@ class NetAdapt(Strategy):
         self._delete_weights_except(best)
 
     def _trained_weights(self, proposal: events.CandidatePlanned) -> list[Any]:
-        import keras
+        from cprune_tf import graph
 
         path = self.bench.run.path(_weights_name(proposal))
-        weights: list[Any] = keras.models.load_model(path).get_weights()
+        weights: list[Any] = graph.load_stored(path, self.original.model).get_weights()
         return weights
 
     def _delete_weights_except(self, best: events.CandidatePlanned | None) -> None:

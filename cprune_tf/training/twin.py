@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from cprune_tf.devices.agent.description import cpu_features
+from cprune_tf.graph import keras_internals
 from cprune_tf.graph.copying import copy_model
 
 # Instructions that multiply bfloat16: Intel's and AMD's, Intel's by tiles, Arm's.
@@ -73,7 +74,7 @@ def training_twin(model: keras.Model, *, seed: int = 0, precision: str = "float3
         if precision != "float32" and id(layer) not in last and _is_plain_float32(layer):
             config["dtype"] = precision
         cls = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
-        return cls.from_config(config)
+        return keras_internals.recreate_layer(layer, config, cls)
 
     return copy_model(model, copy)
 
@@ -109,7 +110,7 @@ def statistics_twin(model: keras.Model, *, include_frozen: bool = True) -> keras
             config.update(momentum=0.0, trainable=include_frozen or layer.trainable)
         elif _draws_random_numbers(config) and "rate" in config:
             config["rate"] = 0.0
-        return type(layer).from_config(config)
+        return keras_internals.recreate_layer(layer, config)
 
     return copy_model(model, copy)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cprune_tf import graph
 from cprune_tf.config import DataConfig
 from cprune_tf.data import load
 from cprune_tf.models import ModelError, load_model, vgg_small
@@ -88,6 +89,28 @@ def test_custom_layers_need_custom_objects(tmp_path):
         load_model(tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras", custom_objects={"Scale": Scale})
     np.testing.assert_array_equal(loaded(np.ones((1, 3), np.float32)), [[2.0, 2.0, 2.0]])
+
+
+def test_a_layer_shared_with_a_wrapper_is_kept_by_a_twin(tmp_path):
+    one, several = keras.Input((8, 8, 3)), keras.Input((4, 8, 8, 3))
+    shared = keras.layers.Conv2D(4, 3, name="shared", bias_initializer="normal")
+    wrapped = keras.layers.TimeDistributed(shared)(several)
+    outputs = [
+        keras.layers.GlobalAveragePooling2D()(shared(one)),
+        keras.layers.Dense(2)(keras.layers.Flatten()(wrapped)),
+    ]
+    model = keras.Model([several, one], outputs)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ModelError, match=r"lacks weights of Layer 'shared'; .*functional_twin"):
+        load_model(tmp_path / "model.keras")
+    twin = graph.functional_twin(model)
+    graph.check_storable(twin)
+    twin.save(tmp_path / "twin.keras")
+    images = [np.ones((2, *tensor.shape[1:]), np.float32) for tensor in model.inputs]
+    for value, expected in zip(
+        load_model(tmp_path / "twin.keras")(images), model(images), strict=True
+    ):
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_subclassed_models_are_refused(tmp_path):

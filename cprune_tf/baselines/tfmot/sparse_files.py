@@ -98,7 +98,7 @@ def write_sparse_files(
     from cprune_tf import litert
     from cprune_tf.baselines.tfmot.sparsifier import zeros_of
 
-    model = keras.models.load_model(root / "final.keras")
+    model = keras.models.load_model(root / "final.keras", compile=False)
     files.write_bytes(root / SPARSE_FILE, litert.convert(model, sparse=True))
     paths = {name: root / path for name, path in _FILES.items()}
     models = [ModelFile(name, "litert", str(path)) for name, path in paths.items()]

@@ -43,10 +43,8 @@ def start_softly(
         The event, journalled.
     """
     if (known := _started_before(bench, index)) is not None:
-        import keras
-
-        weights = keras.models.load_model(bench.run.path(known.weights)).get_weights()
-        candidate.draft.model.set_weights(weights)
+        stored = graph.load_stored(bench.run.path(known.weights), current.model)
+        candidate.draft.model.set_weights(stored.get_weights())
         return known
     removal = candidate.draft.removal
     scores = bench.score_units(current, tuple(removal), index)
