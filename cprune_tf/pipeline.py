@@ -208,19 +208,23 @@ class Pipeline:
         return model
 
     def _required_accuracy(self, original: Any) -> tuple[float, float]:
-        """Returns the original's accuracy and the accuracy that the result must have, both 0..1."""
+        """Returns the scores that the original has and that the result must have."""
         evaluated = self._run.journal.last(events.Evaluated)
         if evaluated is None:
             evaluated = self._run.journal.append(self._given.hooks.evaluate_original(original))
-        accuracy = evaluated.accuracy
+        accuracy, metric = evaluated.accuracy, self._given.hooks.metric
         strategy = self._config.strategy
-        required = strategy.required_accuracy or max(0.0, accuracy - strategy.max_accuracy_drop)
+        if strategy.required_accuracy:
+            required = metric.score(strategy.required_accuracy)
+        else:
+            required = accuracy - metric.drop(strategy.max_accuracy_drop, accuracy)
+            required = max(0.0, required) if metric.is_accuracy else required
         self._progress.note(
-            f"Accuracy of the original: {accuracy:.2%} ({strategy.metric}); required: "
-            f"{required:.2%}"
+            f"{metric.word.capitalize()} of the original: {metric.text(accuracy)} ({metric.name}); "
+            f"required: {metric.text(required)}"
         )
-        guessing = guessing_note(accuracy, self._given.data, strategy.metric)
-        if guessing and not self._given.own_score:
+        guessing = "" if self._given.own_score else self._guessing(accuracy)
+        if guessing:
             if required > 0:
                 raise ConfigError(
                     f"{guessing} If accuracy does not matter, set strategy.max_accuracy_drop to "
@@ -229,11 +233,18 @@ class Pipeline:
             self._progress.note(guessing)
         if required > accuracy:
             raise ConfigError(
-                f"config.strategy.required_accuracy is {required:.2%}, but the original model has "
-                f"{accuracy:.2%} ({strategy.metric}) on the images that decide. Lower it, or check "
-                "that config.data preprocesses the images in the same way as the model's training."
+                f"config.strategy.required_accuracy is {metric.text(required)}, but the original "
+                f"model has {metric.text(accuracy)} ({metric.name}) on the data that decide; "
+                "expected what the original reaches. Change it, or check that the data are "
+                "preprocessed in the same way as in the model's training."
             )
         return accuracy, required
+
+    def _guessing(self, accuracy: float) -> str:
+        data, metric = self._given.data, self._given.hooks.metric
+        if not isinstance(data, ImageData) or not metric.is_rank:
+            return ""
+        return guessing_note(accuracy, data, metric.name)
 
     def _baseline(
         self, bench: Workbench, original: Any, accuracy: float, required: float
@@ -242,10 +253,13 @@ class Pipeline:
         if baseline is not None:
             return bench.restore(baseline, original)
         first = bench.start(original, self._evaluated_as_deployed(bench, original, accuracy))
-        metric = self._config.strategy.metric
+        metric = self._given.hooks.metric
         self._run.journal.append(
             events.Baseline(
-                **vars(bench.describe(first)), required_accuracy=required, metric=metric
+                **vars(bench.describe(first)),
+                required_accuracy=required,
+                metric=metric.name,
+                is_minimized=metric.is_minimized,
             )
         )
         self._progress.note(f"The original, tuned: {first.latency}")
@@ -255,10 +269,10 @@ class Pipeline:
         self, bench: Workbench, original: Any, accuracy: float
     ) -> Evaluation:
         """Evaluates the original as it would be deployed; only int8 makes a difference."""
-        if bench.hooks.evaluate_deployed is None:
+        if not bench.hooks.judges_files:
             return Evaluation(accuracy)
         evaluation = bench.evaluate(original)
-        self._progress.note(f"The original as int8 in LiteRT: {evaluation}")
+        self._progress.note(f"The original as int8 in LiteRT: {evaluation.text(bench.hooks.metric)}")
         return evaluation
 
     def _pruned(self, bench: Workbench, first: CurrentModel, required: float) -> CurrentModel:
@@ -291,7 +305,8 @@ class Pipeline:
         A strategy may accept a model that misses the requirement by a little, since this training
         follows. The original is never trained.
         """
-        gate = AccuracyGate(required, required, self._config.strategy.gate_confidence)
+        confidence = self._config.strategy.gate_confidence
+        gate = AccuracyGate(required, required, confidence, bench.hooks.metric)
         known = self._run.journal.last(events.LongTermTrained)
         iteration = pruned.iteration
         if known is not None:
@@ -329,9 +344,10 @@ class Pipeline:
                 evaluation, kept = trained, "trained"
             else:
                 model.set_weights(before)
+                metric = bench.hooks.metric
                 self._progress.note(
-                    f"Long-term training ended at {trained.accuracy:.2%}, below "
-                    f"{evaluation.accuracy:.2%}: the weights before it are kept."
+                    f"Long-term training ended at {metric.text(trained.accuracy)}, which is worse "
+                    f"than {metric.text(evaluation.accuracy)}: the weights before it are kept."
                 )
         self._run.save_model(model, "final.keras")
         epochs = self._config.training.long_term.epochs if iteration else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cprune_tf.accuracy.gate import AccuracyGate, Evaluation
 from cprune_tf.accuracy.hits import RANKS, Hits, pack_hits, unpack_hits
+from cprune_tf.accuracy.metric import Metric
 from cprune_tf.accuracy.paired import PairedDifference
 from cprune_tf.accuracy.refusal import RefusalTest
 
@@ -12,6 +13,7 @@ __all__ = [
     "AccuracyGate",
     "Evaluation",
     "Hits",
+    "Metric",
     "PairedDifference",
     "RefusalTest",
     "pack_hits",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cprune_tf.accuracy import (
     Evaluation,
     Hits,
+    Metric,
     PairedDifference,
     RefusalTest,
     pack_hits,
@@ -29,11 +30,12 @@ class Hooks:
     Attributes:
         short_term_train: Trains a candidate in place.
         long_term_train: Trains the final model in place.
-        evaluate: Returns a model's accuracy, 0..1.
+        evaluate: Returns a model's accuracy, 0..1, or its score by another metric.
         sample: Returns batches of labelled training images, for importance and sensitivity.
         evaluate_batches: Called with a model and the order of the images (None: as they are),
             yields which images of each batch it classifies right; the same accuracy as `evaluate`.
-            None if `evaluate` is the caller's own, which is run whole.
+            None if `evaluate` is the caller's own, or of a metric that does not judge images one by
+            one: it is run whole.
         evaluate_deployed: As evaluate_batches, of the file that would be deployed. With it, all
             models but the original are judged by their files. None: a model computes the same
             outputs where it is deployed.
@@ -41,6 +43,9 @@ class Hooks:
             caller's own functions or optimizer train, which know of no penalty.
         short_term_train_all: Trains models in place, side by side, as short_term_train does;
             yields the position of each when it is trained. None: they are trained one by one.
+        metric: What the scores are.
+        score_deployed: As evaluate, of the file that would be deployed, where evaluate_batches is
+            None; used as evaluate_deployed is.
     """
 
     short_term_train: Callable[[Any], None]
@@ -51,6 +56,13 @@ class Hooks:
     evaluate_deployed: EvaluateBatches | None = None
     soft_start: Callable[[Any, Any, int], None] | None = None
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
+    metric: Metric = Metric()
+    score_deployed: Callable[[Any], float] | None = None
+
+    @property
+    def judges_files(self) -> bool:
+        """Whether models are judged by the files that would be deployed."""
+        return self.evaluate_deployed is not None or self.score_deployed is not None
 
     def evaluate_original(self, model: Any) -> events.Evaluated:
         """Evaluates the original model, with which all others are compared.
@@ -90,7 +102,7 @@ class Hooks:
             The accuracy. If the evaluation ended early, it is not whole, and the model is refused.
         """
         if self.evaluate_batches is None or original is None or not original.hits:
-            return Evaluation(float(self.evaluate(model)))
+            return Evaluation(float((self.score_deployed or self.evaluate)(model)))
         known = unpack_hits(original.hits, original.num_images)
         # Images may be sorted by their class.
         order = np.random.default_rng(seed).permutation(len(known))
