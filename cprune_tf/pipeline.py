@@ -19,8 +19,8 @@ import numpy as np
 from cprune_tf import graph, litert
 from cprune_tf.accuracy import AccuracyGate, Evaluation
 from cprune_tf.config import ConfigError, PruneConfig
-from cprune_tf.cross_check import check_deployments
-from cprune_tf.data import ImageData
+from cprune_tf.cross_check import Score, check_deployments
+from cprune_tf.data import Data, ImageData
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
 from cprune_tf.runs import Progress, RunDirectory, events
@@ -62,15 +62,18 @@ class PipelineInput:
         sparsifier: Changes the original's weights in place of the strategy and of long-term
             training; None: the strategy prunes.
         quantize: Makes the int8 file of a model; None at other precisions.
+        score_outputs: Judges all outputs on the test data, where models are judged by a metric of
+            the caller's; None: the images' classes tell, or nothing.
     """
 
     model: Any
     hooks: Hooks
-    data: ImageData
+    data: Data
     judging_reason: str = ""
     own_score: bool = False
     sparsifier: Sparsifier | None = None
     quantize: Callable[[Any], bytes] | None = None
+    score_outputs: Score | None = None
 
 
 class Pipeline:
@@ -150,14 +153,13 @@ class Pipeline:
         """Journals once how many images train the models, decide, and are quoted in the report."""
         data, journal = self._given.data, self._run.journal
         if journal.last(events.DataDescribed) is None:
-            labels = data.validation_labels
-            num_validation = 0 if labels is None else len(labels)
+            num_validation = data.num_validation
             journal.append(
                 events.DataDescribed(
                     data.name,
                     data.num_train,
                     num_validation,
-                    len(data.test_labels),
+                    data.num_test,
                     data.validation_source if num_validation else "",
                     self._given.judging_reason,
                 )
@@ -443,15 +445,17 @@ class Pipeline:
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
         if self._run.journal.last(events.CrossChecked) is not None:
             return
+        data = self._given.data
         with self._progress.stage("Cross-check"):
             checked = check_deployments(
                 deployments,
-                self._given.data.test_images,
-                self._given.data.test_labels,
+                data.test_images,
+                data.test_labels if isinstance(data, ImageData) else None,
                 self._device,
                 measure=self._config.measure,
                 thread_counts=(1, self._device.num_cores()),
-                metric=self._config.strategy.metric,
+                metric=self._given.hooks.metric.name,
+                score=self._given.score_outputs,
             )
             self._run.journal.append(events.CrossChecked.of(checked))
         for problem in checked.problems:

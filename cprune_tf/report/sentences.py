@@ -109,7 +109,7 @@ def which_images(data: DataDescribed, metric: Metric) -> str:
     if not metric.is_rank:
         direction = "lower" if metric.is_minimized else "higher"
         better = f" Of {metric.label}, {direction} values are better."
-        return _which_images(data, metric.items, "it is", "value") + better
+        return _which_images(data, metric.items, "scores are", "score") + better
     fewest = min(count for count in (data.num_validation, data.num_test) if count)
     # At an accuracy of 90 %; at others it is of the same size.
     error = 100 * math.sqrt(0.9 * 0.1 / fewest)
