@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from cprune_tf.accuracy import Metric
-    from cprune_tf.data import Data, SampleData
-    from cprune_tf.data.image_files import FileChecks, FileProgress
-    from cprune_tf.data.interface import Interface
+    from cprune_tf.data import Data
+    from cprune_tf.data.image_files import FileChecks
     from cprune_tf.devices import Device
     from cprune_tf.report.types import Report
     from cprune_tf.runs import Progress, RunDirectory
@@ -116,11 +115,11 @@ def prune(
         model: A functional or Sequential Keras 3 model, or the path or the embedded name of one.
         train_data: Preprocessed (inputs, labels) or (inputs, labels, sample weights) as
             `model.fit` takes them: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a tuple of
-            arrays (see `data.from_datasets`, and `data.from_samples` for all models but classifiers
-            of one image, which docs/tasks.md is about). Or an `ImageData`, which replaces validation_data and
-            test_data as well. None with validation_data: pass your own training functions, since
-            the defaults would train on the validation data. None without validation_data: the data
-            that config.data names.
+            arrays (see `data.from_datasets` for classifiers of one image, and `data.from_samples`
+            for all other models, which docs/tasks.md is about). Or an `ImageData`, which
+            replaces validation_data and test_data as well. None with validation_data: pass your
+            own training functions, since the defaults would train on the validation data. None
+            without validation_data: the data that config.data names.
         validation_data: The same, finite; it is read into memory, at most config.data.max_test
             images. It decides which candidates are accepted.
         test_data: The same once more, used only once, for the accuracies in the report. None:
@@ -162,6 +161,7 @@ def prune(
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress, RunDirectory, events
     from cprune_tf.storage.plain import to_plain
+    from cprune_tf.task import check_task, load_data, metric_of
     from cprune_tf.training import distribution
     from cprune_tf.training.compiled import check_compiled, check_whole_labels
     from cprune_tf.training.deployed import Int8Judge
@@ -175,8 +175,8 @@ def prune(
     replicas = distribution.open_strategy(settings.training.distribute)
     with Progress(console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
-        metric = _metric(settings, keras_model, own_score=evaluate is not None)
-        data = _data(
+        metric = metric_of(settings, keras_model, own_score=evaluate is not None)
+        data = load_data(
             settings, metric, keras_model, train_data, validation_data, test_data, files,
             stage.progress,
         )  # fmt: skip
@@ -185,7 +185,7 @@ def prune(
             check_compiled(keras_model, data)
         scorer = None
         if not isinstance(data, image_data.ImageData):
-            _check_task(settings, data, own_compile or own_training)
+            check_task(settings, data, own_compile or own_training, sparsifier is not None)
             check_whole_labels(keras_model, data.interface, data.judges[1], metric)
             if evaluate is None:
                 scorer = Scorer(keras_model, data.interface, metric, data.judges[1])
@@ -211,8 +211,9 @@ def prune(
                 f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
                 "depend on each other, and run in this process."
             )
-        is_for_images = isinstance(data, image_data.ImageData)
-        judge = Int8Judge(settings, data) if settings.makes_int8 and is_for_images else None
+        judge = None
+        if settings.makes_int8 and isinstance(data, image_data.ImageData):
+            judge = Int8Judge(settings, data)
         hooks = _hooks(
             settings, data, keras_model, own_compile, replicas, cluster, run, progress.innermost,
             short_term_train, long_term_train, evaluate, judge, metric, scorer,
@@ -383,120 +384,6 @@ def _teacher(settings: configs.PruneConfig, model: keras.Model, data: Data) -> k
             "the preprocessing that config.data describes."
         )
     return teacher
-
-
-def _metric(settings: configs.PruneConfig, model: keras.Model, *, own_score: bool) -> Metric:
-    """Returns what models are judged by; raises ConfigError if such a model cannot be."""
-    from cprune_tf.accuracy import Metric
-    from cprune_tf.data.interface import interface_of
-
-    metric, interface = settings.strategy.judged_by, interface_of(model)
-    if not metric.is_rank or interface.is_classifier:
-        return metric
-    if own_score:
-        return Metric("score")
-    raise configs.ConfigError(
-        f"config.strategy.metric is {metric.name!r}, which is for one image and one vector of class "
-        f"scores, and the model has {interface}. Set it to a metric that the model was compiled "
-        "with, e.g. 'mean_absolute_error', or give `evaluate`; see docs/tasks.md."
-    )
-
-
-def _check_task(settings: configs.PruneConfig, data: SampleData, own_training: bool) -> None:
-    """Refuses what is there for classifiers of one image only."""
-    if not own_training:
-        raise configs.ConfigError(
-            f"The model has {data.interface}, and config.training trains only classifiers of one "
-            "image; expected a model that was compiled with its optimizer and loss and is given "
-            "with train_data, or both short_term_train and long_term_train."
-        )
-    if settings.makes_int8:
-        raise configs.ConfigError(
-            "config.precision or config.compared_precisions names int8, which is judged only for "
-            f"classifiers of one image, and the model has {data.interface}; expected float32 or "
-            "float16."
-        )
-    if settings.training.teacher:
-        raise configs.ConfigError(
-            f"config.training.teacher is {settings.training.teacher!r}; expected '' where the "
-            "caller's own functions or the optimizer of the compiled model train."
-        )
-
-
-def _data(
-    settings: configs.PruneConfig,
-    metric: Metric,
-    model: keras.Model,
-    train_data: Any,
-    validation_data: Any,
-    test_data: Any,
-    files: FileChecks,
-    on_progress: FileProgress,
-) -> Data:
-    """Loads and checks the data, and the model's inputs and outputs."""
-    from cprune_tf import data as image_data
-    from cprune_tf import models
-    from cprune_tf.data.datasets import check_image_data, from_datasets
-    from cprune_tf.data.interface import interface_of
-
-    if not metric.is_rank:
-        given = (train_data, validation_data, test_data)
-        return _samples(settings, interface_of(model), *given, on_progress)
-    shape, classes = models.shape_and_classes(model)
-    if isinstance(train_data, image_data.ImageData):
-        return check_image_data(train_data, train_data.name, shape, classes)
-    if train_data is None and validation_data is None:
-        return image_data.load(settings.data, input_shape=shape, num_classes=classes, files=files)
-    if validation_data is None:
-        raise configs.ConfigError(
-            "train_data was given without validation_data; expected both, since the accuracy on "
-            "the validation data decides which candidates are accepted."
-        )
-    # Without train_data, the caller's own functions train. Only an importance criterion may still
-    # need labelled images; it gets validation images.
-    train = validation_data if train_data is None else train_data
-    return from_datasets(
-        train,
-        validation_data,
-        test_data,
-        batch_size=settings.data.batch_size,
-        max_test=settings.data.max_test,
-        steps_per_epoch=settings.data.steps_per_epoch,
-        class_names=settings.data.class_names,
-        input_shape=shape,
-        num_classes=classes,
-        on_progress=on_progress,
-    )
-
-
-def _samples(
-    settings: configs.PruneConfig,
-    interface: Interface,
-    train_data: Any,
-    validation_data: Any,
-    test_data: Any,
-    on_progress: FileProgress,
-) -> SampleData:
-    """Checks the data of any other task than classifying an image."""
-    from cprune_tf import data as image_data
-
-    if validation_data is None or isinstance(train_data, image_data.ImageData):
-        raise configs.ConfigError(
-            f"config.strategy.metric is {settings.strategy.metric!r}, and the model has "
-            f"{interface}; expected train_data and validation_data of (inputs, labels), since "
-            "config.data and ImageData are for classifiers of one image."
-        )
-    train = validation_data if train_data is None else train_data
-    return image_data.from_samples(
-        interface,
-        train,
-        validation_data,
-        test_data,
-        batch_size=settings.data.batch_size,
-        max_test=settings.data.max_test,
-        steps_per_epoch=settings.data.steps_per_epoch,
-        on_progress=on_progress,
-    )
 
 
 def _with_names(

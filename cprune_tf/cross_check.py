@@ -1,4 +1,6 @@
-"""Runs the same models and images (or other inputs) through Keras on the host, and TVM and LiteRT on the device.
+"""Runs models and images through Keras on the host, and TVM and LiteRT on the device.
+
+The images may be inputs of any other kind, too.
 
 Weights and images are the same on all runtimes, so any difference in the outputs is a fault of a
 compiler or an export. The latencies of all deployments are measured interleaved, in one run.
@@ -303,9 +305,7 @@ def _problems_of_weights(deployments: Sequence[Deployment]) -> list[str]:
     return problems
 
 
-def _check_inputs(
-    deployments: Sequence[Deployment], inputs: Sequence[npt.NDArray[Any]]
-) -> None:
+def _check_inputs(deployments: Sequence[Deployment], inputs: Sequence[npt.NDArray[Any]]) -> None:
     names = [deployment.name for deployment in deployments]
     if not names or len(set(names)) != len(names):
         raise CrossCheckError(

@@ -83,7 +83,7 @@ class Deployment:
 def write_deploy_folder(
     run: RunDirectory,
     deployment: Deployment,
-    data: DataConfig,
+    data: DataConfig | None,
     target: Mapping[str, Any] | None,
 ) -> None:
     """Writes `deploy/`: the deployment's files, metadata and a script that runs them.
@@ -91,7 +91,7 @@ def write_deploy_folder(
     Args:
         run: The run directory.
         deployment: The result, whose files exist.
-        data: How the model's input is preprocessed.
+        data: How the model's input is preprocessed; None if the caller does that.
         target: The compiler's target of the library, as JSON types; None without a library.
 
     Raises:
@@ -105,8 +105,7 @@ def write_deploy_folder(
             {"name": tensor.name, "dtype": str(tensor.dtype), "shape": [1, *tensor.shape[1:]]}
             for tensor in deployment.keras_model.inputs
         ],
-        "mean": data.mean,
-        "std": data.std,
+        **({} if data is None else {"mean": data.mean, "std": data.std}),
         **({} if target is None else {"target": target}),
     }
     run.write_json("deploy/metadata.json", metadata)

@@ -204,7 +204,7 @@ class Pipeline:
             find_runtime("litert", "int8").check(model, int8)
         sparsifier = self._given.sparsifier
         if sparsifier is not None and self._run.journal.last(events.CandidateJudged) is None:
-            sparsifier.check(model, self._given.data)
+            sparsifier.check(model, self._images())
         if runtime.suffix != _TFLITE and not self._run.path("original.tflite").exists():
             self._run.write_bytes("original.tflite", litert.convert(model))
         return model
@@ -271,10 +271,12 @@ class Pipeline:
         self, bench: Workbench, original: Any, accuracy: float
     ) -> Evaluation:
         """Evaluates the original as it would be deployed; only int8 makes a difference."""
-        if not bench.hooks.judges_files:
+        if bench.hooks.evaluate_deployed is None:
             return Evaluation(accuracy)
         evaluation = bench.evaluate(original)
-        self._progress.note(f"The original as int8 in LiteRT: {evaluation.text(bench.hooks.metric)}")
+        self._progress.note(
+            f"The original as int8 in LiteRT: {evaluation.text(bench.hooks.metric)}"
+        )
         return evaluation
 
     def _pruned(self, bench: Workbench, first: CurrentModel, required: float) -> CurrentModel:
@@ -294,10 +296,15 @@ class Pipeline:
             return current
         return run_strategy(self._strategy(bench, first, required), bench, current)
 
+    def _images(self) -> ImageData:
+        """The data of a classifier; without those, the API takes no sparsifier."""
+        assert isinstance(self._given.data, ImageData)
+        return self._given.data
+
     def _strategy(self, bench: Workbench, first: CurrentModel, required: float) -> Strategy:
         sparsifier = self._given.sparsifier
         if sparsifier is not None:
-            return Reweighting(bench, first, required, sparsifier, self._given.data)
+            return Reweighting(bench, first, required, sparsifier, self._images())
         registration = registered_strategies()[self._config.strategy.name]
         return registration.strategy(bench, first, required)
 
@@ -413,7 +420,9 @@ class Pipeline:
                     files.write_bytes(pathlib.Path(other), content)
             threads = self._config.measure.num_threads
             target = self._device.target(threads) if has_tvm else None
-            write_deploy_folder(run, deployments[-1], self._config.data, target)
+            is_classifier = isinstance(self._given.data, ImageData)
+            preprocessing = self._config.data if is_classifier else None
+            write_deploy_folder(run, deployments[-1], preprocessing, target)
         built = (final_file.name, "final.tflite", original_file.name, "original.tflite")
         names = tuple(dict.fromkeys(("final.keras", *built)))
         exported = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from cprune_tf.accuracy.metric import Metric
+from cprune_tf.accuracy.metric import TOP1, Metric
 from cprune_tf.accuracy.paired import PairedDifference
 
 
@@ -69,7 +69,7 @@ class AccuracyGate:
     least: float
     least_bound: float
     confidence: float = 0.0
-    metric: Metric = Metric()
+    metric: Metric = TOP1
 
     def shortfall(self, evaluation: Evaluation) -> str:
         """Says in words what a model misses.
@@ -88,7 +88,7 @@ class AccuracyGate:
             bound = evaluation.accuracy - evaluation.paired.margin(self.confidence)
             if bound < self.least_bound:
                 return (
-                    f"{evaluation.text(self.metric)}; with {self.confidence:.0%} confidence no less "
-                    f"than {bound:.2%} < {self.least_bound:.2%}"
+                    f"{evaluation.text(self.metric)}; with {self.confidence:.0%} confidence no "
+                    f"less than {bound:.2%} < {self.least_bound:.2%}"
                 )
         return ""

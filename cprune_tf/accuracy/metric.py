@@ -101,3 +101,7 @@ class Metric:
     def text(self, score: float) -> str:
         """Writes a score as the metric's value: "88.10%", or "0.1234"."""
         return f"{score:.2%}" if self.is_accuracy else f"{self.score(score):.4g}"
+
+
+TOP1 = Metric()
+"""What classifiers are judged by where nothing else is said."""

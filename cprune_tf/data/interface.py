@@ -124,13 +124,16 @@ def interface_of(model: keras.Model) -> Interface:
         structure = _without_lists(numbers)
     names = [getattr(tensor, "name", "") for tensor in inputs]
     found = Interface(
-        tuple(map(_port, names, inputs)), tuple(map(_port, _output_names(model), outputs)), structure
+        tuple(map(_port, names, inputs)),
+        tuple(map(_port, _output_names(model), outputs)),
+        structure,
     )
     for port in found.inputs:
         if None in port.shape:
             raise ConfigError(
-                f"The model's input {port} has a size that is not fixed; expected fixed ones, since "
-                "programs are compiled for one size. Rebuild the model with a fixed keras.Input."
+                f"The model's input {port} has no fixed size; expected a fixed height and "
+                "width, since programs are compiled for one size. Rebuild the model with a fixed "
+                "keras.Input."
             )
     return found
 

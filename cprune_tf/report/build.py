@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cprune_tf.accuracy import Metric
+from cprune_tf.accuracy import TOP1, Metric
 from cprune_tf.errors import UserError
 from cprune_tf.report import comparisons, cross_check, history, sentences, shipping, types
 from cprune_tf.runs import directory, journal
@@ -270,7 +270,9 @@ class _Builder:
                 "run, and no speed-up is given."
             )
         if self.data is not None:
-            notes.append(sentences.which_images(self.data, self._metric()))
+            notes.append(
+                sentences.which_images(self.data, self._metric() if self.baseline else TOP1)
+            )
         if self._runtime() == "litert":
             notes.append(sentences.for_litert(str(self.config.get("precision", "float32"))))
         for event in history.of_kind(self.records, EnvironmentChanged):

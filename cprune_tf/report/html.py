@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from cprune_tf.accuracy import Metric
+from cprune_tf.accuracy import TOP1, Metric
 from cprune_tf.report import figures, formats, types
 from cprune_tf.runs import differences
 from cprune_tf.storage import plain
@@ -64,7 +64,7 @@ def render_page(
     template: str,
     contents: Any,
     plots: Sequence[figures.Plot],
-    metric: Metric = Metric(),  # noqa: B008 (it is frozen)
+    metric: Metric = TOP1,
     **names: object,
 ) -> str:
     """Renders a page of this package.
@@ -106,7 +106,7 @@ class _Numbers:
 
     def __init__(self, values: dict[str, Any], metric: Metric) -> None:
         self._values = values
-        self._formats = {
+        self._formats: dict[str, Callable[[Any], str]] = {
             **_FORMATS,
             "score": functools.partial(formats.score, metric),
             "score_change": functools.partial(formats.score_change, metric),

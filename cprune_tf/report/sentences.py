@@ -109,23 +109,24 @@ def which_images(data: DataDescribed, metric: Metric) -> str:
     if not metric.is_rank:
         direction = "lower" if metric.is_minimized else "higher"
         better = f" Of {metric.label}, {direction} values are better."
-        return _which_images(data, metric.items, "scores are", "score") + better
+        return _which_images(data, metric) + better
     fewest = min(count for count in (data.num_validation, data.num_test) if count)
     # At an accuracy of 90 %; at others it is of the same size.
     error = 100 * math.sqrt(0.9 * 0.1 / fewest)
     return (
-        f"{_which_images(data, metric.items, 'accuracies are', 'accuracy')} On {fewest:,} images, the standard error of an accuracy is about "
-        f"{error:.1f} points. A difference between two models on the same images is known better: "
-        "its standard error stands behind the ±, where it was measured."
+        f"{_which_images(data, metric)} On {fewest:,} images, the standard error of an accuracy is "
+        f"about {error:.1f} points. A difference between two models on the same images is known "
+        "better: its standard error stands behind the ±, where it was measured."
     )
 
 
-def _which_images(data: DataDescribed, items: str, scores_are: str, score: str) -> str:
+def _which_images(data: DataDescribed, metric: Metric) -> str:
+    items, scores = metric.items, "accuracies" if metric.is_rank else "scores"
     if data.validation_source == "test":
         return (
-            f"{data.reason} So {data.num_validation:,} of the test {items} decided which candidates "
-            f"were accepted, and {scores_are} quoted on the other {data.num_test:,}, which were "
-            "looked at once, at the end."
+            f"{data.reason} So {data.num_validation:,} of the test {items} decided which "
+            f"candidates were accepted, and {scores} are quoted on the other {data.num_test:,}, "
+            "which were looked at once, at the end."
         )
     if data.num_validation:
         return (
@@ -133,8 +134,8 @@ def _which_images(data: DataDescribed, items: str, scores_are: str, score: str) 
             f"The {data.num_test:,} test {items} were looked at once, at the end."
         )
     return (
-        f"The {data.num_test:,} {items} that {scores_are} quoted on also decided which candidates "
-        f"were accepted, so the result's {score} is slightly optimistic."
+        f"The {data.num_test:,} {items} that {scores} are quoted on also decided which candidates "
+        f"were accepted, so the result's {metric.word} is slightly optimistic."
     )
 
 

@@ -188,8 +188,8 @@ def _cross_check(check: types.CrossCheck, metric: Metric) -> rich.table.Table:
         "runtime",
         "max abs error",
         "max rel error",
-        "agreement",
-        numbers=3,
+        *(["agreement"] if metric.is_rank else []),
+        numbers=3 if metric.is_rank else 2,
     )
     for row in check.checks:
         if row.runtime == "keras":
@@ -199,7 +199,7 @@ def _cross_check(check: types.CrossCheck, metric: Metric) -> rich.table.Table:
             formats.runtime(row.runtime),
             _value(row.max_abs_error, formats.error),
             _value(row.max_relative_error, formats.error),
-            "" if row.top1_agreement is None else formats.percent(row.top1_agreement),
+            *([] if row.top1_agreement is None else [formats.percent(row.top1_agreement)]),
         )
     return table
 

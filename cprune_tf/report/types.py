@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 from cprune_tf.accuracy import Metric
-
 from cprune_tf.runs.results import ExportedFile, TaskRecord
 
 

@@ -147,7 +147,8 @@ class NetAdapt(Strategy):
             return (
                 f"the target is reached: {1 / current.latency_ratio:.3g}x as fast as the original"
             )
-        if (refused := self.too_inaccurate) is not None:
+        refused = self.too_inaccurate
+        if refused is not None and refused.accuracy is not None:
             return (
                 f"{self.metric.word} binds: the best proposal has "
                 f"{self.metric.text(refused.accuracy)}, and "

@@ -147,7 +147,9 @@ class Trainer:
             replicas=self.replicas,
         )
         if num_batches := self.config.training.recalibration_batches:
-            recalibrate_batch_norm(model, self._images, num_batches, seed=seed, include_frozen=False)
+            recalibrate_batch_norm(
+                model, self._images, num_batches, seed=seed, include_frozen=False
+            )
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)

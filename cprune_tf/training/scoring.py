@@ -78,8 +78,8 @@ class Scorer:
         value = self._value(outputs, labels)
         if not np.isfinite(value):
             raise TrainingError(
-                f"The metric {self.metric.name!r} is {value} on the data that it was computed from; "
-                "expected a finite number. Check the labels, or choose another metric."
+                f"The metric {self.metric.name!r} is {value} on the given data; expected a finite "
+                "number. Check the labels, or choose another metric."
             )
         return self.metric.score(value)
 
@@ -108,11 +108,15 @@ class Scorer:
         return float(results[self.metric.name])
 
     def _check(self, labels: Any) -> None:
-        """Computes the metric once on outputs of zeros, so that it cannot fail late."""
+        """Computes the metric once on what comes of zeros, so that it cannot fail late."""
         name, model = self.metric.name, self._compiled
         count = len(keras.tree.flatten(labels)[0])
-        outputs = [np.zeros((count, *port.shape), np.float32) for port in self._interface.outputs]
+        inputs = [
+            np.zeros((count, *map(int, filter(None, port.shape))), port.dtype)
+            for port in self._interface.inputs
+        ]
         try:
+            outputs = outputs_of(self._interface, model, inputs)
             self._value(outputs, labels)
         except KeyError as error:
             known = sorted(set(model.get_metrics_result()) | {_LOSS})

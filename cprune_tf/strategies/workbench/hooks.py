@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.accuracy import (
+    TOP1,
     Evaluation,
     Hits,
     Metric,
@@ -44,8 +45,6 @@ class Hooks:
         short_term_train_all: Trains models in place, side by side, as short_term_train does;
             yields the position of each when it is trained. None: they are trained one by one.
         metric: What the scores are.
-        score_deployed: As evaluate, of the file that would be deployed, where evaluate_batches is
-            None; used as evaluate_deployed is.
     """
 
     short_term_train: Callable[[Any], None]
@@ -56,13 +55,7 @@ class Hooks:
     evaluate_deployed: EvaluateBatches | None = None
     soft_start: Callable[[Any, Any, int], None] | None = None
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
-    metric: Metric = Metric()
-    score_deployed: Callable[[Any], float] | None = None
-
-    @property
-    def judges_files(self) -> bool:
-        """Whether models are judged by the files that would be deployed."""
-        return self.evaluate_deployed is not None or self.score_deployed is not None
+    metric: Metric = TOP1
 
     def evaluate_original(self, model: Any) -> events.Evaluated:
         """Evaluates the original model, with which all others are compared.
@@ -102,7 +95,7 @@ class Hooks:
             The accuracy. If the evaluation ended early, it is not whole, and the model is refused.
         """
         if self.evaluate_batches is None or original is None or not original.hits:
-            return Evaluation(float((self.score_deployed or self.evaluate)(model)))
+            return Evaluation(float(self.evaluate(model)))
         known = unpack_hits(original.hits, original.num_images)
         # Images may be sorted by their class.
         order = np.random.default_rng(seed).permutation(len(known))
