@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import rich.console
     import tensorflow as tf
 
-    from cprune_tf.data import ImageData
-    from cprune_tf.data.image_files import FileChecks, FileProgress
+    from cprune_tf.accuracy import Metric
+    from cprune_tf.data import Data
+    from cprune_tf.data.image_files import FileChecks
     from cprune_tf.devices import Device
     from cprune_tf.report.types import Report
     from cprune_tf.runs import Progress, RunDirectory
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cprune_tf.training.cluster import TrainingCluster
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.judging import Judged
+    from cprune_tf.training.scoring import Scorer
 
 Train = Callable[[Any], None]
 Evaluate = Callable[[Any], float]
@@ -111,12 +113,13 @@ def prune(
 
     Args:
         model: A functional or Sequential Keras 3 model, or the path or the embedded name of one.
-        train_data: Preprocessed (images, labels) or (images, labels, sample weights) as
+        train_data: Preprocessed (inputs, labels) or (inputs, labels, sample weights) as
             `model.fit` takes them: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a tuple of
-            arrays (see `data.from_datasets`). Or an `ImageData`, which replaces validation_data and
-            test_data as well. None with validation_data: pass your own training functions, since
-            the defaults would train on the validation data. None without validation_data: the data
-            that config.data names.
+            arrays (see `data.from_datasets` for classifiers of one image, and `data.from_samples`
+            for all other models, which docs/tasks.md is about). Or an `ImageData`, which
+            replaces validation_data and test_data as well. None with validation_data: pass your
+            own training functions, since the defaults would train on the validation data. None
+            without validation_data: the data that config.data names.
         validation_data: The same, finite; it is read into memory, at most config.data.max_test
             images. It decides which candidates are accepted.
         test_data: The same once more, used only once, for the accuracies in the report. None:
@@ -128,8 +131,8 @@ def prune(
         resume: Whether to continue the run in workdir.
         short_term_train: Trains a candidate in place; None: the default training.
         long_term_train: Trains the pruned model in place; None: the default training.
-        evaluate: Returns a model's accuracy, 0..1; it is always run whole. None: the default
-            evaluation.
+        evaluate: Returns a model's accuracy, 0..1, or a value of whatever config.strategy.metric
+            names; it is always run whole. None: the metric is computed on the validation data.
         sparsifier: Sets weights to zero in place of the strategy and of long-term training, so
             that no filter is removed; None: the strategy prunes.
         console: The console that shows progress; None: standard output.
@@ -139,10 +142,10 @@ def prune(
 
     Raises:
         ConfigError: If the config is invalid, or requires a higher accuracy than the original has,
-            or if the original only guesses.
+            or if the original only guesses; or if the metric is not for such a model.
         GraphError: If the model has no graph of layers, e.g. a subclassed model.
         DataError: If the data do not fit the model, or some of them cannot be read.
-        TrainingError: If the compiled loss cannot be computed from the labels.
+        TrainingError: If the compiled loss or metric cannot be computed from the labels.
         UnsupportedOperationError: If the compiler cannot import one of the model's layers.
     """
     settings = (
@@ -153,14 +156,17 @@ def prune(
     _check_confidence(settings, evaluate)
     settings.training.check_one_process()
     settings = _with_names(settings, model, device)
+    from cprune_tf import data as image_data
     from cprune_tf import models, pipeline, report
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress, RunDirectory, events
     from cprune_tf.storage.plain import to_plain
+    from cprune_tf.task import check_task, load_data, metric_of
     from cprune_tf.training import distribution
-    from cprune_tf.training.compiled import check_compiled
+    from cprune_tf.training.compiled import check_compiled, check_whole_labels
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
+    from cprune_tf.training.scoring import Scorer
 
     keras_model = model
     if _is_name(model):
@@ -171,11 +177,20 @@ def prune(
     replicas = distribution.open_strategy(settings.training.distribute)
     with Progress(console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
-        data = _image_data(
-            settings, keras_model, train_data, validation_data, test_data, files, stage.progress
-        )
-        if own_compile and not (short_term_train and long_term_train):
+        metric = metric_of(settings, keras_model, own_score=evaluate is not None)
+        data = load_data(
+            settings, metric, keras_model, train_data, validation_data, test_data, files,
+            stage.progress,
+        )  # fmt: skip
+        own_training = bool(short_term_train and long_term_train)
+        if own_compile and not own_training:
             check_compiled(keras_model, data)
+        scorer = None
+        if not isinstance(data, image_data.ImageData):
+            check_task(settings, data, own_compile or own_training, sparsifier is not None)
+            check_whole_labels(keras_model, data.interface, data.judges[1], metric)
+            if evaluate is None:
+                scorer = Scorer(keras_model, data.interface, metric, data.judges[1])
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
         _cluster(settings) as cluster,
@@ -198,14 +213,18 @@ def prune(
                 f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
                 "depend on each other, and run in this process."
             )
-        judge = Int8Judge(settings, data) if settings.makes_int8 else None
+        judge = None
+        if settings.makes_int8 and isinstance(data, image_data.ImageData):
+            judge = Int8Judge(settings, data)
         hooks = _hooks(
             settings, data, keras_model, own_compile, replicas, cluster, run, progress.innermost,
-            short_term_train, long_term_train, evaluate, judge,
+            short_term_train, long_term_train, evaluate, judge, metric, scorer,
         )  # fmt: skip
         given = pipeline.PipelineInput(
             keras_model, hooks, data, judged.reason, evaluate is not None, sparsifier,
             judge,
+            None if scorer is None else
+            lambda outputs: scorer.of_outputs(outputs, data.test_labels),
         )  # fmt: skip
         final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
         written = report.write_report(run.root)
@@ -266,7 +285,7 @@ def _journal_stage(run: RunDirectory, name: str, elapsed_sec: float) -> None:
 
 def _judged(
     settings: configs.PruneConfig,
-    data: ImageData,
+    data: Data,
     model: keras.Model,
     evaluate: Evaluate | None,
     run: RunDirectory,
@@ -278,8 +297,8 @@ def _judged(
     from cprune_tf.runs import events
     from cprune_tf.training.judging import Judged, choose_judges
 
-    if evaluate is not None:
-        # The caller's own function decides, on whatever it likes.
+    if evaluate is not None or not isinstance(data, image_data.ImageData):
+        # The caller's own function decides, on whatever it likes; or the caller's own data.
         return Judged(data, "")
     config = settings.data
     described = run.journal.last(events.DataDescribed)
@@ -301,7 +320,7 @@ def _judged(
 
 def _hooks(
     settings: configs.PruneConfig,
-    data: ImageData,
+    data: Data,
     model: keras.Model,
     own_compile: bool,
     replicas: tf.distribute.Strategy | None,
@@ -312,6 +331,8 @@ def _hooks(
     long_term_train: Train | None,
     evaluate: Evaluate | None,
     judge: Int8Judge | None,
+    metric: Metric,
+    scorer: Scorer | None,
 ) -> Any:
     """Returns the caller's functions, and the default for each that is None."""
     from cprune_tf.strategies.workbench import Hooks
@@ -327,23 +348,28 @@ def _hooks(
         on_step=on_step,
         checkpoint_dir=run.checkpoint_dir,
         replicas=replicas,
+        scorer=scorer,
     )
+    own_score = None if evaluate is None else (lambda model: metric.score(float(evaluate(model))))
     return Hooks(
         short_term_train or default.short_term_train,
         long_term_train or default.long_term_train,
-        evaluate or default.evaluate,
+        own_score or default.evaluate,
         default.sample,
-        default.evaluate_batches if evaluate is None else None,
+        default.evaluate_batches if evaluate is None and scorer is None else None,
         judge.evaluate_batches if judge is not None and judge_by_file else None,
         None if own_compile or short_term_train else default.soft_start,
         None if cluster is None else cluster.share(default).short_term_train_all,
+        metric,
     )
 
 
-def _teacher(settings: configs.PruneConfig, model: keras.Model, data: ImageData) -> keras.Model:
+def _teacher(settings: configs.PruneConfig, model: keras.Model, data: Data) -> keras.Model:
     """Returns the model whose outputs candidates are trained to keep, after a check."""
     path = settings.training.teacher
-    if not path:
+    from cprune_tf.data import ImageData
+
+    if not path or not isinstance(data, ImageData):
         return model
     from cprune_tf import models
     from cprune_tf.training.errors import check_model
@@ -360,47 +386,6 @@ def _teacher(settings: configs.PruneConfig, model: keras.Model, data: ImageData)
             "the preprocessing that config.data describes."
         )
     return teacher
-
-
-def _image_data(
-    settings: configs.PruneConfig,
-    model: keras.Model,
-    train_data: Any,
-    validation_data: Any,
-    test_data: Any,
-    files: FileChecks,
-    on_progress: FileProgress,
-) -> ImageData:
-    """Loads and checks the data, and the model's inputs and outputs."""
-    from cprune_tf import data as image_data
-    from cprune_tf import models
-    from cprune_tf.data.datasets import check_image_data, from_datasets
-
-    shape, classes = models.shape_and_classes(model)
-    if isinstance(train_data, image_data.ImageData):
-        return check_image_data(train_data, train_data.name, shape, classes)
-    if train_data is None and validation_data is None:
-        return image_data.load(settings.data, input_shape=shape, num_classes=classes, files=files)
-    if validation_data is None:
-        raise configs.ConfigError(
-            "train_data was given without validation_data; expected both, since the accuracy on "
-            "the validation data decides which candidates are accepted."
-        )
-    # Without train_data, the caller's own functions train. Only an importance criterion may still
-    # need labelled images; it gets validation images.
-    train = validation_data if train_data is None else train_data
-    return from_datasets(
-        train,
-        validation_data,
-        test_data,
-        batch_size=settings.data.batch_size,
-        max_test=settings.data.max_test,
-        steps_per_epoch=settings.data.steps_per_epoch,
-        class_names=settings.data.class_names,
-        input_shape=shape,
-        num_classes=classes,
-        on_progress=on_progress,
-    )
 
 
 def _with_names(

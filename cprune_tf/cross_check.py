@@ -1,4 +1,6 @@
-"""Runs the same models and images through Keras on the host, and TVM and LiteRT on the device.
+"""Runs models and images through Keras on the host, and TVM and LiteRT on the device.
+
+The images may be inputs of any other kind, too.
 
 Weights and images are the same on all runtimes, so any difference in the outputs is a fault of a
 compiler or an export. The latencies of all deployments are measured interleaved, in one run.
@@ -9,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cprune_tf.accuracy import Hits, PairedDifference
+from cprune_tf.accuracy import RANKS, Hits, PairedDifference
 from cprune_tf.config import DataConfig, MeasureConfig
 from cprune_tf.data.pipeline import preprocess
 from cprune_tf.deployment import Deployment
@@ -28,6 +30,8 @@ if typing.TYPE_CHECKING:
     import keras
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Arrays = list[FloatArray]
+Score = Callable[[Sequence[npt.NDArray[Any]]], float]
 
 _KERAS_BATCH_SIZE = 256
 _MIN_AGREEMENTS = {"float32": 0.99, "float16": 0.99, "bfloat16": 0.99, "int8": 0.95}
@@ -46,27 +50,31 @@ class CrossCheckError(UserError, ValueError):
 
 def check_deployments(
     deployments: Sequence[Deployment],
-    images: FloatArray,
-    labels: npt.NDArray[Any],
+    images: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
+    labels: npt.NDArray[Any] | None,
     device: Device,
     *,
     measure: MeasureConfig | None = None,
     thread_counts: Sequence[int] | None = None,
     metric: str = "top1",
+    score: Score | None = None,
 ) -> CrossCheck:
-    """Runs deployments on Keras, TVM and LiteRT and compares outputs, accuracy and latency.
+    """Runs deployments on Keras, TVM and LiteRT and compares all outputs, accuracy and latency.
 
     TVM is left out if the deployments have no library.
 
     Args:
         deployments: The deployments to compare. The speed-ups of all others refer to the first.
-        images: float32 [num_images, height, width, channels], preprocessed for the models. The
-            first output of each model is compared.
-        labels: Class indices [num_images], or one-hot [num_images, num_classes].
+        images: float32 [num_images, height, width, channels], preprocessed for the models; or one
+            array [num_samples, ...] for each input of the models, in their order.
+        labels: Class indices [num_images], or one-hot [num_images, num_classes]. None if the models
+            are no classifiers: then `score` alone gives accuracies.
         device: The device that TVM and LiteRT run on.
         measure: How latencies are measured; its num_threads is ignored. None for the defaults.
         thread_counts: Numbers of threads to measure with; None: 1, and the number of used cores.
-        metric: The metric of the accuracies: "top1" or "top5".
+        metric: The metric of the accuracies: "top1" or "top5", or what `score` computes.
+        score: Judges all outputs of a model on these images, in the models' order, where there are
+            no labels; None: there are no accuracies then.
 
     Returns:
         The comparison.
@@ -75,7 +83,11 @@ def check_deployments(
         CrossCheckError: If files, deployments, images, labels or metric do not fit.
         DeviceError: If a runtime could not run a model; says which and why.
     """
-    labels = _checked_labels(deployments, images, labels, metric)
+    inputs = [images] if isinstance(images, np.ndarray) else list(images)
+    _check_inputs(deployments, inputs)
+    judge = _Judge(metric, score, None)
+    if labels is not None:
+        judge = _Judge(metric, None, _checked_labels(inputs[0], labels, metric))
     measure = measure or MeasureConfig()
     info = device.info()
     counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
@@ -84,13 +96,11 @@ def check_deployments(
     results: list[RuntimeResult] = []
     first_hits: dict[str, Hits] = {}
     for deployment in deployments:
-        for result, hits in _run(
-            deployment, images, labels, device, max(counts), metric, latencies
-        ):
+        for result, hits in _run(deployment, inputs, device, max(counts), judge, latencies):
             paired = None
-            if deployment is deployments[0]:
+            if hits is not None and deployment is deployments[0]:
                 first_hits[result.runtime] = hits
-            else:
+            elif hits is not None:
                 paired = PairedDifference.of(hits, first_hits[result.runtime])
             results.append(dataclasses.replace(result, paired=paired))
     speedups: tuple[Speedup, ...] = ()
@@ -99,7 +109,7 @@ def check_deployments(
     return CrossCheck(
         device=info,
         metric=metric,
-        num_images=len(images),
+        num_images=len(inputs[0]),
         results=tuple(results),
         speedups=speedups,
         problems=(
@@ -135,11 +145,13 @@ def check_pixel_file(
     """
     pixels = to_pixels(images[:_NUM_PIXEL_IMAGES], data.mean, data.std)
     preprocessed = preprocess(pixels, data.mean, data.std).numpy()
-    reference = _outputs_of_keras(deployment.keras_model, preprocessed)
+    reference = _outputs_of_keras(deployment.keras_model, [preprocessed])
     file = ModelFile("pixels", "litert", os.fspath(path), (("uint8", (1, *pixels.shape[1:])),))
-    outputs = device.run_model(file, pixels)[0]
-    hits = np.ones(len(pixels), np.bool_)
-    result = _compare(os.path.basename(path), "litert", outputs, reference, hits)
+    outputs = device.run_model(file, pixels)
+    judge = _Judge("top1", None, reference[0].argmax(-1))
+    result = _compare(
+        os.path.basename(path), "litert", outputs, reference, judge, judge.hits(outputs)
+    )
     return tuple(_problems_of_result(result, {"litert": deployment.precision}))
 
 
@@ -160,67 +172,89 @@ def _time(
     }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Judge:
+    """Judges outputs: by the classes of the images, or by a function of all outputs."""
+
+    metric: str
+    score: Score | None
+    labels: npt.NDArray[Any] | None
+
+    def hits(self, outputs: Arrays) -> Hits | None:
+        """Which images are classified right; None if there are no classes."""
+        return None if self.labels is None else _hits(outputs[0], self.labels, self.metric)
+
+    def accuracy(self, outputs: Arrays, hits: Hits | None) -> float | None:
+        """The accuracy, or the score; None if nothing tells."""
+        if hits is not None:
+            return float(np.mean(hits))
+        if self.score is None or not all(np.isfinite(array).all() for array in outputs):
+            return None
+        return self.score(outputs)
+
+
 def _run(
     deployment: Deployment,
-    images: FloatArray,
-    labels: npt.NDArray[Any],
+    inputs: Sequence[npt.NDArray[Any]],
     device: Device,
     num_threads: int,
-    metric: str,
+    judge: _Judge,
     latencies: _Latencies,
-) -> Iterator[tuple[RuntimeResult, Hits]]:
+) -> Iterator[tuple[RuntimeResult, Hits | None]]:
     """Yields the result of a deployment on each runtime, and which images it gets right."""
-    reference = _outputs_of_keras(deployment.keras_model, images)
-    hits = _hits(reference, labels, metric)
-    yield _compare(deployment.name, "keras", reference, reference, hits), hits
+    reference = _outputs_of_keras(deployment.keras_model, inputs)
+    hits = judge.hits(reference)
+    yield _compare(deployment.name, "keras", reference, reference, judge, hits), hits
     for one in deployment.compared_files():
-        outputs = device.run_model(one.file, images, num_threads)[0]
-        hits = _hits(outputs, labels, metric)
+        outputs = device.run_model(one.file, inputs, num_threads)
+        hits = judge.hits(outputs)
         result = dataclasses.replace(
-            _compare(deployment.name, one.label, outputs, reference, hits),
+            _compare(deployment.name, one.label, outputs, reference, judge, hits),
             file_bytes=os.path.getsize(one.file.path),
             latencies=latencies[deployment.name, one.label],
         )
         yield result, hits
 
 
-def _outputs_of_keras(model: keras.Model, images: FloatArray) -> FloatArray:
-    import keras
+def _outputs_of_keras(model: keras.Model, inputs: Sequence[npt.NDArray[Any]]) -> Arrays:
+    from cprune_tf.data.interface import batched, interface_of
 
-    from cprune_tf.data.batches import in_batches
-
-    return np.concatenate(
-        [
-            np.asarray(keras.tree.flatten(model(batch, training=False))[0])
-            for (batch,) in in_batches(_KERAS_BATCH_SIZE, images)
-        ]
+    return batched(
+        interface_of(model), lambda batch: model(batch, training=False), inputs, _KERAS_BATCH_SIZE
     )
 
 
 def _compare(
     name: str,
     runtime: str,
-    outputs: FloatArray,
-    reference: FloatArray,
-    hits: Hits,
+    outputs: Arrays,
+    reference: Arrays,
+    judge: _Judge,
+    hits: Hits | None,
 ) -> RuntimeResult:
-    if outputs.shape != reference.shape:
+    shapes, expected = ([array.shape for array in arrays] for arrays in (outputs, reference))
+    if shapes != expected:
         raise CrossCheckError(
-            f"{name} returns outputs of shape {outputs.shape} on {runtime}, but of shape "
-            f"{reference.shape} in Keras; the file was made from another model. Export the model "
-            "again."
+            f"{name} returns outputs of shape {', '.join(map(str, shapes))} on {runtime}, but of "
+            f"shape {', '.join(map(str, expected))} in Keras; the file was made from another "
+            "model. Export the model again."
         )
-    error = float(np.max(np.abs(outputs - reference)))
-    scale = float(np.max(np.abs(reference)))
-    if not scale > 0:
-        scale = 1.0
+    errors = [float(np.max(np.abs(a - b))) for a, b in zip(outputs, reference, strict=True)]
+    scales = [float(np.max(np.abs(array))) for array in reference]
+    relative = [
+        error / (scale if scale > 0 else 1.0) for error, scale in zip(errors, scales, strict=True)
+    ]
+    agreement = None
+    if judge.labels is not None:
+        agreement = float(np.mean(outputs[0].argmax(-1) == reference[0].argmax(-1)))
     return RuntimeResult(
         deployment=name,
         runtime=runtime,
-        accuracy=float(np.mean(hits)),
-        max_abs_error=error,
-        max_relative_error=error / scale,
-        top1_agreement=float(np.mean(outputs.argmax(-1) == reference.argmax(-1))),
+        accuracy=judge.accuracy(outputs, hits),
+        # Unlike max(), NumPy's passes a NaN on.
+        max_abs_error=float(np.max(errors)),
+        max_relative_error=float(np.max(relative)),
+        top1_agreement=agreement,
         file_bytes=None,
         latencies=(),
     )
@@ -260,7 +294,7 @@ def _problems_of_result(result: RuntimeResult, precisions: Mapping[str, str]) ->
             f"{subject}: outputs differ from Keras by {result.max_relative_error:.2g} of their "
             f"largest value (more than {allowed:g})."
         )
-    if result.top1_agreement < least:
+    if result.top1_agreement is not None and result.top1_agreement < least:
         problems.append(
             f"{subject}: agrees with Keras on the first class of only "
             f"{result.top1_agreement:.1%} of the images (less than {least:.0%})."
@@ -309,14 +343,7 @@ def _problems_of_weights(deployments: Sequence[Deployment]) -> list[str]:
     return problems
 
 
-def _checked_labels(
-    deployments: Sequence[Deployment],
-    images: FloatArray,
-    labels: npt.NDArray[Any],
-    metric: str,
-) -> npt.NDArray[Any]:
-    if metric not in ("top1", "top5"):
-        raise CrossCheckError(f"metric is {metric!r}; expected 'top1' or 'top5'.")
+def _check_inputs(deployments: Sequence[Deployment], inputs: Sequence[npt.NDArray[Any]]) -> None:
     names = [deployment.name for deployment in deployments]
     if not names or len(set(names)) != len(names):
         raise CrossCheckError(
@@ -324,12 +351,25 @@ def _checked_labels(
             "different name."
         )
     for deployment in deployments:
-        expected = tuple(deployment.keras_model.inputs[0].shape[1:])
-        if len(deployment.keras_model.inputs) != 1 or images.shape[1:] != expected:
+        expected = [tuple(tensor.shape[1:]) for tensor in deployment.keras_model.inputs]
+        if [array.shape[1:] for array in inputs] != expected:
             raise CrossCheckError(
-                f"Images have shape {images.shape}; {deployment.name} expects inputs of shape "
+                f"Images have shape {', '.join(str(array.shape) for array in inputs)}; "
+                f"{deployment.name} expects inputs of shape "
                 f"{[tuple(tensor.shape) for tensor in deployment.keras_model.inputs]}."
             )
+    if len(set(map(len, inputs))) != 1 or not len(inputs[0]):
+        raise CrossCheckError(
+            f"There are {', '.join(str(len(array)) for array in inputs)} samples of the inputs; "
+            "expected as many of each, and at least one."
+        )
+
+
+def _checked_labels(
+    images: npt.NDArray[Any], labels: npt.NDArray[Any], metric: str
+) -> npt.NDArray[Any]:
+    if metric not in RANKS:
+        raise CrossCheckError(f"metric is {metric!r}; expected {' or '.join(RANKS)}.")
     labels = np.asarray(labels)
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(-1)

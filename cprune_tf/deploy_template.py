@@ -1,8 +1,9 @@
 """Runs the pruned model in this folder on one input, with TVM or LiteRT.
 
-python run.py                      runs a random input
-python run.py image.npy            runs a preprocessed input, saved by numpy
-python run.py image.npy litert     runs that input with LiteRT
+python run.py                        runs a random input
+python run.py image.npy              runs a preprocessed input, saved by numpy
+python run.py image.npy litert       runs that input with LiteRT
+python run.py image.npy vector.npy   runs a model with two inputs, in the order of metadata.json
 
 Without "litert", TVM runs model.so if it is in this folder; otherwise, LiteRT runs model.tflite.
 """
@@ -10,44 +11,67 @@ Without "litert", TVM runs model.so if it is in this folder; otherwise, LiteRT r
 import json
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def run_tvm(array: np.ndarray) -> np.ndarray:
-    """Returns the output of model.so for one input; needs `pip install apache-tvm`."""
+def run_tvm(arrays: list) -> list:
+    """Returns the outputs of model.so for one input; needs `pip install apache-tvm`."""
     import tvm
     from tvm import relax
 
     kind = json.loads((HERE / "metadata.json").read_text())["target"]["kind"]
     device = tvm.cpu() if kind == "llvm" else tvm.device(kind)
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(HERE / "model.so")), device)
-    return machine["main"](tvm.runtime.tensor(array, device=device)).numpy()
+    result = machine["main"](*(tvm.runtime.tensor(array, device=device) for array in arrays))
+    return [one.numpy() for one in ([result] if hasattr(result, "numpy") else result)]
 
 
-def run_litert(array: np.ndarray) -> np.ndarray:
-    """Returns the output of model.tflite for one input; needs `pip install ai-edge-litert`."""
+def run_litert(arrays: list) -> list:
+    """Returns the outputs of model.tflite for one input; needs `pip install ai-edge-litert`."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(HERE / "model.tflite"))
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], array)
+    inputs, outputs = tensors(interpreter)
+    for index, array in zip(inputs, arrays, strict=True):
+        interpreter.set_tensor(index, array)
     interpreter.invoke()
-    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return [interpreter.get_tensor(index) for index in outputs]
+
+
+def tensors(interpreter: Any) -> tuple:
+    """Returns the numbers of the inputs' and outputs' tensors, in the model's order.
+
+    They are named in this order, input_00, input_01, ..., but need not lie in it.
+    """
+    runner = interpreter.get_signature_runner()
+    both = runner.get_input_details(), runner.get_output_details()
+    return tuple([details[name]["index"] for name in sorted(details)] for details in both)
 
 
 def main() -> None:
-    """Reads the input, runs the model and prints the output."""
-    input_spec = json.loads((HERE / "metadata.json").read_text())["inputs"][0]
-    if len(sys.argv) > 1:
-        array = np.load(sys.argv[1]).astype(input_spec["dtype"]).reshape(input_spec["shape"])
+    """Reads the inputs, runs the model and prints the outputs."""
+    specs = json.loads((HERE / "metadata.json").read_text())["inputs"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "litert"]
+    if len(arguments) not in (0, len(specs)):
+        names = ", ".join(spec["name"] for spec in specs)
+        sys.exit(f"Received {len(arguments)} files; expected one for each input: {names}.")
+    if arguments:
+        read = [np.load(path) for path in arguments]
     else:
-        array = np.random.default_rng(0).random(input_spec["shape"]).astype(input_spec["dtype"])
+        read = [np.random.default_rng(0).random(spec["shape"]) for spec in specs]
+    arrays = [
+        array.astype(spec["dtype"]).reshape(spec["shape"])
+        for array, spec in zip(read, specs, strict=True)
+    ]
     has_library = (HERE / "model.so").exists()
-    run = run_litert if sys.argv[2:] == ["litert"] or not has_library else run_tvm
-    print(run(array))
+    run = run_litert if sys.argv[-1] == "litert" or not has_library else run_tvm
+    for output in run(arrays):
+        print(output)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Deployment:
 def write_deploy_folder(
     run: RunDirectory,
     deployment: Deployment,
-    data: DataConfig,
+    data: DataConfig | None,
     target: Mapping[str, Any] | None,
     class_names: Sequence[str] = (),
 ) -> None:
@@ -92,7 +92,7 @@ def write_deploy_folder(
     Args:
         run: The run directory.
         deployment: The result, whose files exist.
-        data: How the model's input is preprocessed.
+        data: How the model's input is preprocessed; None if the caller does that.
         target: The compiler's target of the library, as JSON types; None without a library.
         class_names: One for each class, written to `labels.txt`; empty where they are unknown.
 
@@ -107,8 +107,7 @@ def write_deploy_folder(
             {"name": tensor.name, "dtype": str(tensor.dtype), "shape": [1, *tensor.shape[1:]]}
             for tensor in deployment.keras_model.inputs
         ],
-        "mean": data.mean,
-        "std": data.std,
+        **({} if data is None else {"mean": data.mean, "std": data.std}),
         "class_names": class_names,
         **({} if target is None else {"target": target}),
     }

@@ -18,8 +18,8 @@ import numpy as np
 from cprune_tf import graph, litert
 from cprune_tf.accuracy import AccuracyGate, Evaluation
 from cprune_tf.config import ConfigError, PruneConfig
-from cprune_tf.cross_check import check_deployments, check_pixel_file
-from cprune_tf.data import ImageData
+from cprune_tf.cross_check import Score, check_deployments, check_pixel_file
+from cprune_tf.data import Data, ImageData
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.devices import Device
 from cprune_tf.litert.pixels import taking_pixels
@@ -64,15 +64,18 @@ class PipelineInput:
         sparsifier: Changes the original's weights in place of the strategy and of long-term
             training; None: the strategy prunes.
         int8: Makes int8 files; None in a run without them.
+        score_outputs: Judges all outputs on the test data, where models are judged by a metric of
+            the caller's; None: the images' classes tell, or nothing.
     """
 
     model: Any
     hooks: Hooks
-    data: ImageData
+    data: Data
     judging_reason: str = ""
     own_score: bool = False
     sparsifier: Sparsifier | None = None
     int8: Int8Judge | None = None
+    score_outputs: Score | None = None
 
 
 class Pipeline:
@@ -152,14 +155,13 @@ class Pipeline:
         """Journals once how many images train the models, decide, and are quoted in the report."""
         data, journal = self._given.data, self._run.journal
         if journal.last(events.DataDescribed) is None:
-            labels = data.validation_labels
-            num_validation = 0 if labels is None else len(labels)
+            num_validation = data.num_validation
             journal.append(
                 events.DataDescribed(
                     data.name,
                     data.num_train,
                     num_validation,
-                    len(data.test_labels),
+                    data.num_test,
                     data.validation_source if num_validation else "",
                     self._given.judging_reason,
                 )
@@ -206,25 +208,29 @@ class Pipeline:
             find_runtime("litert", "int8").check(model, int8)
         sparsifier = self._given.sparsifier
         if sparsifier is not None and self._run.journal.last(events.CandidateJudged) is None:
-            sparsifier.check(model, self._given.data)
+            sparsifier.check(model, self._images())
         if runtime.suffix != _TFLITE and not self._run.path("original.tflite").exists():
             self._run.write_bytes("original.tflite", litert.convert(model))
         return model
 
     def _required_accuracy(self, original: Any) -> tuple[float, float]:
-        """Returns the original's accuracy and the accuracy that the result must have, both 0..1."""
+        """Returns the scores that the original has and that the result must have."""
         evaluated = self._run.journal.last(events.Evaluated)
         if evaluated is None:
             evaluated = self._run.journal.append(self._given.hooks.evaluate_original(original))
-        accuracy = evaluated.accuracy
+        accuracy, metric = evaluated.accuracy, self._given.hooks.metric
         strategy = self._config.strategy
-        required = strategy.required_accuracy or max(0.0, accuracy - strategy.max_accuracy_drop)
+        if strategy.required_accuracy:
+            required = metric.score(strategy.required_accuracy)
+        else:
+            required = accuracy - metric.drop(strategy.max_accuracy_drop, accuracy)
+            required = max(0.0, required) if metric.is_accuracy else required
         self._progress.note(
-            f"Accuracy of the original: {accuracy:.2%} ({strategy.metric}); required: "
-            f"{required:.2%}"
+            f"{metric.word.capitalize()} of the original: {metric.text(accuracy)} ({metric.name}); "
+            f"required: {metric.text(required)}"
         )
-        guessing = guessing_note(accuracy, self._given.data, strategy.metric)
-        if guessing and not self._given.own_score:
+        guessing = "" if self._given.own_score else self._guessing(accuracy)
+        if guessing:
             if required > 0:
                 raise ConfigError(
                     f"{guessing} If accuracy does not matter, set strategy.max_accuracy_drop to "
@@ -233,11 +239,18 @@ class Pipeline:
             self._progress.note(guessing)
         if required > accuracy:
             raise ConfigError(
-                f"config.strategy.required_accuracy is {required:.2%}, but the original model has "
-                f"{accuracy:.2%} ({strategy.metric}) on the images that decide. Lower it, or check "
-                "that config.data preprocesses the images in the same way as the model's training."
+                f"config.strategy.required_accuracy is {metric.text(required)}, but the original "
+                f"model has {metric.text(accuracy)} ({metric.name}) on the data that decide; "
+                "expected what the original reaches. Change it, or check that the data are "
+                "preprocessed in the same way as in the model's training."
             )
         return accuracy, required
+
+    def _guessing(self, accuracy: float) -> str:
+        data, metric = self._given.data, self._given.hooks.metric
+        if not isinstance(data, ImageData) or not metric.is_rank:
+            return ""
+        return guessing_note(accuracy, data, metric.name)
 
     def _baseline(
         self, bench: Workbench, original: Any, accuracy: float, required: float
@@ -246,10 +259,13 @@ class Pipeline:
         if baseline is not None:
             return bench.restore(baseline, original)
         first = bench.start(original, self._evaluated_as_deployed(bench, original, accuracy))
-        metric = self._config.strategy.metric
+        metric = self._given.hooks.metric
         self._run.journal.append(
             events.Baseline(
-                **vars(bench.describe(first)), required_accuracy=required, metric=metric
+                **vars(bench.describe(first)),
+                required_accuracy=required,
+                metric=metric.name,
+                is_minimized=metric.is_minimized,
             )
         )
         self._progress.note(f"The original, tuned: {first.latency}")
@@ -262,7 +278,9 @@ class Pipeline:
         if bench.hooks.evaluate_deployed is None:
             return Evaluation(accuracy)
         evaluation = bench.evaluate(original)
-        self._progress.note(f"The original as int8 in LiteRT: {evaluation}")
+        self._progress.note(
+            f"The original as int8 in LiteRT: {evaluation.text(bench.hooks.metric)}"
+        )
         return evaluation
 
     def _pruned(self, bench: Workbench, first: CurrentModel, required: float) -> CurrentModel:
@@ -285,10 +303,15 @@ class Pipeline:
     def _load(self, path: pathlib.Path) -> Any:
         return graph.load_stored(path, self._given.model)
 
+    def _images(self) -> ImageData:
+        """The data of a classifier; without those, the API takes no sparsifier."""
+        assert isinstance(self._given.data, ImageData)
+        return self._given.data
+
     def _strategy(self, bench: Workbench, first: CurrentModel, required: float) -> Strategy:
         sparsifier = self._given.sparsifier
         if sparsifier is not None:
-            return Reweighting(bench, first, required, sparsifier, self._given.data)
+            return Reweighting(bench, first, required, sparsifier, self._images())
         registration = registered_strategies()[self._config.strategy.name]
         return registration.strategy(bench, first, required)
 
@@ -298,7 +321,8 @@ class Pipeline:
         A strategy may accept a model that misses the requirement by a little, since this training
         follows. The original is never trained.
         """
-        gate = AccuracyGate(required, required, self._config.strategy.gate_confidence)
+        confidence = self._config.strategy.gate_confidence
+        gate = AccuracyGate(required, required, confidence, bench.hooks.metric)
         known = self._run.journal.last(events.LongTermTrained)
         iteration = pruned.iteration
         if known is not None:
@@ -336,9 +360,10 @@ class Pipeline:
                 evaluation, kept = trained, "trained"
             else:
                 model.set_weights(before)
+                metric = bench.hooks.metric
                 self._progress.note(
-                    f"Long-term training ended at {trained.accuracy:.2%}, below "
-                    f"{evaluation.accuracy:.2%}: the weights before it are kept."
+                    f"Long-term training ended at {metric.text(trained.accuracy)}, which is worse "
+                    f"than {metric.text(evaluation.accuracy)}: the weights before it are kept."
                 )
         self._run.save_model(model, "final.keras")
         epochs = self._config.training.long_term.epochs if iteration else 0
@@ -402,8 +427,13 @@ class Pipeline:
                     files.write_bytes(pathlib.Path(other), content)
             threads = self._config.measure.num_threads
             target = self._device.target(threads) if has_tvm else None
+            is_classifier = isinstance(self._given.data, ImageData)
             write_deploy_folder(
-                run, deployments[-1], self._config.data, target, self._given.data.class_names
+                run,
+                deployments[-1],
+                self._config.data if is_classifier else None,
+                target,
+                self._images().class_names if is_classifier else (),
             )
             if self._config.deploy.pixel_input:
                 run.write_bytes(_PIXEL_FILE, self._tflite_taking_pixels(final))
@@ -448,21 +478,23 @@ class Pipeline:
     def _cross_checked(self, deployments: tuple[Deployment, ...]) -> None:
         if self._run.journal.last(events.CrossChecked) is not None:
             return
+        data = self._given.data
         with self._progress.stage("Cross-check"):
             checked = check_deployments(
                 deployments,
-                self._given.data.test_images,
-                self._given.data.test_labels,
+                data.test_images,
+                data.test_labels if isinstance(data, ImageData) else None,
                 self._device,
                 measure=self._config.measure,
                 thread_counts=(1, self._device.num_cores()),
-                metric=self._config.strategy.metric,
+                metric=self._given.hooks.metric.name,
+                score=self._given.score_outputs,
             )
             if self._config.deploy.pixel_input:
                 problems = check_pixel_file(
                     self._run.path(_PIXEL_FILE),
                     deployments[-1],
-                    self._given.data.test_images,
+                    self._images().test_images,
                     self._config.data,
                     self._device,
                 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
+from cprune_tf.accuracy import Metric
+from cprune_tf.accuracy.metric import MODES
 from cprune_tf.config.checks import ConfigError, require
 from cprune_tf.importance.registry import criterion_names
 from cprune_tf.strategies.registry import registered_strategies
@@ -18,10 +21,13 @@ class StrategyConfig:
 
     Attributes:
         name: The strategy's name, e.g. "latency_budget"; see docs/strategies.md.
-        required_accuracy: The accuracy (0..1) that the result must have; 0: it is derived from
+        required_accuracy: The accuracy (0..1) that the result must have, or the value of another
+            metric: at least, or at most if it is minimised. 0: it is derived from
             max_accuracy_drop.
         max_accuracy_drop: If required_accuracy is 0: how far the result's accuracy may be below the
-            original's, in absolute terms (0.01 = one percentage point).
+            original's, in absolute terms (0.01 = one percentage point). Of a metric that is no
+            accuracy: by which part of the original's value the result's may be worse. Slacks of
+            strategies are meant in the same way.
         max_iterations: Maximum number of candidates.
         max_pruned_fraction: Maximum fraction of a layer's original filters that is removed, unless
             the layer disappears as a whole with its branch (`latency_budget.depth`).
@@ -31,7 +37,11 @@ class StrategyConfig:
         target_speedup: Pruning ends when the result is this many times as fast as the original;
             0: no such target.
         target_latency_ms: Pruning ends when the result takes no more than this; 0: no such target.
-        metric: The metric of all accuracies: "top1" or "top5".
+        metric: What models are judged by: "top1" or "top5" for a classifier with integer or
+            one-hot labels; otherwise the name of a metric that the model was compiled with, or
+            "loss" (docs/tasks.md). Where the caller's own function evaluates, a name for reports.
+        metric_mode: Which values of the metric are better: "max": higher ones; "min": lower ones;
+            "auto": lower ones if the name says so, as "mean_absolute_error" and "loss" do.
         gate_error_rate: The evaluation of a candidate ends as soon as its refusal is certain but
             for this probability (0..1); 0: all images that decide are evaluated. See
             `accuracy.refusal`. A caller's own evaluation is always run whole.
@@ -50,8 +60,14 @@ class StrategyConfig:
     target_speedup: float = 0.0
     target_latency_ms: float = 0.0
     metric: str = "top1"
+    metric_mode: str = "auto"
     gate_error_rate: float = 0.01
     gate_confidence: float = 0.0
+
+    @property
+    def judged_by(self) -> Metric:
+        """What models are judged by."""
+        return Metric.named(self.metric, self.metric_mode)
 
     def validate(self) -> None:
         """Raises ConfigError if a field is invalid."""
@@ -62,8 +78,7 @@ class StrategyConfig:
             self.name,
             "one of " + ", ".join(strategies),
         )
-        required = self.required_accuracy
-        require(0 <= required < 1, "strategy.required_accuracy", required, "a number in [0, 1)")
+        self._validate_metric()
         drop = self.max_accuracy_drop
         require(0 <= drop < 1, "strategy.max_accuracy_drop", drop, "a number in [0, 1)")
         iterations = self.max_iterations
@@ -80,7 +95,6 @@ class StrategyConfig:
         count = self.importance_batches
         require(count >= 1, "strategy.importance_batches", count, "1 or more")
         self._validate_targets()
-        require(self.metric in ("top1", "top5"), "strategy.metric", self.metric, "top1 or top5")
         rate, confidence = self.gate_error_rate, self.gate_confidence
         require(0 <= rate < 1, "strategy.gate_error_rate", rate, "a number in [0, 1)")
         require(
@@ -91,6 +105,20 @@ class StrategyConfig:
         )
         for name in strategies:
             getattr(self, name).validate()
+
+    def _validate_metric(self) -> None:
+        require(
+            bool(self.metric),
+            "strategy.metric",
+            self.metric,
+            "top1, top5 or the name of a metric that the model was compiled with",
+        )
+        mode, required = self.metric_mode, self.required_accuracy
+        modes = MODES if not self.judged_by.is_rank else MODES[:2]
+        require(mode in modes, "strategy.metric_mode", mode, "one of " + ", ".join(modes))
+        expected = "a number in [0, 1)" if self.judged_by.is_accuracy else "a finite number"
+        fits = 0 <= required < 1 if self.judged_by.is_accuracy else math.isfinite(required)
+        require(fits, "strategy.required_accuracy", required, expected)
 
     def _validate_targets(self) -> None:
         speedup, latency_ms = self.target_speedup, self.target_latency_ms

@@ -18,9 +18,6 @@ from cprune_tf.data.image_files import FileProgress
 from cprune_tf.data.labels import class_numbers, classes_in_graph
 from cprune_tf.data.sources import Source, as_source
 
-# More than any set that is trained on: data of unknown length that go on are taken for endless.
-_MAX_TRAIN = 1 << 25
-
 
 def from_datasets(
     train: Any,
@@ -157,7 +154,7 @@ def _inspect(
         class_numbers(given, f"{name}: training labels", training.names, num_classes, count)
         checks.check_flags(f"{name}: training images", is_finite, count)
         count += len(given)
-        if count > _MAX_TRAIN:
+        if count > sources.MAX_TRAIN:
             raise DataError(sources.endless(source.what))
         if on_progress is not None:
             on_progress(step, max(planned, step), f"{count:,} training images")

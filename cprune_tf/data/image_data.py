@@ -71,6 +71,16 @@ class ImageData:
             return self.test_images, self.test_labels
         return self.validation_images, self.validation_labels
 
+    @property
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self.test_labels)
+
+    @property
+    def num_validation(self) -> int:
+        """Number of validation images; 0 without any."""
+        return 0 if self.validation_labels is None else len(self.validation_labels)
+
     def as_compiled(self, seed: int) -> tf.data.Dataset:
         """Training batches for a model that the caller compiled; see `compiled_dataset`."""
         return (self.compiled_dataset or self.train_dataset)(seed)

@@ -49,8 +49,9 @@ def as_classes(
         if len(wrong):
             raise DataError(
                 f"{what}: number {first_index + wrong[0]} (counted from 0) is "
-                f"{labels[wrong[0]]:g}; expected whole numbers, the class of each image. Only "
-                "classifiers can be pruned, no regression."
+                f"{labels[wrong[0]]:g}; expected whole numbers, the class of each image. "
+                "For a regression, set strategy.metric to a metric that the model was compiled "
+                "with, e.g. 'mean_absolute_error'."
             )
     elif not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
         raise DataError(

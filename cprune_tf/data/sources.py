@@ -1,15 +1,16 @@
 """What callers hand over to train and to judge with, behind one face: batches of arrays.
 
 `tf.data.Dataset`, `keras.utils.PyDataset`, or NumPy arrays as `model.fit` takes them. Items are
-(images, labels) or (images, labels, sample weights), or dicts with `image` and `label` as
-tensorflow-datasets gives them.
+(inputs, labels) or (inputs, labels, sample weights), or dicts with `image` and `label` as
+tensorflow-datasets gives them. Inputs and labels may be nested where a model has several.
 """
 
 from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,7 +20,10 @@ import tensorflow as tf
 from cprune_tf.data import pipeline
 from cprune_tf.data.batches import in_batches
 from cprune_tf.data.image_data import DataError
+from cprune_tf.data.interface import IMAGES, Interface
 
+# More than any set that is trained on: data of unknown length that go on are taken for endless.
+MAX_TRAIN = 1 << 25
 _IMAGE_KEYS = ("image", "images")
 _LABEL_KEYS = ("label", "labels")
 _EXPECTED = (
@@ -29,25 +33,28 @@ _EXPECTED = (
 
 
 class Source(abc.ABC):
-    """Labelled images that are already preprocessed.
+    """Labelled samples that are already preprocessed, mostly images.
 
     Attributes:
         what: What they are called.
         is_endless: Whether it is known that they never end.
         length: Number of batches; 0 if it is not known.
-        label_spec: Shape and type of a batch of labels.
+        label_spec: Shape and type of a batch of labels, nested as these.
         has_weights: Whether there are sample weights.
     """
 
     what: str
     is_endless: bool
     length: int
-    label_spec: tf.TensorSpec
+    label_spec: Any
     has_weights: bool
 
     @abc.abstractmethod
-    def in_order(self) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yields (images float32, labels[, weights]) batches in the order of the source."""
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
+        """Yields (inputs, labels[, weights]) batches in the order of the source.
+
+        Inputs are nested as the model takes them, in the model's types.
+        """
 
     @abc.abstractmethod
     def dataset(self, seed: int) -> tf.data.Dataset:
@@ -58,7 +65,9 @@ class Source(abc.ABC):
         """
 
 
-def as_source(given: Any, what: str, batch_size: int, steps: int = 0) -> Source:
+def as_source(
+    given: Any, what: str, batch_size: int, steps: int = 0, interface: Interface = IMAGES
+) -> Source:
     """Finds out what was given.
 
     Args:
@@ -66,6 +75,7 @@ def as_source(given: Any, what: str, batch_size: int, steps: int = 0) -> Source:
         what: What it is called.
         batch_size: Images in a batch, where single ones were given.
         steps: Batches in an epoch of a source that repeats without end.
+        interface: What the model takes and gives.
 
     Returns:
         The source.
@@ -74,11 +84,11 @@ def as_source(given: Any, what: str, batch_size: int, steps: int = 0) -> Source:
         DataError: If it is something else, or its items are.
     """
     if isinstance(given, tf.data.Dataset):
-        return _Dataset(given, what, batch_size)
+        return _Dataset(given, what, batch_size, interface)
     if isinstance(given, keras.utils.PyDataset):
-        return _PyDataset(given, what, steps)
+        return _PyDataset(given, what, steps, interface)
     if isinstance(given, (tuple, list)) and len(given) in (2, 3):
-        return _Arrays(tuple(given), what, batch_size)
+        return _Arrays(tuple(given), what, batch_size, interface)
     raise DataError(
         f"{what} are {type(given).__name__}; expected a tf.data.Dataset, a keras.utils.PyDataset, "
         "or arrays (images, labels)."
@@ -86,19 +96,21 @@ def as_source(given: Any, what: str, batch_size: int, steps: int = 0) -> Source:
 
 
 class _Dataset(Source):
-    def __init__(self, dataset: tf.data.Dataset, what: str, batch_size: int) -> None:
-        spec = _parts(dataset.element_spec)
-        image = spec[0] if spec else None
-        rank = image.shape.rank if isinstance(image, tf.TensorSpec) else None
-        if rank not in (3, 4):
-            raise DataError(f"{what} give {dataset.element_spec}; expected {_EXPECTED}.")
+    def __init__(
+        self, dataset: tf.data.Dataset, what: str, batch_size: int, interface: Interface
+    ) -> None:
+        spec = _parts(dataset.element_spec, interface)
+        first = interface.in_order(spec[0], what)[0] if spec else None
+        rank = first.shape.rank if isinstance(first, tf.TensorSpec) else None
+        single = len(interface.inputs[0].shape)
+        if rank not in (single, single + 1):
+            raise DataError(f"{what} give {dataset.element_spec}; expected {_expected(interface)}.")
 
-        def convert(*element: Any) -> tuple[tf.Tensor, ...]:
-            images, *rest = _parts(element[0] if len(element) == 1 else element)
-            return (tf.cast(images, tf.float32), *rest)
+        def convert(*element: Any) -> tuple[Any, ...]:
+            inputs, *rest = _parts(element[0] if len(element) == 1 else element, interface)
+            return (_cast(inputs, what, interface, tf.cast), *rest)
 
-        is_single = rank == 3
-        converted = (dataset.batch(batch_size) if is_single else dataset).map(convert)
+        converted = (dataset.batch(batch_size) if rank == single else dataset).map(convert)
         self.what = what
         self.label_spec = converted.element_spec[1]
         self.has_weights = len(spec) == 3
@@ -107,7 +119,7 @@ class _Dataset(Source):
         self.is_endless = length == tf.data.INFINITE_CARDINALITY
         self.length = max(int(converted.cardinality()), 0)
 
-    def in_order(self) -> Iterator[tuple[np.ndarray, ...]]:
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
         yield from self._dataset.as_numpy_iterator()
 
     def dataset(self, seed: int) -> tf.data.Dataset:
@@ -116,48 +128,51 @@ class _Dataset(Source):
 
 
 class _PyDataset(Source):
-    def __init__(self, given: Any, what: str, steps: int) -> None:
+    def __init__(self, given: Any, what: str, steps: int, interface: Interface) -> None:
         self._given = given
+        self._interface = interface
         self.what = what
         num_batches = given.num_batches
         self.is_endless = num_batches is None
         self.length = int(num_batches or steps)
         if not self.length and not self.is_endless:
             raise DataError(f"{what} are empty; at least one batch is needed.")
-        first = self._batch(0)
-        self._specs = [_batch_spec(item) for item in first]
+        self._specs = keras.tree.map_structure(_batch_spec, self._batch(0))
         self.label_spec = self._specs[1]
-        self.has_weights = len(first) == 3
+        self.has_weights = len(self._specs) == 3
 
-    def _batch(self, index: int) -> tuple[np.ndarray, ...]:
+    def _batch(self, index: int) -> tuple[Any, ...]:
         batch = self._given[index]
-        items = [np.asarray(item) for item in _parts(batch)]
-        if not items or items[0].ndim != 4:
-            shapes = [item.shape for item in items]
+        parts = _parts(batch, self._interface)
+        items = parts and _as_arrays(parts, self.what, self._interface)
+        if not items or _first(items[0]).ndim != len(self._interface.inputs[0].shape) + 1:
+            shapes = [np.shape(item) for item in keras.tree.flatten(items)]
             raise DataError(
-                f"{self.what} give {shapes or type(batch).__name__}; expected {_EXPECTED}."
+                f"{self.what} give {shapes or type(batch).__name__}; expected "
+                f"{_expected(self._interface)}."
             )
-        return (items[0].astype(np.float32), *items[1:])
+        return items
 
-    def in_order(self) -> Iterator[tuple[np.ndarray, ...]]:
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
         for index in range(self.length) if self.length else itertools.count():
             yield self._batch(index)
 
     def dataset(self, seed: int) -> tf.data.Dataset:
         served = itertools.count(1)
+        specs = keras.tree.flatten(self._specs)
 
-        def fetch(index: np.ndarray) -> tuple[np.ndarray, ...]:
+        def fetch(index: np.ndarray) -> list[np.ndarray]:
             batch = self._batch(int(index))
             if next(served) % self.length == 0:
                 self._given.on_epoch_end()
-            return batch
+            return keras.tree.flatten(batch)
 
-        def load(index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            items = tf.numpy_function(fetch, [index[0]], [spec.dtype for spec in self._specs])
-            return tuple(
-                tf.ensure_shape(item, spec.shape)
-                for item, spec in zip(items, self._specs, strict=True)
-            )
+        def load(index: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
+            items = tf.numpy_function(fetch, [index[0]], [spec.dtype for spec in specs])
+            shaped = [
+                tf.ensure_shape(item, spec.shape) for item, spec in zip(items, specs, strict=True)
+            ]
+            return typing.cast(tuple[Any, ...], keras.tree.pack_sequence_as(self._specs, shaped))
 
         workers = max(1, int(getattr(self._given, "workers", 1) or 1))
         plan = pipeline.epoch_plan(self.length, 1, seed)
@@ -165,40 +180,51 @@ class _PyDataset(Source):
 
 
 class _Arrays(Source):
-    def __init__(self, given: tuple[Any, ...], what: str, batch_size: int) -> None:
-        items = [np.asarray(item) for item in given]
-        images = items[0]
-        is_numeric = np.issubdtype(images.dtype, np.number) or images.dtype == bool
-        if images.ndim != 4 or not is_numeric or len({len(item) for item in items[1:]}) > 1:
-            shapes = ", ".join(f"{item.dtype} {item.shape}" for item in items)
-            raise DataError(f"{what} are arrays ({shapes}); expected {_EXPECTED}.")
-        if not len(images):
-            raise DataError(f"{what} are empty; at least one image is needed.")
-        if len(images) != len(items[1]):
+    def __init__(
+        self, given: tuple[Any, ...], what: str, batch_size: int, interface: Interface
+    ) -> None:
+        self._items = _as_arrays(given, what, interface, cast=False)
+        flat = keras.tree.flatten(self._items)
+        inputs = keras.tree.flatten(self._items[0])
+        labels = keras.tree.flatten(self._items[1:])
+        fits = all(
+            one.ndim == len(port.shape) + 1
+            and (np.issubdtype(one.dtype, np.number) or one.dtype == bool)
+            for one, port in zip(inputs, interface.inputs, strict=True)
+        )
+        if not fits or any(np.ndim(item) < 1 for item in flat) or len(set(map(len, labels))) > 1:
+            shapes = ", ".join(f"{item.dtype} {item.shape}" for item in flat)
+            raise DataError(f"{what} are arrays ({shapes}); expected {_expected(interface)}.")
+        lengths = sorted(set(map(len, inputs)))
+        if not lengths[-1]:
+            raise DataError(f"{what} are empty; at least one {_item(interface)} is needed.")
+        if lengths != [len(labels[0])]:
             raise DataError(
-                f"{what}: there are {len(images)} images and {len(items[1])} labels; expected as "
-                "many of both."
+                f"{what}: there are {' and '.join(map(str, lengths))} {_item(interface)}s and "
+                f"{len(labels[0])} labels; expected as many of both."
             )
         self.what = what
         self.is_endless = False
-        self.label_spec = _batch_spec(items[1])
-        self.has_weights = len(items) == 3
-        self._items = items
-        self._batch_size = min(batch_size, len(images))
-        self.length = len(images) // self._batch_size
+        self.label_spec = keras.tree.map_structure(_batch_spec, self._items[1])
+        self.has_weights = len(self._items) == 3
+        self._interface = interface
+        self._batch_size = min(batch_size, lengths[0])
+        self.length = lengths[0] // self._batch_size
 
-    def in_order(self) -> Iterator[tuple[np.ndarray, ...]]:
-        for images, *rest in in_batches(self._batch_size, *self._items):
-            yield (images.astype(np.float32), *rest)
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
+        for batch in in_batches(self._batch_size, *keras.tree.flatten(self._items)):
+            inputs, *rest = keras.tree.pack_sequence_as(self._items, list(batch))
+            yield (_cast(inputs, self.what, self._interface, np.ndarray.astype), *rest)
 
     def dataset(self, seed: int) -> tf.data.Dataset:
-        tensors = [tf.constant(item) for item in self._items]
+        tensors = keras.tree.map_structure(tf.constant, self._items)
 
-        def gather(indices: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            images, *rest = (tf.gather(tensor, indices) for tensor in tensors)
-            return (tf.cast(images, tf.float32), *rest)
+        def gather(indices: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
+            inputs, *rest = keras.tree.map_structure(lambda one: tf.gather(one, indices), tensors)
+            return (_cast(inputs, self.what, self._interface, tf.cast), *rest)
 
-        plan = pipeline.epoch_plan(len(self._items[0]), self._batch_size, seed)
+        count = len(_first(self._items[0]))
+        plan = pipeline.epoch_plan(count, self._batch_size, seed)
         return plan.map(gather).prefetch(2)
 
 
@@ -215,8 +241,8 @@ def _batch_spec(batch: np.ndarray) -> tf.TensorSpec:
     return tf.TensorSpec([None, *batch.shape[1:]], tf.convert_to_tensor(batch[:1]).dtype)
 
 
-def _parts(element: Any) -> tuple[Any, ...]:
-    """(images, labels) or (images, labels, weights) of an element or its spec; () for others."""
+def _parts(element: Any, interface: Interface) -> tuple[Any, ...]:
+    """(inputs, labels) or (inputs, labels, weights) of an element or its spec; () for others."""
     if isinstance(element, Mapping):
         image = next((element[key] for key in _IMAGE_KEYS if key in element), None)
         label = next((element[key] for key in _LABEL_KEYS if key in element), None)
@@ -224,7 +250,59 @@ def _parts(element: Any) -> tuple[Any, ...]:
     if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
         return ()
     # {"input_1": images}: the model's only input or output by its name.
+    ports = (interface.inputs, interface.outputs, interface.outputs)
     return tuple(
-        next(iter(part.values())) if isinstance(part, Mapping) and len(part) == 1 else part
-        for part in element
+        next(iter(part.values()))
+        if isinstance(part, Mapping) and len(part) == len(few) == 1
+        else part
+        for part, few in zip(element, ports, strict=False)
+    )
+
+
+def _as_arrays(
+    parts: tuple[Any, ...], what: str, interface: Interface, *, cast: bool = True
+) -> tuple[Any, ...]:
+    """Arrays of the given ones, the inputs nested as the model takes them."""
+    inputs, *rest = parts
+    if len(interface.inputs) == 1 and not isinstance(inputs, Mapping):
+        flat = [np.asarray(inputs)]
+    else:
+        flat = [np.asarray(one) for one in interface.in_order(inputs, what)]
+    nested = interface.nested(flat)
+    if cast:
+        nested = _cast(nested, what, interface, np.ndarray.astype)
+    return (nested, *(_labels(part, interface) for part in rest))
+
+
+def _labels(labels: Any, interface: Interface) -> Any:
+    """Labels or weights as arrays; several as tuples, since tf.data stacks what lies in a list."""
+    if isinstance(labels, Mapping):
+        return {name: np.asarray(one) for name, one in labels.items()}
+    if len(interface.outputs) > 1 and isinstance(labels, (list, tuple)):
+        return tuple(np.asarray(one) for one in labels)
+    return np.asarray(labels)
+
+
+def _cast(inputs: Any, what: str, interface: Interface, cast: Callable[[Any, str], Any]) -> Any:
+    """Inputs in the model's types, nested as the model takes them."""
+    flat = interface.in_order(inputs, what)
+    return interface.nested(
+        [cast(one, port.dtype) for one, port in zip(flat, interface.inputs, strict=True)]
+    )
+
+
+def _first(inputs: Any) -> np.ndarray:
+    return typing.cast(np.ndarray, keras.tree.flatten(inputs)[0])
+
+
+def _item(interface: Interface) -> str:
+    return "image" if interface.has_image else "sample"
+
+
+def _expected(interface: Interface) -> str:
+    if interface.has_image:
+        return _EXPECTED
+    return (
+        "(inputs, labels) or (inputs, labels, sample weights), single or in batches, with the "
+        f"inputs {', '.join(map(str, interface.inputs))}"
     )

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from cprune_tf.accuracy import TOP1, Metric
 from cprune_tf.errors import UserError
 from cprune_tf.report import comparisons, cross_check, history, sentences, shipping, types
 from cprune_tf.runs import directory, journal
@@ -120,7 +121,8 @@ class _Builder:
             version=started.version if started else None,
             config_hash=started.config_hash if started else None,
             sessions=self._num_sessions(),
-            metric=self._metric(),
+            metric=self.baseline.metric if self.baseline else None,
+            is_minimized=self._metric().is_minimized,
             required_accuracy=self._required_accuracy(),
             final_accuracy=self._final_accuracy(),
             device=self.device,
@@ -197,8 +199,10 @@ class _Builder:
     def _required_accuracy(self) -> float | None:
         return self.baseline.required_accuracy if self.baseline else None
 
-    def _metric(self) -> str | None:
-        return self.baseline.metric if self.baseline else None
+    def _metric(self) -> Metric:
+        if self.baseline is None:
+            return Metric("accuracy")
+        return Metric(self.baseline.metric, self.baseline.is_minimized)
 
     def _first_accuracy(self) -> float | None:
         return self.original.accuracy if self.original else None
@@ -266,7 +270,9 @@ class _Builder:
                 "run, and no speed-up is given."
             )
         if self.data is not None:
-            notes.append(sentences.which_images(self.data))
+            notes.append(
+                sentences.which_images(self.data, self._metric() if self.baseline else TOP1)
+            )
         if self._runtime() == "litert":
             notes.append(sentences.for_litert(str(self.config.get("precision", "float32"))))
         for event in history.of_kind(self.records, EnvironmentChanged):
@@ -276,7 +282,7 @@ class _Builder:
             notes.append(
                 f"{self.num_accepted} pruned models were accepted. The result is number "
                 f"{self.result}: after long-term training, the later ones missed the required "
-                "accuracy."
+                f"{self._metric().word}."
             )
         sessions = self._num_sessions()
         if sessions > 1:

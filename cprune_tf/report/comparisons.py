@@ -115,7 +115,9 @@ def accuracies(
         validation images decided, one on these.
     """
     table: dict[tuple[str, str], float | None] = {
-        (check.runtime, check.deployment): check.accuracy for check in checks
+        (check.runtime, check.deployment): check.accuracy
+        for check in checks
+        if check.accuracy is not None
     }
     decided = judge
     if has_validation:

@@ -49,7 +49,8 @@ def write_figures(report: types.Report, folder: pathlib.Path) -> tuple[Plot, ...
         The plots, for the page.
     """
     plots = []
-    for name, (title, has_data, draw) in _PLOTS.items():
+    for name, (pattern, has_data, draw) in _PLOTS.items():
+        title = pattern.format(score=report.judged_by.word)
         png = folder / f"{name}.png"
         if not has_data(report):
             png.unlink(missing_ok=True)
@@ -163,8 +164,10 @@ def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes
 
 
 def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:
+    metric = report.judged_by
+    unit = 100 if metric.is_accuracy else metric.score(1)
     x = [i.after_candidate for i in report.iterations]
-    values = [100 * i.accuracy for i in report.iterations]
+    values = [unit * i.accuracy for i in report.iterations]
     axes.step(
         [*x, max(len(report.decisions), *x)],
         [*values, values[-1]],
@@ -173,11 +176,13 @@ def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axe
         linewidth=1.6,
     )
     axes.plot(x, values, "o", color=palette.accepted, markersize=5.5)
-    _draw_refused(report, palette, axes, lambda d: None if d.accuracy is None else 100 * d.accuracy)
+    _draw_refused(
+        report, palette, axes, lambda d: None if d.accuracy is None else unit * d.accuracy
+    )
     if report.long_term_epochs and report.final_accuracy is not None:
         axes.plot(
             [max(len(report.decisions), 1)],
-            [100 * report.final_accuracy],
+            [unit * report.final_accuracy],
             "*",
             color=palette.after,
             markersize=11,
@@ -185,14 +190,13 @@ def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axe
         )
     if report.required_accuracy is not None:
         axes.axhline(
-            100 * report.required_accuracy,
+            unit * report.required_accuracy,
             color=palette.required,
             linewidth=1.2,
             linestyle=(0, (4, 3)),
             label="required",
         )
-    name = {"top1": "top-1 ", "top5": "top-5 "}.get(report.metric or "", "")
-    axes.set_ylabel(f"{name}accuracy, %")
+    axes.set_ylabel(f"{metric.label}, %" if metric.is_accuracy else metric.label)
 
 
 def _draw_refused(
@@ -307,7 +311,7 @@ def shown_layers(report: types.Report) -> list[types.LayerChannels]:
 # Maps a plot's name to (title, whether a report has data for it, function that draws it).
 _PLOTS: dict[str, tuple[str, Callable[[types.Report], bool], Callable[..., Figure]]] = {
     "history": (
-        "Latency and accuracy over the candidates tried",
+        "Latency and {score} over the candidates tried",
         lambda report: bool(report.decisions) and bool(report.iterations),
         _draw_history,
     ),

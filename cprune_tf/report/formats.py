@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.runs.events import ACCEPTED, REFUSED_ACCURACY, REFUSED_LATENCY
 from cprune_tf.runs.progress import format_duration
 
@@ -19,7 +20,6 @@ RUNTIME_NAMES = {
     "keras": "Keras",
     "tvm": "TVM",
     "litert": "LiteRT",
-    VALIDATION: "Keras, validation images",
 }
 
 DECISION_NAMES = {
@@ -52,6 +52,21 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}{_GAP}%"
 
 
+def score(metric: Metric, value: float) -> str:
+    """Formats a score as the metric's value: per cent for accuracies, a number for the others."""
+    return percent(value) if metric.is_accuracy else significant(metric.score(value), 4)
+
+
+def score_change(metric: Metric, difference: float) -> str:
+    """Formats a difference of scores: in percentage points, or in the metric's own unit."""
+    if metric.is_accuracy:
+        return points(difference)
+    value = metric.score(difference)
+    if value == 0:
+        return "±0"
+    return f"{'+' if value > 0 else '−'}{significant(abs(value))}"
+
+
 def share(value: float) -> str:
     """Formats a fraction as per cent without decimals."""
     return f"{100 * value:.0f}{_GAP}%" if value >= 0.01 or value == 0 else f"<{_GAP}1{_GAP}%"
@@ -79,11 +94,10 @@ def error_of_points(value: float) -> str:
     return f"±{_GAP}{100 * value:.2f}{_GAP}pp"
 
 
-def points_with_error(difference: float, standard_error: float | None) -> str:
-    """Formats a difference of accuracies, with its standard error where that is known."""
-    if standard_error is None:
-        return points(difference)
-    return f"{points(difference)} {error_of_points(standard_error)}"
+def change_with_error(metric: Metric, difference: float, standard_error: float | None) -> str:
+    """Formats a difference of scores, with its standard error where that is known."""
+    text = score_change(metric, difference)
+    return text if standard_error is None else f"{text} {error_of_points(standard_error)}"
 
 
 def factor(value: float) -> str:
@@ -176,17 +190,18 @@ def size(name: str, value: float) -> str:
     return macs(value) if name == "MACs" else file_bytes(value)
 
 
-def runtime(name: str, processor: str = "") -> str:
+def runtime(name: str, processor: str = "", items: str = "images") -> str:
     """Returns a runtime's name for people, with the processor if the device has several kinds.
 
     Args:
         name: "keras", or the label of a file (see `runs.results.file_label`); VALIDATION, alone for
             Keras or before such a label.
         processor: The processor, if the device has several kinds.
+        items: What the data are called; see `Metric.items`.
     """
     known, _, precision = name.partition(" ")
-    if known == VALIDATION and precision:
-        return f"{runtime(precision)}, validation images"
+    if known == VALIDATION:
+        return f"{runtime(precision or 'keras')}, validation {items}"
     label = " ".join(filter(None, (RUNTIME_NAMES.get(known, known), precision)))
     return f"{label} on {processor}" if processor else label
 
@@ -198,4 +213,4 @@ def decision(name: str) -> str:
 
 def metric(name: str | None) -> str:
     """Returns a metric's name for people; "accuracy" if the metric is unknown."""
-    return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}.get(name or "", "accuracy")
+    return Metric(name or "accuracy").label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from cprune_tf.accuracy import TOP1, Metric
 from cprune_tf.report import figures, formats, types
 from cprune_tf.runs import differences
 from cprune_tf.storage import plain
@@ -50,15 +52,20 @@ def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
         plots,
         latency_unit="emulated" if report.device.emulated else "",
         decision_name=formats.decision,
-        runtime_name=formats.runtime,
         threads=formats.threads,
-        metric_name=formats.metric(report.metric),
+        runtime_name=functools.partial(formats.runtime, items=report.judged_by.items),
+        metric=report.judged_by,
+        metric_name=report.judged_by.label,
         pruned_name="pruned" if report.finished else "so far",
     )
 
 
 def render_page(
-    template: str, contents: Any, plots: Sequence[figures.Plot], **names: object
+    template: str,
+    contents: Any,
+    plots: Sequence[figures.Plot],
+    metric: Metric = TOP1,
+    **names: object,
 ) -> str:
     """Renders a page of this package.
 
@@ -66,6 +73,7 @@ def render_page(
         template: The template's file name.
         contents: The dataclass that the page shows, whose plain form is `r` in the template.
         plots: The plots to inline.
+        metric: What the scores on the page are of.
         **names: What else the template uses.
 
     Returns:
@@ -87,7 +95,8 @@ def render_page(
         }
         for plot in plots
     }
-    shared = {"n": _Numbers(values), "flatten": differences.flatten, "plots": by_name}
+    numbers = _Numbers(values, metric)
+    shared = {"n": numbers, "metric": metric, "flatten": differences.flatten, "plots": by_name}
     environment.globals.update(shared, **names)
     return environment.get_template(template).render(r=values)
 
@@ -95,8 +104,13 @@ def render_page(
 class _Numbers:
     """Renders the number at a path of the page's JSON form as an HTML element."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], metric: Metric) -> None:
         self._values = values
+        self._formats: dict[str, Callable[[Any], str]] = {
+            **_FORMATS,
+            "score": functools.partial(formats.score, metric),
+            "score_change": functools.partial(formats.score_change, metric),
+        }
 
     def __call__(self, path: str, kind: str) -> markupsafe.Markup:
         value: Any = self._values
@@ -112,4 +126,4 @@ class _Numbers:
         if kind == "size":
             entry = self._values["sizes"][int(path.split(".")[1])]
             return formats.size(entry["name"], value)
-        return _FORMATS[kind](value)
+        return self._formats[kind](value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.report import formats, types
 from cprune_tf.runs.events import DataDescribed
 
@@ -42,7 +43,7 @@ def verdict(
     accuracy_after: float | None,
     standard_error: float | None,
     required_accuracy: float | None,
-    metric: str | None,
+    metric: Metric,
     emulated: bool,
     num_accepted: int,
     judged_as: str = "",
@@ -58,7 +59,7 @@ def verdict(
             measured.
         standard_error: Of the difference between the two, 0..1; None if it is unknown.
         required_accuracy: The accuracy that the result must have, 0..1; None if unknown.
-        metric: The metric of the accuracies; None if unknown.
+        metric: The metric of the accuracies, which may be scores of another kind.
         emulated: Whether the device is emulated, so that its latencies mean nothing.
         num_accepted: Number of accepted candidates.
         judged_as: What the result's accuracies are those of, if the original's are those of the
@@ -72,14 +73,14 @@ def verdict(
     if not num_accepted:
         return "No candidate has been accepted: the model still has the original's channels."
     parts = [_speed(latencies, emulated)]
-    name = formats.metric(metric).capitalize()
+    name = _capitalized(metric.label)
     if tested is not None and tested.original is not None and tested.pruned is not None:
-        change = _change(tested.original, tested.pruned, tested.standard_error)
-        parts.append(f"{name} {change} on the test images.")
-        name = "On the validation images, which decided,"
+        change = _change(metric, tested.original, tested.pruned, tested.standard_error)
+        parts.append(f"{name} {change} on the test {metric.items}.")
+        name = f"On the validation {metric.items}, which decided,"
     if accuracy_before is not None and accuracy_after is not None:
-        requirement = _requirement(accuracy_after, required_accuracy)
-        change = _change(accuracy_before, accuracy_after, standard_error)
+        requirement = _requirement(metric, accuracy_after, required_accuracy)
+        change = _change(metric, accuracy_before, accuracy_after, standard_error)
         parts.append(f"{name} {change}{requirement}.")
     if judged_as:
         parts.append(f"These compare the float32 original in Keras with the result as {judged_as}.")
@@ -95,48 +96,54 @@ def for_litert(precision: str) -> str:
     )
 
 
-def which_images(data: DataDescribed) -> str:
+def which_images(data: DataDescribed, metric: Metric) -> str:
     """Writes which images decided, which are quoted, and how much their number can tell.
 
     Args:
-        data: The images.
+        data: The images, or samples of another kind.
+        metric: What models are judged by.
 
     Returns:
         A few sentences.
     """
+    if not metric.is_rank:
+        direction = "lower" if metric.is_minimized else "higher"
+        better = f" Of {metric.label}, {direction} values are better."
+        return _which_images(data, metric) + better
     fewest = min(count for count in (data.num_validation, data.num_test) if count)
     # At an accuracy of 90 %; at others it is of the same size.
     error = 100 * math.sqrt(0.9 * 0.1 / fewest)
     return (
-        f"{_which_images(data)} On {fewest:,} images, the standard error of an accuracy is about "
-        f"{error:.1f} points. A difference between two models on the same images is known better: "
-        "its standard error stands behind the ±, where it was measured."
+        f"{_which_images(data, metric)} On {fewest:,} images, the standard error of an accuracy is "
+        f"about {error:.1f} points. A difference between two models on the same images is known "
+        "better: its standard error stands behind the ±, where it was measured."
     )
 
 
-def _which_images(data: DataDescribed) -> str:
+def _which_images(data: DataDescribed, metric: Metric) -> str:
+    items, scores = metric.items, "accuracies" if metric.is_rank else "scores"
     if data.validation_source == "test":
         return (
-            f"{data.reason} So {data.num_validation:,} of the test images decided which candidates "
-            f"were accepted, and accuracies are quoted on the other {data.num_test:,}, which were "
-            "looked at once, at the end."
+            f"{data.reason} So {data.num_validation:,} of the test {items} decided which "
+            f"candidates were accepted, and {scores} are quoted on the other {data.num_test:,}, "
+            "which were looked at once, at the end."
         )
     if data.num_validation:
         return (
-            f"{data.num_validation:,} validation images decided which candidates were accepted. "
-            f"The {data.num_test:,} test images were looked at once, at the end."
+            f"{data.num_validation:,} validation {items} decided which candidates were accepted. "
+            f"The {data.num_test:,} test {items} were looked at once, at the end."
         )
     return (
-        f"The {data.num_test:,} images that accuracies are quoted on also decided which candidates "
-        "were accepted, so the result's accuracy is slightly optimistic."
+        f"The {data.num_test:,} {items} that {scores} are quoted on also decided which candidates "
+        f"were accepted, so the result's {metric.word} is slightly optimistic."
     )
 
 
-def _change(before: float, after: float, standard_error: float | None) -> str:
-    change = f"{formats.percent(before)} → {formats.percent(after)}"
+def _change(metric: Metric, before: float, after: float, standard_error: float | None) -> str:
+    change = f"{formats.score(metric, before)} → {formats.score(metric, after)}"
     if standard_error is None:
         return change
-    return f"{change} ({formats.points_with_error(after - before, standard_error)})"
+    return f"{change} ({formats.change_with_error(metric, after - before, standard_error)})"
 
 
 def _speed(latencies: Sequence[types.LatencyComparison], emulated: bool) -> str:
@@ -158,8 +165,13 @@ def _speed_of_runtime(row: types.LatencyComparison) -> str:
     return speed if row.speedup is None or row.speedup >= 1 else f"{speed} (slower)"
 
 
-def _requirement(accuracy: float, required: float | None) -> str:
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _requirement(metric: Metric, accuracy: float, required: float | None) -> str:
     if required is None:
         return ""
     state = "met" if accuracy >= required else "MISSED"
-    return f" (required {formats.percent(required)}: {state})"
+    limit = "at most " if metric.is_minimized else ""
+    return f" (required {limit}{formats.score(metric, required)}: {state})"

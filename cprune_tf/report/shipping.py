@@ -26,7 +26,7 @@ def shippable(
     Args:
         checks: The checks, made on the test images.
         measured: The latencies, all timed interleaved.
-        allowed_loss: The accuracy (0..1) that the result may lose; None if unknown.
+        allowed_loss: The accuracy (0..1) or score that the result may lose; None if unknown.
         num_threads: The number of threads that the run was for, which decides what is fastest.
         emulated: Whether the device is emulated: then latencies tell nothing, and no file is best.
 
@@ -47,7 +47,7 @@ def shippable(
         if check.file_bytes is None:
             continue
         suffices = None
-        if reference is not None and allowed_loss is not None:
+        if reference is not None and allowed_loss is not None and check.accuracy is not None:
             suffices = check.accuracy >= reference - allowed_loss - _ROUNDING
         key = check.deployment, check.runtime
         latencies = tuple(measured.get((*key, count)) for count in counts)

@@ -10,6 +10,7 @@ import rich.panel
 import rich.table
 import rich.text
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.report import formats, types
 from cprune_tf.runs.events import ACCEPTED, REFUSED_ACCURACY, REFUSED_LATENCY
 
@@ -34,7 +35,7 @@ def render(report: types.Report) -> rich.console.Group:
     if report.ruled_out:
         parts.append(_ruled_out(report.ruled_out))
     if report.cross_check is not None:
-        parts.append(_cross_check(report.cross_check))
+        parts.append(_cross_check(report.cross_check, report.judged_by))
     if report.files:
         parts.append(_files(report))
     notes = [*(report.cross_check.problems if report.cross_check else ()), *report.notes]
@@ -75,12 +76,13 @@ def _summary(report: types.Report) -> rich.table.Table:
         if row.is_clear is False:
             speed += ", not clear"
         table.add_row(name + emulated, _latency(row.original), _latency(row.pruned), speed)
+    metric = report.judged_by
     for accuracy in report.accuracies:
         table.add_row(
-            f"{formats.metric(report.metric)}, {formats.runtime(accuracy.name)}",
-            _value(accuracy.original, formats.percent),
-            _value(accuracy.pruned, formats.percent),
-            _difference(accuracy),
+            f"{metric.label}, {formats.runtime(accuracy.name, items=metric.items)}",
+            _score(metric, accuracy.original),
+            _score(metric, accuracy.pruned),
+            _difference(metric, accuracy),
         )
     for size in report.sizes:
         table.add_row(
@@ -92,10 +94,14 @@ def _summary(report: types.Report) -> rich.table.Table:
     return table
 
 
-def _difference(row: types.Comparison) -> str:
+def _score(metric: Metric, value: float | None) -> str:
+    return formats.MISSING if value is None else formats.score(metric, value)
+
+
+def _difference(metric: Metric, row: types.Comparison) -> str:
     if row.difference is None:
         return ""
-    return formats.points_with_error(row.difference, row.standard_error)
+    return formats.change_with_error(metric, row.difference, row.standard_error)
 
 
 def _latency(latency: types.Latency | None) -> str:
@@ -110,7 +116,8 @@ def _decisions(report: types.Report) -> rich.table.Table:
     rows = [row for row in report.decisions if row.decision != REFUSED_LATENCY]
     num_hidden = len(report.decisions) - len(rows)
     title = "Decisions" + (f" ({num_hidden} latency refusals left out)" if num_hidden else "")
-    table = _table(title, "#", "decision", "task", "removed", "latency", "accuracy", "why")
+    metric = report.judged_by
+    table = _table(title, "#", "decision", "task", "removed", "latency", metric.word, "why")
     for row in rows:
         channels = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
         table.add_row(
@@ -119,7 +126,7 @@ def _decisions(report: types.Report) -> rich.table.Table:
             rich.text.Text(row.task),
             rich.text.Text(channels),
             _candidate_latency(row),
-            "" if row.accuracy is None else formats.percent(row.accuracy),
+            "" if row.accuracy is None else formats.score(metric, row.accuracy),
             rich.text.Text(row.reason),
         )
     return table
@@ -152,10 +159,10 @@ def _ruled_out(targets: Sequence[types.RuledOut]) -> rich.text.Text:
 
 def _shippable(report: types.Report) -> rich.table.Table:
     threads = [formats.threads(count) for count in report.shippable_threads]
-    metric = formats.metric(report.metric)
-    table = _table("What to ship", "", "file", *threads, metric, "size", numbers=len(threads) + 2)
+    metric, numbers = report.judged_by, len(threads) + 2
+    table = _table("What to ship", "", "file", *threads, metric.label, "size", numbers=numbers)
     for row in report.shippable:
-        accuracy = formats.percent(row.accuracy)
+        accuracy = _score(metric, row.accuracy)
         table.add_row(
             "→" if row.is_best else "",
             f"{row.deployment}, {formats.runtime(row.runtime)}",
@@ -163,22 +170,26 @@ def _shippable(report: types.Report) -> rich.table.Table:
                 formats.MISSING if one is None else formats.milliseconds(one.median_ms)
                 for one in row.latencies
             ),
-            accuracy if row.suffices is not False else f"{accuracy}, too low",
+            accuracy if row.suffices is not False else f"{accuracy}, {_too_bad(metric)}",
             formats.file_bytes(row.file_bytes),
             style="bold" if row.is_best else None,
         )
     return table
 
 
-def _cross_check(check: types.CrossCheck) -> rich.table.Table:
+def _too_bad(metric: Metric) -> str:
+    return "too high" if metric.is_minimized else "too low"
+
+
+def _cross_check(check: types.CrossCheck, metric: Metric) -> rich.table.Table:
     table = _table(
-        f"Cross-check against Keras ({formats.count(check.num_images)} images)",
+        f"Cross-check against Keras ({formats.count(check.num_images)} {metric.items})",
         "model",
         "runtime",
         "max abs error",
         "max rel error",
-        "agreement",
-        numbers=3,
+        *(["agreement"] if metric.is_rank else []),
+        numbers=3 if metric.is_rank else 2,
     )
     for row in check.checks:
         if row.runtime == "keras":
@@ -188,7 +199,7 @@ def _cross_check(check: types.CrossCheck) -> rich.table.Table:
             formats.runtime(row.runtime),
             _value(row.max_abs_error, formats.error),
             _value(row.max_relative_error, formats.error),
-            formats.percent(row.top1_agreement),
+            *([] if row.top1_agreement is None else [formats.percent(row.top1_agreement)]),
         )
     return table
 

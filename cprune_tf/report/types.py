@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.runs.results import ExportedFile, TaskRecord
 
 
@@ -211,7 +212,7 @@ class Shippable:
         deployment: "original" or "pruned".
         runtime: The file's label; see `runs.results.file_label`.
         latencies: By number of threads, in rising order; None where it was not measured.
-        accuracy: Accuracy on the test images, 0..1.
+        accuracy: Accuracy on the test images, 0..1; None if only the caller's own function tells.
         file_bytes: Size of the file.
         suffices: Whether it loses no more than was allowed, from the original in Keras on the test
             images; None if that is unknown.
@@ -221,7 +222,7 @@ class Shippable:
     deployment: str
     runtime: str
     latencies: tuple[Latency | None, ...]
-    accuracy: float
+    accuracy: float | None
     file_bytes: int
     suffices: bool | None
     is_best: bool
@@ -234,12 +235,13 @@ class RuntimeCheck:
     Attributes:
         deployment: "original" or "pruned".
         runtime: "keras", "tvm" or "litert".
-        accuracy: Accuracy on the test images, 0..1.
+        accuracy: Accuracy on the test images, 0..1; None if only the caller's own function tells.
         max_abs_error: Largest absolute difference from Keras's outputs; None if outputs are not
             finite numbers.
         max_relative_error: max_abs_error / the largest absolute output of Keras; None if it is not
             finite.
-        top1_agreement: Fraction (0..1) of the images with the same first class as in Keras.
+        top1_agreement: Fraction (0..1) of the images with the same first class as in Keras; None
+            if the outputs are no classes.
         file_bytes: Size of the deployed file; None for Keras.
         standard_error: Of the difference from the original's accuracy on the same runtime and
             images; None for the original.
@@ -247,10 +249,10 @@ class RuntimeCheck:
 
     deployment: str
     runtime: str
-    accuracy: float
+    accuracy: float | None
     max_abs_error: float | None
     max_relative_error: float | None
-    top1_agreement: float
+    top1_agreement: float | None
     file_bytes: int | None
     standard_error: float | None = None
 
@@ -315,8 +317,10 @@ class Report:
         version: The version of this package that started the last session; None if unknown.
         config_hash: A short name of the config; None if unknown.
         sessions: How many times the run was started or resumed.
-        metric: The metric of all accuracies: "top1" or "top5"; None before the original was
-            measured.
+        metric: The name of the metric that all accuracies are of, "top1" for example; None before
+            the original was measured.
+        is_minimized: Whether the metric is minimised. All accuracies are its negatives then, so
+            that higher is better.
         required_accuracy: The accuracy (0..1) that the result must have, or None.
         final_accuracy: The result's accuracy (0..1) in Keras, or None.
         device: The device that latencies were measured on.
@@ -354,6 +358,7 @@ class Report:
     config_hash: str | None
     sessions: int
     metric: str | None
+    is_minimized: bool
     required_accuracy: float | None
     final_accuracy: float | None
     device: Device
@@ -379,3 +384,8 @@ class Report:
     notes: tuple[str, ...]
     environment: dict[str, Any]
     config: dict[str, Any]
+
+    @property
+    def judged_by(self) -> Metric:
+        """The metric that all accuracies are of; "accuracy" before the original was measured."""
+        return Metric(self.metric or "accuracy", self.is_minimized)

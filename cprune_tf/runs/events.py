@@ -97,13 +97,16 @@ class Baseline(ModelRecord):
     """The original model was tuned and measured.
 
     Attributes:
-        required_accuracy: The accuracy that the result must have, 0..1.
-        metric: The metric of all accuracies: "top1" or "top5".
+        required_accuracy: The accuracy that the result must have, 0..1, or the score.
+        metric: The name of the metric that all accuracies are of; see `accuracy.Metric`.
+        is_minimized: Whether the metric is minimised. What the journal calls accuracies are then
+            its negatives, in all events, so that higher is better everywhere.
     """
 
     kind: ClassVar[str] = "baseline"
     required_accuracy: float = 0.0
     metric: str = "top1"
+    is_minimized: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,10 +120,12 @@ class RuntimeResult:
     Attributes:
         deployment: The deployment's name.
         runtime: "keras", or the label of a file; see `file_label`.
-        accuracy: Accuracy of the outputs, 0..1.
-        max_abs_error: Largest absolute difference from Keras's outputs.
-        max_relative_error: max |a - b| / max |b|, where b are Keras's outputs.
-        top1_agreement: Fraction (0..1) of the images with the same first class as in Keras.
+        accuracy: Accuracy of the outputs, 0..1; None if only the caller's own function tells.
+        max_abs_error: Largest absolute difference from Keras's outputs, all of them together.
+        max_relative_error: max |a - b| / max |b|, where b are Keras's values of one output; the
+            largest of all outputs.
+        top1_agreement: Fraction (0..1) of the images with the same first class as in Keras; None
+            if the model is no classifier.
         file_bytes: Size of the deployed file; None for Keras.
         latencies: One latency for each number of threads; empty for Keras.
         paired: The difference of the accuracy from that of the first deployment, on the same
@@ -132,10 +134,10 @@ class RuntimeResult:
 
     deployment: str
     runtime: str
-    accuracy: float
+    accuracy: float | None
     max_abs_error: float
     max_relative_error: float
-    top1_agreement: float
+    top1_agreement: float | None
     file_bytes: int | None
     latencies: tuple[Latency, ...]
     paired: PairedDifference | None = None
@@ -170,7 +172,7 @@ class CrossCheck:
 
     Attributes:
         device: The device that TVM and LiteRT ran on.
-        metric: The metric of all accuracies: "top1" or "top5".
+        metric: The name of the metric that all accuracies are of; see `accuracy.Metric`.
         num_images: Number of images that were run on every runtime.
         results: One result for each deployment and runtime.
         speedups: Speed-ups of each other deployment over the first, by runtime and number of

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cprune_tf.accuracy import AccuracyGate, Evaluation
+from cprune_tf.accuracy import AccuracyGate, Evaluation, Metric
 from cprune_tf.runs.events import ACCEPTED
 
 if typing.TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Strategy(abc.ABC):
     Args:
         bench: The workbench, which does all work on models.
         original: The original model (iteration 0), tuned and measured.
-        required_accuracy: The accuracy that the result must have, 0..1.
+        required_accuracy: The accuracy (0..1) or score that the result must have.
 
     Attributes:
         settings: The strategy's own config, `config.strategy.NAME`.
@@ -170,6 +170,19 @@ class Strategy(abc.ABC):
         """
 
     @property
+    def metric(self) -> Metric:
+        """What models are judged by."""
+        return self.bench.hooks.metric
+
+    def with_slack(self, fraction: float) -> float:
+        """The required accuracy, less what long-term training may still make good.
+
+        Args:
+            fraction: How much less; see `Metric.drop`.
+        """
+        return self.required_accuracy - self.metric.drop(fraction, self.original.accuracy)
+
+    @property
     def target_ratio(self) -> float:
         """The latency to reach / the original's; 0 if accuracy alone decides how far to go."""
         strategy = self.bench.config.strategy
@@ -183,14 +196,15 @@ class Strategy(abc.ABC):
         """Returns the gate for a candidate.
 
         Args:
-            least: The accuracy that it must have, 0..1.
+            least: The accuracy (0..1) or score that it must have.
 
         Returns:
             The gate. With `config.strategy.gate_confidence`, the lower confidence bound must reach
             the accuracy that the result must have, or `least` where that is lower.
         """
         confidence = self.bench.config.strategy.gate_confidence
-        return AccuracyGate(least, min(least, self.required_accuracy), confidence)
+        bound = min(least, self.required_accuracy)
+        return AccuracyGate(least, bound, confidence, self.metric)
 
     @abc.abstractmethod
     def propose(self, current: CurrentModel) -> Candidate | Stop:

@@ -186,20 +186,23 @@ class CPrune(Strategy):
         )
         if measurement.current_ratio > self.settings.beta:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
-        gate = self.accuracy_gate(self.settings.alpha * current.accuracy)
+        gate = self.accuracy_gate(self.metric.scaled(current.accuracy, self.settings.alpha))
         evaluation = self.bench.train(candidate, index, gate)
         if shortfall := gate.shortfall(evaluation):
-            reason = f"{shortfall} ({self.settings.alpha:g} x {current.accuracy:.2%})"
+            known = self.metric.text(current.accuracy)
+            reason = f"{shortfall} ({self.settings.alpha:g} x {known})"
             return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
-        return Verdict(events.ACCEPTED, f"{latency}, {evaluation}", measurement, evaluation)
+        reason = f"{latency}, {evaluation.text(self.metric)}"
+        return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _stop_reason(self, current: CurrentModel) -> str | None:
-        lowest = self.settings.alpha * current.accuracy
+        metric = self.metric
+        lowest = metric.scaled(current.accuracy, self.settings.alpha)
         if lowest < self.required_accuracy:
             return (
-                f"the next candidate's accuracy may fall to {lowest:.2%} "
-                f"(alpha x {current.accuracy:.2%}), "
-                f"below the required accuracy {self.required_accuracy:.2%}"
+                f"the next candidate's {metric.word} may be {metric.text(lowest)} (alpha x "
+                f"{metric.text(current.accuracy)}), which misses the required "
+                f"{metric.text(self.required_accuracy)}"
             )
         if current.latency_ratio <= self.target_ratio:
             return (

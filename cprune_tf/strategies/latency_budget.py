@@ -192,12 +192,12 @@ class LatencyBudget(Strategy):
         latency = str(measurement)
         if measurement.current_ratio > 1 - _LEAST_GAIN:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, None)
-        gate = self.accuracy_gate(self.required_accuracy - self.settings.round_slack)
+        gate = self.accuracy_gate(self.with_slack(self.settings.round_slack))
         evaluation, softly = self._trained(current, candidate, index, gate)
         if shortfall := gate.shortfall(evaluation):
             reason = f"{shortfall}, at {latency}{softly}: the next round goes half as far"
             return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
-        reason = f"{latency}, {evaluation}{softly}"
+        reason = f"{latency}, {evaluation.text(self.metric)}{softly}"
         return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _trained(

@@ -97,7 +97,7 @@ class NetAdapt(Strategy):
     @property
     def least_accuracy(self) -> float:
         """The accuracy (0..1) that a candidate must have."""
-        return self.required_accuracy - float(self.settings.accuracy_slack)
+        return self.with_slack(self.settings.accuracy_slack)
 
     def learn(self, event: Any) -> None:
         """See Strategy."""
@@ -139,7 +139,7 @@ class NetAdapt(Strategy):
         if measurement.current_ratio >= 1:
             reason = f"{latency}: the next iteration must lower the latency by more"
             return Verdict(events.REFUSED_LATENCY, reason, measurement, evaluation)
-        reason = f"{latency}, {evaluation}: {best}"
+        reason = f"{latency}, {evaluation.text(self.metric)}: {best}"
         return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _stop_reason(self, current: CurrentModel) -> str | None:
@@ -147,10 +147,12 @@ class NetAdapt(Strategy):
             return (
                 f"the target is reached: {1 / current.latency_ratio:.3g}x as fast as the original"
             )
-        if (refused := self.too_inaccurate) is not None:
+        refused = self.too_inaccurate
+        if refused is not None and refused.accuracy is not None:
             return (
-                f"accuracy binds: the most accurate proposal has {refused.accuracy:.2%}, and "
-                f"{self.least_accuracy:.2%} is required, at {self._reached(current)}"
+                f"{self.metric.word} binds: the best proposal has "
+                f"{self.metric.text(refused.accuracy)}, and "
+                f"{self.metric.text(self.least_accuracy)} is required, at {self._reached(current)}"
             )
         return None
 
@@ -315,7 +317,8 @@ class NetAdapt(Strategy):
             )
         )
         reasons = {proposal.key: proposal.reason for proposal in proposals}
-        bench.progress.note(f"{candidate.key}: {reasons[candidate.key]}: {evaluation}")
+        judged = evaluation.text(self.metric)
+        bench.progress.note(f"{candidate.key}: {reasons[candidate.key]}: {judged}")
         self._delete_weights_except(best)
 
     def _trained_weights(self, proposal: events.CandidatePlanned) -> list[Any]:

@@ -72,7 +72,7 @@ class Predictive(LatencyBudget):
         planned = self._planned_before(0)
         assert planned is not None  # It was journalled before it was proposed.
         predicted = f"predicted: {planned.ratio:.1%} of the current model's latency"
-        gate = self.accuracy_gate(self.required_accuracy - self.settings.round_slack)
+        gate = self.accuracy_gate(self.with_slack(self.settings.round_slack))
         evaluation, softly = self._trained(current, candidate, index, gate)
         if shortfall := gate.shortfall(evaluation):
             reason = f"{shortfall}{softly}; {predicted}; not timed"
@@ -83,7 +83,7 @@ class Predictive(LatencyBudget):
         latency = f"{measurement}; {predicted}, {error:+.1%}"
         if measurement.current_ratio > 1 - self.settings.smallest_cut / 2:
             return Verdict(events.REFUSED_LATENCY, latency, measurement, evaluation)
-        reason = f"{latency}; {evaluation}{softly}"
+        reason = f"{latency}; {evaluation.text(self.metric)}{softly}"
         return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def _refused_ratio(self, event: events.CandidateJudged) -> float:

@@ -15,10 +15,12 @@ import tensorflow as tf
 
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
-from cprune_tf.data import ImageData
+from cprune_tf.data import Data, ImageData
 from cprune_tf.training.batch_norm import recalibrate_batch_norm
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
+from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.evaluation import evaluate, evaluate_batches
+from cprune_tf.training.scoring import Scorer
 from cprune_tf.training.teaching import Teacher
 from cprune_tf.training.trainer import Penalty, fit
 from cprune_tf.training.twin import chosen_precision
@@ -48,16 +50,19 @@ class Trainer:
         checkpoint_dir: Folder that keeps the state of an interrupted training; None: none is kept.
         replicas: What each batch is split over, all in this process; None: one device trains. With
             own_compile it has no effect.
+        scorer: Judges models by a metric of the caller's; None: by `config.strategy.metric`, "top1"
+            or "top5", or not at all.
     """
 
     config: PruneConfig
-    data: ImageData
+    data: Data
     teacher: keras.Model
     own_compile: bool = False
     log_dir: pathlib.Path | None = None
     on_step: StepProgress | None = None
     checkpoint_dir: pathlib.Path | None = None
     replicas: tf.distribute.Strategy | None = None
+    scorer: Scorer | None = None
     _teachers: dict[str, Teacher] = dataclasses.field(default_factory=dict, init=False)
 
     def short_term_train(self, model: keras.Model) -> None:
@@ -90,20 +95,35 @@ class Trainer:
         self._train(model, config, "soft", penalty)
 
     def evaluate(self, model: keras.Model) -> float:
-        """Accuracy on the validation images, 0..1; on the test images if there are no others."""
-        return evaluate(model, self.data, self.config.strategy.metric, part="validation")
+        """Accuracy on the validation images, 0..1; on the test images if there are no others.
+
+        With a scorer, the score on the validation or test data.
+        """
+        if self.scorer is not None:
+            return self.scorer.of_model(model, *self.data.judges)
+        return evaluate(model, self._images, self.config.strategy.metric, part="validation")
 
     def evaluate_batches(
         self, model: keras.Model, order: npt.NDArray[np.integer[Any]] | None
     ) -> Iterator[Hits]:
         """Hits on the images of `evaluate`, batch by batch; see `evaluation.evaluate_batches`."""
         metric = self.config.strategy.metric
-        return evaluate_batches(model, self.data, metric, part="validation", order=order)
+        return evaluate_batches(model, self._images, metric, part="validation", order=order)
 
     def sample(self) -> Any:
         """A few batches of training images and labels, the same at every call."""
         count = self.config.strategy.importance_batches
         return list(self.data.train_dataset(self.config.seed).take(count).as_numpy_iterator())
+
+    @property
+    def _images(self) -> ImageData:
+        """The data, where config.training trains or top1 and top5 judge: those of a classifier."""
+        if not isinstance(self.data, ImageData):
+            raise TrainingError(
+                f"The data {self.data.name} are not those of a classifier of one image; expected a "
+                "model that was compiled with its optimizer and loss, or functions of your own."
+            )
+        return self.data
 
     def _train(
         self, model: keras.Model, config: FitConfig, phase: str, penalty: Penalty | None = None
@@ -116,7 +136,7 @@ class Trainer:
         log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
             model,
-            self.data,
+            self._images,
             config,
             seed=seed,
             teacher=self._teacher_at(config) if config.distill > 0 else None,
@@ -127,7 +147,9 @@ class Trainer:
             replicas=self.replicas,
         )
         if num_batches := self.config.training.recalibration_batches:
-            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
+            recalibrate_batch_norm(
+                model, self._images, num_batches, seed=seed, include_frozen=False
+            )
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
@@ -138,7 +160,7 @@ class Trainer:
             return self.teacher  # copied to them by each training
         precision = chosen_precision(config.precision)
         if precision not in self._teachers:
-            self._teachers[precision] = Teacher(self.teacher, self.data, precision)
+            self._teachers[precision] = Teacher(self.teacher, self._images, precision)
         return self._teachers[precision]
 
     def _train_as_compiled(

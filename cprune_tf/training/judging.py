@@ -14,7 +14,7 @@ from collections.abc import Callable
 import keras
 
 from cprune_tf.config import DataConfig
-from cprune_tf.data import ImageData
+from cprune_tf.data import Data, ImageData
 from cprune_tf.data.splitting import judge_by_test_images
 from cprune_tf.training.evaluation import evaluate
 
@@ -32,7 +32,7 @@ class Judged:
         reason: Why these images decide, with the numbers; "" if it needs no reason.
     """
 
-    data: ImageData
+    data: Data
     reason: str
 
 

@@ -7,7 +7,7 @@ import math
 import keras
 
 from cprune_tf.accuracy import RANKS
-from cprune_tf.data import ImageData
+from cprune_tf.data import Data, ImageData
 from cprune_tf.graph.copying import plain_layers
 
 # One-sided test: a model that guesses passes it in 1 of 40 cases.
@@ -21,13 +21,15 @@ _LARGEST_PIXEL_SCALE = 1 / 32
 _LARGEST_SCALED_PIXEL = 8.0
 
 
-def scaling_note(model: keras.Model, data: ImageData) -> str:
+def scaling_note(model: keras.Model, data: Data) -> str:
     """Says that a model which scales pixels itself gets scaled ones; "" if it does not.
 
     Args:
         model: The original.
-        data: Its images, preprocessed.
+        data: Its images, preprocessed; of samples of other kinds, nothing is said.
     """
+    if not isinstance(data, ImageData):
+        return ""
     images = data.judges[0][:_NUM_PROBES]
     layer = next((one for one in plain_layers(model) if _is_for_pixels(one)), None)
     largest = max(abs(float(images.min())), abs(float(images.max())))

@@ -126,7 +126,7 @@ class _Run:
     def which_images(self) -> str:
         """Says which images decided; "" if the journal does not say."""
         data = history.last(self.records, DataDescribed)
-        return report_sentences.which_images(data) if data else ""
+        return report_sentences.which_images(data, self.report.judged_by) if data else ""
 
     def _why_unpruned(self) -> str:
         if len(self.report.iterations) > 1:

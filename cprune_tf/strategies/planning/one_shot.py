@@ -74,7 +74,8 @@ class OneShot(Strategy):
         if shortfall := gate.shortfall(evaluation):
             reason = f"{shortfall}, at {why}"
             return Verdict(events.REFUSED_ACCURACY, reason, measurement, evaluation)
-        return Verdict(events.ACCEPTED, f"{evaluation}, {why}", measurement, evaluation)
+        reason = f"{evaluation.text(self.metric)}, {why}"
+        return Verdict(events.ACCEPTED, reason, measurement, evaluation)
 
     def planned(self, attempt: int | None = None) -> Plans:
         """Reads a plan from the journal.

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf.accuracy import (
+    TOP1,
     Evaluation,
     Hits,
+    Metric,
     PairedDifference,
     RefusalTest,
     pack_hits,
@@ -29,11 +31,12 @@ class Hooks:
     Attributes:
         short_term_train: Trains a candidate in place.
         long_term_train: Trains the final model in place.
-        evaluate: Returns a model's accuracy, 0..1.
+        evaluate: Returns a model's accuracy, 0..1, or its score by another metric.
         sample: Returns batches of labelled training images, for importance and sensitivity.
         evaluate_batches: Called with a model and the order of the images (None: as they are),
             yields which images of each batch it classifies right; the same accuracy as `evaluate`.
-            None if `evaluate` is the caller's own, which is run whole.
+            None if `evaluate` is the caller's own, or of a metric that does not judge images one by
+            one: it is run whole.
         evaluate_deployed: As evaluate_batches, of the file that would be deployed. With it, all
             models but the original are judged by their files. None: a model computes the same
             outputs where it is deployed.
@@ -41,6 +44,7 @@ class Hooks:
             caller's own functions or optimizer train, which know of no penalty.
         short_term_train_all: Trains models in place, side by side, as short_term_train does;
             yields the position of each when it is trained. None: they are trained one by one.
+        metric: What the scores are.
     """
 
     short_term_train: Callable[[Any], None]
@@ -51,6 +55,7 @@ class Hooks:
     evaluate_deployed: EvaluateBatches | None = None
     soft_start: Callable[[Any, Any, int], None] | None = None
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
+    metric: Metric = TOP1
 
     def evaluate_original(self, model: Any) -> events.Evaluated:
         """Evaluates the original model, with which all others are compared.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.runs import events
 from cprune_tf.strategies.base import Candidate, Stop, Strategy, Verdict
 from cprune_tf.strategies.workbench.bench import Workbench
@@ -30,7 +31,7 @@ def run_strategy(strategy: Strategy, bench: Workbench, current: CurrentModel) ->
     num_candidates = len(journal.events(events.CandidateJudged))
     with bench.progress.stage("Prune", total=limit) as stage:
         while True:
-            stage.update(num_candidates, _summary(current))
+            stage.update(num_candidates, _summary(current, bench.hooks.metric))
             proposal: Candidate | Stop = (
                 strategy.propose(current)
                 if num_candidates < limit
@@ -46,10 +47,10 @@ def run_strategy(strategy: Strategy, bench: Workbench, current: CurrentModel) ->
     return current
 
 
-def _summary(current: CurrentModel) -> str:
+def _summary(current: CurrentModel, metric: Metric) -> str:
     return (
         f"iteration {current.iteration}: {1 / current.latency_ratio:.3g}x as fast as the original "
-        f"({current.latency.median_ms:.4g} ms), accuracy {current.accuracy:.2%}"
+        f"({current.latency.median_ms:.4g} ms), {metric.word} {metric.text(current.accuracy)}"
     )
 
 

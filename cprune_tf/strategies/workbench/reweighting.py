@@ -84,5 +84,5 @@ class Reweighting(Strategy):
         with self.bench.progress.stage(f"Train candidate {index + 1}"):
             done = self._sparsify(model, self._data, self.bench.progress.innermost)
             evaluation = self.bench.evaluate(model)
-        reason = f"{evaluation}, {measurement}; {done}"
+        reason = f"{evaluation.text(self.metric)}, {measurement}; {done}"
         return Verdict(events.ACCEPTED, reason, measurement, evaluation)
