@@ -111,7 +111,7 @@ def test_what_cannot_be_stored_is_refused() -> None:
     shapeless = layers.Lambda(lambda x: _FACTOR * x)  # its code knows no _FACTOR after loading
     with pytest.raises(graph.GraphError, match=r"'net' cannot be saved .* output_shape"):
         graph.check_storable(_model(shapeless))
-    with pytest.raises(graph.GraphError, match="'net' loses weights .*kept"):
+    with pytest.raises(graph.GraphError, match=r"'net' loses weights .*kept"):
         graph.check_storable(_model(_Loses()))
 
 
