@@ -375,8 +375,10 @@ def _image_data(
     from cprune_tf import data as image_data
     from cprune_tf import models
     from cprune_tf.data.datasets import check_image_data, from_datasets
+    from cprune_tf.graph import check_names
 
     shape, classes = models.shape_and_classes(model)
+    check_names(model)
     if isinstance(train_data, image_data.ImageData):
         return check_image_data(train_data, train_data.name, shape, classes)
     if train_data is None and validation_data is None:
