@@ -12,6 +12,7 @@ from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.history import PruningHistory, PruningStep
 from cprune_tf.graph.masking import mask
+from cprune_tf.graph.naming import check_names, traceable_twin
 from cprune_tf.graph.rebuilding import functional_twin, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
 from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
@@ -36,6 +37,7 @@ __all__ = [
     "SparsityBudget",
     "Weight",
     "analyze",
+    "check_names",
     "check_storable",
     "count_subnormals",
     "flush_subnormals",
@@ -49,4 +51,5 @@ __all__ = [
     "register_rule",
     "statistics",
     "stored_form",
+    "traceable_twin",
 ]

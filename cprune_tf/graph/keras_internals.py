@@ -105,6 +105,11 @@ def functional(model: Any) -> Any:
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
+def all_layers(model: Any) -> list[Any]:
+    """Returns a model and all layers in it, those inside models, wrappers and own layers too."""
+    return [*model._flatten_layers(include_self=True, recursive=True), functional(model)]
+
+
 def nodes(model: Any) -> Iterator[Node]:
     """Yields the calls that belong to `model`, in topological order, without its inputs.
 

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf import native_output
+from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.naming import traceable_twin
 from cprune_tf.litert import precisions
 from cprune_tf.litert.errors import ConversionError
 
@@ -86,7 +88,13 @@ def convert(
         raise ConversionError(f"{remarks[0]} So it takes no `forward`; expected None.")
     _warn(remarks)
     half = precision == "float16"
-    return to_tflite(plain, forward or _forward_of(plain), half=half, sparse=sparse)
+    if forward is None:
+        try:
+            plain = traceable_twin(plain)
+        except GraphError as error:
+            raise ConversionError(f"Its layers need other names, and {error}") from error
+        forward = _forward_of(plain)
+    return to_tflite(plain, forward, half=half, sparse=sparse)
 
 
 def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:

@@ -10,6 +10,7 @@ import pytest
 
 from cprune_tf.devices import ModelFile
 from cprune_tf.litert import ConversionError, convert
+from tests.graph.naming_test import odd_model
 
 
 def conv_model():
@@ -56,6 +57,14 @@ def test_litert_computes_what_keras_computes(device, tmp_path, build):
     inputs = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype(np.float32)
     (outputs,) = run(device, tmp_path, model, inputs)
     np.testing.assert_allclose(outputs, np.asarray(model(inputs)), rtol=1e-4, atol=1e-5)
+
+
+def test_odd_names_of_layers_are_converted(device, tmp_path):
+    model = randomise(odd_model())
+    inputs = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    (outputs,) = run(device, tmp_path, model, inputs)
+    np.testing.assert_allclose(outputs, np.asarray(model(inputs)), rtol=1e-4)
+    assert model.name == "my & model <ü>"
 
 
 def test_several_inputs_and_outputs_keep_their_order(device, tmp_path):

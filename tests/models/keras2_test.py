@@ -310,6 +310,11 @@ def test_code_in_the_file_runs_only_if_it_is_allowed(tmp_path):
     np.testing.assert_allclose(load_model(path, unsafe_lambda=True)(_IMAGES), 2 * _conv())
 
 
+def test_names_decide_where_weights_are_in_another_order(tmp_path):
+    arrays = {"conv/bias": _BIAS, "conv/kernel": _KERNEL}
+    _check(_load(tmp_path, [k2.conv("conv", "input_1", 4)], "conv", conv=arrays), _conv(), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import subprocess
 import sys
@@ -163,16 +164,24 @@ def test_a_compiled_model_is_trained_as_it_was_compiled(tiny_model_path, pipelin
 
     model = keras.models.load_model(tiny_model_path)
     model.compile(keras.optimizers.SGD(1e-3), Counting(), run_eagerly=True)
-    result = cprune_tf.prune(
-        model,
+    run = functools.partial(
+        cprune_tf.prune,
         train_data=pipelines[0].take(2),
         validation_data=pipelines[1],
         config=_config(max_iterations=1, cprune={"beta": 1.0}),
         workdir=tmp_path / "run",
         console=_quiet(),
     )
+    result = run(model)
     trained = sum(step["accuracy"] is not None for step in result.history)
     assert trained == 0 or Counting.batches >= 2 * trained
+    # Neither the file nor the resumed run needs the loss from the file.
+    final = keras.models.load_model(tmp_path / "run" / "final.keras")
+    assert not final.compiled
+    again = run(model, resume=True).model
+    assert isinstance(again.loss, Counting)
+    for weight, value in zip(final.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, value)
 
 
 def test_max_test_limits_given_data(tiny_model_path, pipelines, tmp_path):

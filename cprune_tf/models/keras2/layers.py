@@ -133,7 +133,7 @@ def _converted(saved: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> d
     accepted = _parameters(cls)
     result: dict[str, Any] = {}
     for old_key, old_value in config.items():
-        key: str = _RENAMED.get((old_kind, old_key), old_key)
+        key = str(_RENAMED.get((old_kind, old_key)) or old_key)
         if key not in accepted:
             _check_effect(old_kind, name, key, old_value)
             continue

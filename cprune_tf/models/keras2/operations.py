@@ -158,7 +158,20 @@ def _resize(images: Any, size: Any, method: str = "bilinear", antialias: bool = 
 
 def _getitem(tensor: Any, slice_spec: Any) -> Any:
     spec = slice_spec if isinstance(slice_spec, list) else [slice_spec]
-    return tensor[tuple(_index(item) for item in spec)]
+    items = [_index(item) for item in spec]
+    whole = slice(None, None, -1)  # x[..., ::-1], which swaps red and blue
+    if whole not in items or not all(isinstance(item, slice) or item is ... for item in items):
+        return tensor[tuple(items)]
+    after = len(items) - items.index(...) if ... in items else 0
+    axes = [
+        number - len(items) if after and number > len(items) - after else number
+        for number, item in enumerate(items)
+        if item == whole
+    ]
+    kept = tuple(slice(None) if item == whole else item for item in items)
+    if any(item not in (slice(None), ...) for item in kept):
+        tensor = tensor[kept]
+    return _ops.flip(tensor, axis=axes)
 
 
 def _index(item: Any) -> Any:

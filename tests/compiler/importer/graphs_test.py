@@ -16,6 +16,7 @@ from cprune_tf.compiler.importer import (
     import_model,
     register_converter,
 )
+from tests.graph.naming_test import odd_model
 
 from .beside_keras import compile_imported, random_inputs, relative_errors
 
@@ -29,6 +30,11 @@ def test_nested_functional_and_sequential(check_against_keras):
     imported = check_against_keras(keras.Model(inputs, head(layers.ReLU()(inner(inputs)))))
     assert imported.layers_of_param["inner_conv/kernel"] == ("inner_conv", "inner_bn")
     assert "classes/kernel" in imported.params
+
+
+def test_odd_names_of_layers(check_against_keras):
+    imported = check_against_keras(odd_model())
+    assert {"größe 1/kernel", "%s{0}/kernel"} <= set(imported.params)
 
 
 def test_sequential_of_models(check_against_keras):
