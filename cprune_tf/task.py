@@ -70,6 +70,11 @@ def check_task(
             f"classifiers of one image, and the model has {data.interface}; expected float32 or "
             "float16."
         )
+    if confidence := settings.strategy.gate_confidence:
+        raise configs.ConfigError(
+            f"config.strategy.gate_confidence is {confidence:g}, and the metric "
+            f"{settings.strategy.metric!r} does not judge samples one by one; expected 0."
+        )
     if is_sparsified:
         raise configs.ConfigError(
             f"A sparsifier was given, which is for classifiers of one image, and the model has "
