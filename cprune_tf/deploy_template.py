@@ -56,7 +56,7 @@ def tensors(interpreter: Any) -> tuple:
 def main() -> None:
     """Reads the inputs, runs the model and prints the outputs."""
     specs = json.loads((HERE / "metadata.json").read_text())["inputs"]
-    arguments = [argument for argument in sys.argv[1:] if argument != "litert"]
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("tvm", "litert")]
     if len(arguments) not in (0, len(specs)):
         names = ", ".join(spec["name"] for spec in specs)
         sys.exit(f"Received {len(arguments)} files; expected one for each input: {names}.")

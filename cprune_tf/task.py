@@ -12,6 +12,7 @@ from cprune_tf.data import Data, SampleData
 from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
+from cprune_tf.graph import check_names
 
 if TYPE_CHECKING:
     import keras
@@ -70,6 +71,11 @@ def check_task(
             f"classifiers of one image, and the model has {data.interface}; expected float32 or "
             "float16."
         )
+    if confidence := settings.strategy.gate_confidence:
+        raise configs.ConfigError(
+            f"config.strategy.gate_confidence is {confidence:g}, and the metric "
+            f"{settings.strategy.metric!r} does not judge samples one by one; expected 0."
+        )
     if is_sparsified:
         raise configs.ConfigError(
             f"A sparsifier was given, which is for classifiers of one image, and the model has "
@@ -116,6 +122,7 @@ def load_data(
         ConfigError: If data are missing.
         DataError: If they do not fit the model.
     """
+    check_names(model)
     if not metric.is_rank:
         given = (train_data, validation_data, test_data)
         return _samples(settings, interface_of(model), *given, on_progress)

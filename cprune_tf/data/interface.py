@@ -83,7 +83,7 @@ class Interface:
         if len(flat) != len(names):
             given = sorted(inputs) if isinstance(inputs, Mapping) else f"{len(flat)} inputs"
             raise DataError(
-                f"{what} have {given}; expected {', '.join(map(str, self.inputs))}. Give one array "
+                f"{what} give {given}; expected {', '.join(map(str, self.inputs))}. Give one array "
                 "for each input, in the model's order or in a dict by the inputs' names."
             )
         return flat

@@ -19,6 +19,7 @@ from cprune_tf.config import ConfigError
 from cprune_tf.data import DataError
 from cprune_tf.report import html, terminal
 from cprune_tf.training import TrainingError
+from tests.docs_examples import run_section
 from tests.pipeline import task_models, tiny_config
 
 
@@ -64,8 +65,11 @@ def _check(result, task):
 
 
 def test_a_regression_is_judged_by_its_error_which_must_not_grow():
-    task = task_models.regression()
-    result = _prune(task)
+    names = run_section("tasks.md", "A regression")
+    images, labels = names["images"], names["numbers"]
+    parts = (images[:64], labels[:64]), (images[64:], labels[64:])
+    task = task_models.Task(names["model"], *parts, "mean_absolute_error")
+    result = names["result"]
     text = _check(result, task)
     report = result.report
     assert report.is_minimized and report.required_accuracy == pytest.approx(
@@ -186,6 +190,12 @@ def _sparse(task):
         (lambda: _sparse(task_models.regression()), {}, TrainingError, "takes classes as whole"),
         (lambda: _with_nan(task_models.regression()), {}, DataError, "sample 7 .* is NaN"),
         (lambda: _uncompiled(task_models.signal()), {}, ConfigError, "compiled with its optimizer"),
+        (
+            lambda: task_models.signal(),
+            {"strategy": {"gate_confidence": 0.9}},
+            ConfigError,
+            "gate_confidence is 0.9",
+        ),
         (
             lambda: task_models.signal(),
             {"validation_data": None},
