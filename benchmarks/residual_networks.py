@@ -89,6 +89,9 @@ def run_until(words: Sequence[str], deadline: float) -> bool:
     Returns:
         Whether the command came to its end.
     """
+    # A shell without job control starts background processes that ignore interrupts, and so would
+    # the child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(words)
     try:
         remaining = deadline - time.monotonic()
