@@ -139,7 +139,7 @@ def test_the_callers_own_functions_decide(tiny_model_path, pipelines, tmp_path):
             str(tiny_model_path),
             validation_data=pipelines[1],
             device=device,
-            config=_config(max_iterations=3, cprune={"alpha": 0.9}),
+            config={**_config(name="uniform", max_accuracy_drop=0.1), "runtime": "litert"},
             workdir=tmp_path / "run",
             short_term_train=short,
             long_term_train=long,
@@ -147,10 +147,9 @@ def test_the_callers_own_functions_decide(tiny_model_path, pipelines, tmp_path):
             console=_quiet(),
         )
         assert device.info().num_cores >= 1  # a device that was given stays open
-    assert calls["short"] >= 1
+    assert calls["short"] == 1
     assert calls["long"] == 0  # nothing was pruned, so there is nothing to train
-    assert {step["decision"] for step in result.history} <= {"refused_latency", "refused_accuracy"}
-    assert "refused_accuracy" in {step["decision"] for step in result.history}
+    assert [step["decision"] for step in result.history] == ["refused_accuracy"]
     assert result.model.count_params() == sizes[0]
 
 
@@ -168,13 +167,13 @@ def test_a_compiled_model_is_trained_as_it_was_compiled(tiny_model_path, pipelin
         cprune_tf.prune,
         train_data=pipelines[0].take(2),
         validation_data=pipelines[1],
-        config=_config(max_iterations=1, cprune={"beta": 1.0}),
+        config={**_config(name="uniform", max_iterations=1), "runtime": "litert"},
         workdir=tmp_path / "run",
         console=_quiet(),
     )
     result = run(model)
-    trained = sum(step["accuracy"] is not None for step in result.history)
-    assert trained == 0 or Counting.batches >= 2 * trained
+    assert [step["accuracy"] is not None for step in result.history] == [True]
+    assert Counting.batches >= 2
     # Neither the file nor the resumed run needs the loss from the file.
     final = keras.models.load_model(tmp_path / "run" / "final.keras")
     assert not final.compiled
