@@ -59,6 +59,14 @@ def test_operators_compute_in_int8_and_know_their_layers(prepared):
     assert casts["quantize"] == ("stem",) and casts["dequantize"] == ("head",)
 
 
+def test_large_weights_are_constants_wherever_the_file_has_them(runtime):
+    image = keras.Input((8, 8, 128))
+    model = keras.Model(image, layers.Conv2D(512, 3, name="large")(image))
+    task = next(task for task in runtime.prepare(model).tasks if task.kind.startswith("conv_2d"))
+    # Without constant weights, XNNPACK leaves the operator to slower kernels.
+    assert [tensor.is_constant for tensor in task.workload.tensors] == [False, True, True, False]
+
+
 def test_a_resized_task_is_that_of_the_smaller_model(runtime, prepared, model):
     channels = graph.analyze(model)
     reduced_keep = {group.name: group.num_channels - 1 for group in channels.prunable}
