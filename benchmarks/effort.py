@@ -28,7 +28,7 @@ from cprune_tf.runs.records import Record
 from cprune_tf.storage import jsonl
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.latency.workspace import OpenedModel
+    pass
 
 ACTIVITY = "activity.jsonl"
 PROGRAM, MODELS, TRAINING = "program", "models", "training"
@@ -129,31 +129,6 @@ class RecordingDevice(LocalDevice):
         """See Device."""
         with self._recorder.doing(MODELS, len(models)):
             return super().time_models(models, *arguments, **settings)
-
-
-def opened_as_configured(
-    model: Any, config: PruneConfig, folder: pathlib.Path
-) -> contextlib.AbstractContextManager[OpenedModel]:
-    """Opens a model for measurements under the conditions of a run's config.
-
-    Args:
-        model: The Keras model.
-        config: The run's config.
-        folder: Holds what is measured.
-    """
-    from cprune_tf.latency.workspace import open_model
-
-    return open_model(
-        model,
-        config.device,
-        folder,
-        config.tuning,
-        num_threads=config.measure.num_threads,
-        protect=config.protect,
-        seed=config.seed,
-        cores=config.measure.cores,
-        frontend=config.frontend,
-    )
 
 
 def check_config(config: PruneConfig) -> None:

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from assignments import measured_assignments, random_assignments
-from effort import opened_as_configured
 
 from cprune_tf import graph, models
 from cprune_tf.config import PruneConfig
-from cprune_tf.latency.workspace import POINTS, OpenedModel
+from cprune_tf.latency.workspace import POINTS, OpenedModel, open_as_configured
 from cprune_tf.runs import Journal, Schema, directory, read_records
 from cprune_tf.runs.events import (
     RUN_EVENTS,
@@ -95,7 +94,7 @@ def check_predictions(
     _copy_once(root, folder)
     events = [record.event for record in read_records(root / directory.JOURNAL_NAME, RUN_EVENTS)]
     original = models.load_model(str(root / _model_file(events, 0)))
-    with opened_as_configured(original, config, folder) as opened:
+    with open_as_configured(original, config.device, folder, config) as opened:
         # Predicted before anything is measured here.
         predictions = _random_predictions(opened, config, count, seed)
         candidates = list(_candidates(opened, config, root, events))

@@ -33,6 +33,7 @@ from together import Timed, run_files, time_together
 from cprune_tf.cli import command_line, run_flags
 from cprune_tf.config import PruneConfig
 from cprune_tf.devices import open_device
+from cprune_tf.latency.workspace import open_as_configured
 
 flags.adopt_module_key_flags(run_flags)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "The seeds; each has three runs.")
@@ -81,7 +82,7 @@ def _tune_original(config: PruneConfig, folder: pathlib.Path) -> None:
     from cprune_tf import models
 
     original = models.load_model(config.model)
-    with effort.opened_as_configured(original, config, folder) as opened:
+    with open_as_configured(original, config.device, folder, config) as opened:
         opened.tune(config.tuning.trials_per_task)
 
 

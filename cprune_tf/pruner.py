@@ -102,24 +102,13 @@ class Pruner:
         """
         from cprune_tf.compiler.roofline import measure_roofline
         from cprune_tf.latency.profile import profile_model
-        from cprune_tf.latency.workspace import open_model
+        from cprune_tf.latency.workspace import open_as_configured
 
         config = self._with_shared_programs()
         measure = config.measure
         with (
             self._opened() as device,
-            open_model(
-                self.model,
-                device,
-                self.workdir / "profile",
-                config.tuning,
-                runtime=config.runtime,
-                precision=config.precision,
-                num_threads=measure.num_threads,
-                protect=config.protect,
-                seed=config.seed,
-                frontend=config.frontend,
-            ) as opened,
+            open_as_configured(self.model, device, self.workdir / "profile", config) as opened,
         ):
             opened.tune(config.tuning.trials_per_task)
             roofline = None

@@ -79,8 +79,9 @@ def _quantize(
     config: configs.PruneConfig, output: pathlib.Path, float_output: pathlib.Path | None
 ) -> None:
     from cprune_tf import data as image_data
-    from cprune_tf import litert, models
+    from cprune_tf import models
     from cprune_tf.data.representative import representative_images
+    from cprune_tf.training.deployed import quantize_as_configured
 
     model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
     data = image_data.load(
@@ -88,13 +89,7 @@ def _quantize(
     )
     settings = config.quantization
     images = representative_images(data, settings.num_images, seed=config.seed)
-    quantized = litert.quantize(
-        model,
-        images,
-        keep_float=settings.keep_float,
-        inputs=settings.inputs,
-        correct_bias=settings.correct_bias,
-    )
+    quantized = quantize_as_configured(model, images, settings)
     files.write_bytes(output, quantized.content)
     if float_output is not None:
         files.write_bytes(float_output, quantized.float_content)

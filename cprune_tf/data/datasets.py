@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import keras
@@ -75,9 +75,9 @@ def from_datasets(
         checks.check_shape(f"{name}: test data", images.shape[1:], shape)
         classes = class_numbers(given_labels, f"{name}: test labels", names, num_classes)
         parts |= {"test_images": images, "test_labels": classes}
-    source = as_source(train, f"{name}: training data", batch_size, steps_per_epoch)
-    if source.is_endless and not steps_per_epoch:
-        raise DataError(sources.endless(source.what))
+    source = sources.as_training_source(
+        train, f"{name}: training data", batch_size, steps_per_epoch
+    )
     training = _Training(source, steps_per_epoch, names)
     # Without training data of their own, callers hand over the validation data again.
     num_train = None
@@ -144,23 +144,21 @@ def _inspect(
     if training.steps_per_epoch:
         dataset = dataset.take(training.steps_per_epoch)
     checks.check_shape(source.what, tuple(dataset.element_spec[0].shape[1:]), shape)
-    planned = training.steps_per_epoch or source.length
 
     def look(images: tf.Tensor, labels: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return labels, tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
 
-    count = 0
-    for step, (given, is_finite) in enumerate(dataset.map(look).as_numpy_iterator(), 1):
-        class_numbers(given, f"{name}: training labels", training.names, num_classes, count)
-        checks.check_flags(f"{name}: training images", is_finite, count)
-        count += len(given)
-        if count > sources.MAX_TRAIN:
-            raise DataError(sources.endless(source.what))
-        if on_progress is not None:
-            on_progress(step, max(planned, step), f"{count:,} training images")
-    if not count:
-        raise DataError(f"{source.what} are empty; at least one batch is needed.")
-    return count
+    def checked_sizes() -> Iterator[int]:
+        first = 0
+        for given, is_finite in dataset.map(look).as_numpy_iterator():
+            class_numbers(given, f"{name}: training labels", training.names, num_classes, first)
+            checks.check_flags(f"{name}: training images", is_finite, first)
+            yield len(given)
+            first += len(given)
+
+    return sources.count_epoch(
+        checked_sizes(), source, training.steps_per_epoch, "images", on_progress
+    )
 
 
 def _class_names(
@@ -264,11 +262,7 @@ def check_image_data(
 
 def _collect(source: Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads a finite source into memory: its images, and its labels as they are."""
-    if source.is_endless and not limit:
-        raise DataError(
-            f"{source.what} repeat without end; expected one pass over them. Remove the "
-            "repetition, or set data.max_test to the number of images to use."
-        )
+    sources.require_end(source, limit, "images")
     images: list[np.ndarray] = []
     given_labels: list[np.ndarray] = []
     count = 0

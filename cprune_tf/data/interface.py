@@ -11,7 +11,7 @@ import numpy as np
 
 from cprune_tf.config import ConfigError
 from cprune_tf.data.image_data import DataError
-from cprune_tf.graph import GraphError, keras_internals
+from cprune_tf.graph import inputs_and_outputs, keras_internals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +107,7 @@ def interface_of(model: keras.Model) -> Interface:
         GraphError: If it has no inputs and outputs.
         ConfigError: If the size of an input is not fixed.
     """
-    try:
-        inputs, outputs = model.inputs, model.outputs
-        built = inputs is not None and outputs is not None
-    except (AttributeError, ValueError):
-        built = False
-    if not built:
-        raise GraphError(
-            f"The model is {type(model).__name__!r} without inputs and outputs; expected a built "
-            "functional or Sequential keras.Model."
-        )
+    inputs, outputs = inputs_and_outputs(model)
     structure: Any = 0
     if not isinstance(model, keras.Sequential):
         given = keras_internals.input_structure(model)

@@ -114,9 +114,9 @@ def from_samples(
                           interface, max_test)  # fmt: skip
         parts = {"test_images": quoted[0], "test_labels": quoted[1]}
         parts |= {"validation_images": judges[0], "validation_labels": judges[1]}
-    source = as_source(train, "The training data", batch_size, steps_per_epoch, interface)
-    if source.is_endless and not steps_per_epoch:
-        raise DataError(sources.endless(source.what))
+    source = sources.as_training_source(
+        train, "The training data", batch_size, steps_per_epoch, interface
+    )
 
     def dataset(seed: int) -> tf.data.Dataset:
         batches = source.dataset(seed)
@@ -124,8 +124,9 @@ def from_samples(
 
     num_train = None
     if train is not validation:
-        planned = steps_per_epoch or source.length
-        num_train = _inspect(dataset(0), source, interface, planned, on_progress)
+        batches = _checked(dataset(0).as_numpy_iterator(), source.what, interface)
+        sizes = (len(flat[0]) for flat, _ in batches)
+        num_train = sources.count_epoch(sizes, source, steps_per_epoch, "samples", on_progress)
     return SampleData(name, interface, num_train=num_train, train_dataset=dataset, **parts)
 
 
@@ -133,11 +134,7 @@ def _collect(
     source: Source, interface: Interface, limit: int
 ) -> tuple[tuple[np.ndarray, ...], Any]:
     """Reads a finite source into memory: inputs in the model's order, and labels as they are."""
-    if source.is_endless and not limit:
-        raise DataError(
-            f"{source.what} repeat without end; expected one pass over them. Remove the "
-            "repetition, or set data.max_test to the number of samples to use."
-        )
+    sources.require_end(source, limit, "samples")
     inputs: list[list[np.ndarray]] = []
     given: list[Any] = []
     count = 0
@@ -154,27 +151,6 @@ def _collect(
     joined = [np.concatenate(arrays)[:end] for arrays in zip(*inputs, strict=True)]
     return tuple(joined), keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:end],
                                                    *given)  # fmt: skip
-
-
-def _inspect(
-    dataset: tf.data.Dataset,
-    source: Source,
-    interface: Interface,
-    planned: int,
-    on_progress: FileProgress | None,
-) -> int:
-    """Looks at one epoch; returns the number of samples."""
-    count = 0
-    batches = _checked(dataset.as_numpy_iterator(), source.what, interface)
-    for step, (flat, _) in enumerate(batches, 1):
-        count += len(flat[0])
-        if count > sources.MAX_TRAIN:
-            raise DataError(sources.endless(source.what))
-        if on_progress is not None:
-            on_progress(step, max(planned, step), f"{count:,} training samples")
-    if not count:
-        raise DataError(f"{source.what} are empty; at least one batch is needed.")
-    return count
 
 
 def _checked(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import itertools
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -20,10 +20,11 @@ import tensorflow as tf
 from cprune_tf.data import pipeline
 from cprune_tf.data.batches import in_batches
 from cprune_tf.data.image_data import DataError
+from cprune_tf.data.image_files import FileProgress
 from cprune_tf.data.interface import IMAGES, Interface
 
 # More than any set that is trained on: data of unknown length that go on are taken for endless.
-MAX_TRAIN = 1 << 25
+_MAX_TRAIN = 1 << 25
 _IMAGE_KEYS = ("image", "images")
 _LABEL_KEYS = ("label", "labels")
 _EXPECTED = (
@@ -93,6 +94,69 @@ def as_source(
         f"{what} are {type(given).__name__}; expected a tf.data.Dataset, a keras.utils.PyDataset, "
         "or arrays (images, labels)."
     )
+
+
+def as_training_source(
+    given: Any, what: str, batch_size: int, steps: int, interface: Interface = IMAGES
+) -> Source:
+    """Finds out what was given to train on; see `as_source`.
+
+    Raises:
+        DataError: Also if it repeats without end and `steps` is 0.
+    """
+    source = as_source(given, what, batch_size, steps, interface)
+    if source.is_endless and not steps:
+        raise DataError(_endless(source.what))
+    return source
+
+
+def count_epoch(
+    sizes: Iterable[int],
+    source: Source,
+    steps: int,
+    items: str,
+    on_progress: FileProgress | None,
+) -> int:
+    """Counts the samples of one epoch to train on.
+
+    Args:
+        sizes: The number of samples in each batch.
+        source: Where the batches come from.
+        steps: Batches in an epoch; 0: as many as the source has.
+        items: What the samples are called.
+        on_progress: Told how far the count is.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        DataError: If there are none, or no end of them.
+    """
+    planned, count = steps or source.length, 0
+    for step, size in enumerate(sizes, 1):
+        count += size
+        if count > _MAX_TRAIN:
+            raise DataError(_endless(source.what))
+        if on_progress is not None:
+            on_progress(step, max(planned, step), f"{count:,} training {items}")
+    if not count:
+        raise DataError(f"{source.what} are empty; at least one batch is needed.")
+    return count
+
+
+def require_end(source: Source, limit: int, items: str) -> None:
+    """Raises DataError for data that repeat without end and are to be kept in memory.
+
+    Args:
+        source: The data.
+        limit: The most samples that are read; 0: all.
+        items: What the samples are called.
+    """
+    if source.is_endless and not limit:
+        raise DataError(
+            f"{source.what} repeat without end; expected one pass over them. Remove the "
+            f"repetition, or set data.max_test to the number of {items} to use."
+        )
 
 
 class _Dataset(Source):
@@ -228,7 +292,7 @@ class _Arrays(Source):
         return plan.map(gather).prefetch(2)
 
 
-def endless(what: str) -> str:
+def _endless(what: str) -> str:
     """What to do with training data that repeat without end."""
     return (
         f"{what} repeat without end; expected an end after each epoch. Set data.steps_per_epoch to "

@@ -9,6 +9,7 @@ from cprune_tf.graph.counting import (
     statistics,
 )
 from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.flat import inputs_and_outputs
 from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.history import PruningHistory, PruningStep
 from cprune_tf.graph.masking import mask
@@ -43,6 +44,7 @@ __all__ = [
     "flush_subnormals",
     "functional_twin",
     "group_statistics",
+    "inputs_and_outputs",
     "load_stored",
     "mask",
     "plan_folding",

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from cprune_tf.graph import keras_internals
+from cprune_tf.graph.errors import GraphError
 
 Shape = tuple[int | None, ...]
 
@@ -107,6 +108,27 @@ class _Draft:
     kwargs: Any
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+
+def inputs_and_outputs(model: Any) -> tuple[list[Any], list[Any]]:
+    """Returns the KerasTensors that a model takes and gives.
+
+    Args:
+        model: A built functional or Sequential model.
+
+    Raises:
+        GraphError: If it has no inputs and outputs.
+    """
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except (AttributeError, ValueError):
+        inputs = outputs = None
+    if inputs is None or outputs is None:
+        raise GraphError(
+            f"The model is {type(model).__name__!r} without inputs and outputs; expected a built "
+            "functional or Sequential keras.Model."
+        )
+    return inputs, outputs
 
 
 def flatten(model: Any) -> FlatGraph:

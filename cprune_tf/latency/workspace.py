@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cprune_tf import graph
-from cprune_tf.config import TuningConfig
+from cprune_tf.config import PruneConfig, TuningConfig
 from cprune_tf.devices import Device, open_device
 from cprune_tf.latency.lab import LatencyLab
 from cprune_tf.latency.points import PointStore
@@ -125,6 +125,32 @@ def open_model(
         open_runtime(runtime, on_device, options) as opened,
     ):
         yield OpenedModel(model, channels, opened, opened.prepare(model), workdir)
+
+
+def open_as_configured(
+    model: Any, device: str | Device, workdir: pathlib.Path, config: PruneConfig
+) -> contextlib.AbstractContextManager[OpenedModel]:
+    """Opens a model for measuring under the conditions of a run's config; see `open_model`.
+
+    Args:
+        model: The Keras model.
+        device: The device's name, or an open device, which stays open.
+        workdir: The folder of the measurements, earlier and new.
+        config: The run's config.
+    """
+    return open_model(
+        model,
+        device,
+        workdir,
+        config.tuning,
+        runtime=config.runtime,
+        precision=config.precision,
+        num_threads=config.measure.num_threads,
+        protect=config.protect,
+        seed=config.seed,
+        cores=config.measure.cores,
+        frontend=config.frontend,
+    )
 
 
 def _opened(device: str | Device, cores: str) -> contextlib.AbstractContextManager[Device]:

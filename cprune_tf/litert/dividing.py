@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from cprune_tf.errors import UserError
+from cprune_tf.litert.tflite_graph import unpack
 from cprune_tf.litert.workloads import ABSENT, Operator, Quantization, Tensor, Workload, names_of
 
 _PAD_READERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -35,10 +36,7 @@ def divide(content: bytes) -> tuple[tuple[Workload, tuple[int, ...]], ...]:
     Raises:
         UnsupportedOperatorError: An operator cannot be measured alone.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for buffer in model.buffers:
-        if buffer.offset > 1:  # ai-edge-quantizer writes large constants behind the rest
-            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+    model = unpack(content)
     graph = model.subgraphs[0]
     fused = _fused_paddings(model, graph)
     stored = _stored_in_float16(model, graph)

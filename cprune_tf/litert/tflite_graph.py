@@ -119,6 +119,25 @@ class Product:
     channel_axis: int
 
 
+def unpack(content: bytes | bytearray) -> Any:
+    """Unpacks a file into the objects of its schema, with the data of all constants.
+
+    Args:
+        content: The content of the file. The constants are views of it.
+
+    Returns:
+        The file's `ModelT`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        # ai-edge-quantizer writes large constants behind the rest of the file.
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+    return model
+
+
 def read_operators(content: bytes | bytearray, graph: FlatGraph) -> tuple[FileOperator, ...]:
     """Reads the operators of a file whose calls were traced by `scopes.scoped_forward`.
 
@@ -130,11 +149,9 @@ def read_operators(content: bytes | bytearray, graph: FlatGraph) -> tuple[FileOp
     Returns:
         The operators, in the order in which they run.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = unpack(content)
     subgraph = model.subgraphs[0]
-    tensors = [_tensor(content, model, tensor) for tensor in subgraph.tensors]
+    tensors = [_tensor(model, tensor) for tensor in subgraph.tensors]
     num_readers = Counter(int(index) for op in subgraph.operators for index in set(op.inputs))
     positions_of_outputs = _calls_of_outputs(model, graph)
 
@@ -180,12 +197,10 @@ def _types() -> dict[int, str]:
     return {code: name.lower() for name, code in names if not name.startswith("_")}
 
 
-def _tensor(content: bytes | bytearray, model: Any, packed: Any) -> FileTensor:
+def _tensor(model: Any, packed: Any) -> FileTensor:
     dtype = _types()[packed.type]
     buffer = model.buffers[packed.buffer]
     stored = np.asarray(() if buffer.data is None else buffer.data, np.uint8)
-    if buffer.offset > 1:  # ai-edge-quantizer writes large constants behind the rest of the file
-        stored = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
     data = None
     if len(stored) and dtype in _ARRAY_TYPES:
         data = stored.view(dtype).reshape(() if packed.shape is None else packed.shape)

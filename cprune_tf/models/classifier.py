@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cprune_tf.config import ConfigError
-from cprune_tf.graph import GraphError
+from cprune_tf.graph import inputs_and_outputs
 
 if TYPE_CHECKING:
     import keras
@@ -21,16 +21,7 @@ def shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
         GraphError: If it has no inputs and outputs.
         ConfigError: If they are not one image of fixed size and one output of classes.
     """
-    try:
-        inputs, outputs = model.inputs, model.outputs
-        built = inputs is not None and outputs is not None
-    except (AttributeError, ValueError):
-        built = False
-    if not built:
-        raise GraphError(
-            f"The model is {type(model).__name__!r} without inputs and outputs; expected a built "
-            "functional or Sequential keras.Model."
-        )
+    inputs, outputs = inputs_and_outputs(model)
     is_classifier = (
         len(inputs) == len(outputs) == 1
         and len(inputs[0].shape) == 4

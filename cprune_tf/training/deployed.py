@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from cprune_tf import litert
 from cprune_tf.accuracy import Hits
-from cprune_tf.config import PruneConfig
+from cprune_tf.config import PruneConfig, QuantizationConfig
 from cprune_tf.data import ImageData
 from cprune_tf.data.representative import representative_images
+from cprune_tf.litert import Quantized
 from cprune_tf.litert.evaluation import evaluate_batches
 from cprune_tf.litert.pixels import PREPROCESSING, to_pixels
 
@@ -73,14 +74,7 @@ class Int8Judge:
     def _quantize(
         self, model: keras.Model, images: npt.NDArray[Any], keep_float: tuple[str, ...] = ()
     ) -> bytes:
-        settings = self.config.quantization
-        return litert.quantize(
-            model,
-            images,
-            keep_float=(*settings.keep_float, *keep_float),
-            inputs=settings.inputs,
-            correct_bias=settings.correct_bias,
-        ).content
+        return quantize_as_configured(model, images, self.config.quantization, keep_float).content
 
     def evaluate_batches(
         self, model: keras.Model, order: npt.NDArray[np.integer[Any]] | None
@@ -107,6 +101,35 @@ class Int8Judge:
     def _representative(self) -> npt.NDArray[np.float32]:
         count = self.config.quantization.num_images
         return representative_images(self.data, count, seed=self.config.seed)
+
+
+def quantize_as_configured(
+    model: keras.Model,
+    images: npt.NDArray[Any],
+    settings: QuantizationConfig,
+    keep_float: tuple[str, ...] = (),
+) -> Quantized:
+    """Quantises a model as a config says; see `litert.quantize`.
+
+    Args:
+        model: The model.
+        images: The images that the ranges come from, [num_images, ...].
+        settings: How files are quantised.
+        keep_float: Patterns of further layers that stay float32.
+
+    Returns:
+        The int8 file, and what is known about it.
+
+    Raises:
+        ConversionError: The model cannot be quantised.
+    """
+    return litert.quantize(
+        model,
+        images,
+        keep_float=(*settings.keep_float, *keep_float),
+        inputs=settings.inputs,
+        correct_bias=settings.correct_bias,
+    )
 
 
 def _digest(model: keras.Model) -> str:

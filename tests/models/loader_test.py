@@ -5,6 +5,7 @@ import json
 import pathlib
 import warnings
 import zipfile
+from collections.abc import Callable
 
 import h5py
 import keras
@@ -138,24 +139,12 @@ def _folder(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _tflite(path: pathlib.Path) -> pathlib.Path:
-    (path / "model.tflite").write_bytes(b"TFL3")
-    return path / "model.tflite"
+def _file(name: str, content: bytes) -> Callable[[pathlib.Path], pathlib.Path]:
+    def write(path: pathlib.Path) -> pathlib.Path:
+        (path / name).write_bytes(content)
+        return path / name
 
-
-def _other_suffix(path: pathlib.Path) -> pathlib.Path:
-    (path / "model.bin").write_bytes(b"")
-    return path / "model.bin"
-
-
-def _pytorch(path: pathlib.Path) -> pathlib.Path:
-    (path / "model.pth").write_bytes(b"PK")
-    return path / "model.pth"
-
-
-def _frozen_graph(path: pathlib.Path) -> pathlib.Path:
-    (path / "graph.pb").write_bytes(b"")
-    return path / "graph.pb"
+    return write
 
 
 def _old_weights(path: pathlib.Path) -> pathlib.Path:
@@ -176,16 +165,6 @@ def _other_zip(path: pathlib.Path) -> pathlib.Path:
     with zipfile.ZipFile(path / "model.keras", "w") as file:
         file.writestr("notes.txt", "none")
     return path / "model.keras"
-
-
-def _invalid_archive(path: pathlib.Path) -> pathlib.Path:
-    (path / "model.keras").write_bytes(b"no zip")
-    return path / "model.keras"
-
-
-def _invalid_hdf5(path: pathlib.Path) -> pathlib.Path:
-    (path / "model.h5").write_bytes(b"no hdf5")
-    return path / "model.h5"
 
 
 def _truncated(path: pathlib.Path) -> pathlib.Path:
@@ -222,15 +201,18 @@ def _keras2_archive(path: pathlib.Path) -> pathlib.Path:
         (_missing, "there is no model .*resnet8_fashion"),
         (_saved_model, "is a SavedModel; expected a Keras model saved as"),
         (_folder, "is a folder; expected"),
-        (_tflite, "is a TFLite model; expected .* converted from"),
-        (_other_suffix, "has the suffix '.bin'; expected"),
-        (_pytorch, "is a PyTorch file; expected .* Rebuild the model with keras.layers"),
-        (_frozen_graph, "is a SavedModel; expected .* as .h5"),
+        (_file("model.tflite", b"TFL3"), "is a TFLite model; expected .* converted from"),
+        (_file("model.bin", b""), "has the suffix '.bin'; expected"),
+        (
+            _file("model.pth", b"PK"),
+            "is a PyTorch file; expected .* Rebuild the model with keras.layers",
+        ),
+        (_file("graph.pb", b""), "is a SavedModel; expected .* as .h5"),
         (_old_weights, "holds weights without a model; expected .*load_weights"),
         (_other_hdf5, "without a Keras model; expected"),
         (_other_zip, "without a model's config.json; expected"),
-        (_invalid_archive, "cannot be loaded"),
-        (_invalid_hdf5, "cannot be loaded"),
+        (_file("model.keras", b"no zip"), "cannot be loaded"),
+        (_file("model.h5", b"no hdf5"), "cannot be loaded"),
         (_truncated, "cannot be loaded"),
         (_weights_only, "holds weights without a model; expected .*load_weights"),
         (_keras2_archive, "saved by Keras 2.15.0 .* save it as .h5"),

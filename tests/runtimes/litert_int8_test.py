@@ -10,12 +10,9 @@ from keras import layers
 from cprune_tf import graph, litert
 from cprune_tf.config import QuantizationConfig, TuningConfig
 from cprune_tf.devices import open_device
-from cprune_tf.latency.lab import resized
-from cprune_tf.latency.sites import current_units, find_sites, tasks_by_site
-from cprune_tf.litert.resizing import Resize
 from cprune_tf.runtimes import RuntimeOptions, open_runtime
 from cprune_tf.runtimes.litert import LitertRuntime
-from tests.runtimes.litert_test import net
+from tests.runtimes.litert_test import check_resized_tasks, net
 
 pytest.importorskip("ai_edge_quantizer")
 
@@ -68,24 +65,7 @@ def test_large_weights_are_constants_wherever_the_file_has_them(runtime):
 
 
 def test_a_resized_task_is_that_of_the_smaller_model(runtime, prepared, model):
-    channels = graph.analyze(model)
-    reduced_keep = {group.name: group.num_channels - 1 for group in channels.prunable}
-    keep = {g.name: g.num_channels // (2 + n % 2) for n, g in enumerate(channels.prunable)}
-    reduced, smaller = (
-        runtime.prepare(resized(model, channels, units)) for units in (reduced_keep, keep)
-    )
-    units = current_units(channels)
-    counts = (units, {**units, **reduced_keep}, {**units, **keep})
-    task_at, reduced_at, smaller_at = map(tasks_by_site, (prepared, reduced, smaller))
-    converted = set()
-    for site in find_sites(prepared, reduced, channels):
-        resize = Resize(*(site.counts(units) for units in counts))
-        task = runtime.resized_task(task_at[site.key], reduced_at[site.key], resize)
-        if task is None:
-            converted.add(site.anchor)
-        else:
-            assert task.key == smaller_at[site.key].key, site.anchor
-    assert converted == {"concatenate"}
+    check_resized_tasks(runtime, prepared, model, graph.analyze(model))
 
 
 def test_every_operator_runs_alone_and_all_are_timed_once(runtime, prepared):

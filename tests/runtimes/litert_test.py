@@ -172,7 +172,8 @@ def test_a_shared_folder_holds_a_file_for_each_condition(device, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
-def test_a_resized_task_is_that_of_the_smaller_model(runtime, prepared, model, channels):
+def check_resized_tasks(runtime, prepared, model, channels):
+    """Each task at other counts is that of the smaller model, but for concatenations."""
     reduced_keep = {group.name: group.num_channels - 1 for group in channels.prunable}
     keep = {g.name: g.num_channels // (2 + n % 2) for n, g in enumerate(channels.prunable)}
     reduced, smaller = (
@@ -192,6 +193,10 @@ def test_a_resized_task_is_that_of_the_smaller_model(runtime, prepared, model, c
             assert task.key == smaller_at[site.key].key
     # A concatenation's operands depend on groups of their own, not on its total.
     assert converted == {"concatenate"}
+
+
+def test_a_resized_task_is_that_of_the_smaller_model(runtime, prepared, model, channels):
+    check_resized_tasks(runtime, prepared, model, channels)
 
 
 def test_a_size_that_is_no_multiple_of_the_channels_is_not_resized(prepared):
