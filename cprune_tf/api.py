@@ -226,7 +226,8 @@ def prune(
             None if scorer is None else
             lambda outputs: scorer.of_outputs(outputs, data.test_labels),
         )  # fmt: skip
-        final = pipeline.Pipeline(settings, run, opened, progress, given).execute()
+        context = pipeline.RunContext(settings, run, opened, progress, given)
+        final = pipeline.Pipeline(context).execute()
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
     return PruneResult(final, history, written.report, root)

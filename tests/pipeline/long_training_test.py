@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cprune_tf.pipeline import Pipeline, PipelineInput
+from cprune_tf.pipeline import Pipeline, PipelineInput, RunContext
+from cprune_tf.pipeline.long_training import train_for_long
 from cprune_tf.runs import events
 from cprune_tf.strategies.cprune import CPrune
 from cprune_tf.strategies.workbench import Hooks
@@ -48,14 +49,14 @@ def deliver(workdir, training, required=0.8):
     used = Hooks(lambda model: None, training.train, training.evaluate, lambda: None)
     with benches.bench(workdir, EASY, used) as bench:
         given = PipelineInput(benches.small_model(), used, None)
-        pipeline = Pipeline(bench.config, bench.run, None, bench.progress, given)
+        context = RunContext(bench.config, bench.run, None, bench.progress, given)
         baseline = bench.run.journal.last(events.Baseline)
         original = benches.small_model()
         bench.runtime.tune(bench.runtime.prepare(original), 1)
         first = bench.restore(baseline, original)
         bench.runtime.measured = Everything()
-        pruned = pipeline._pruned(bench, first, required)
-        model = pipeline._long_trained(bench, pruned, required)
+        pruned = Pipeline(context).pruned(bench, first, required)
+        model = train_for_long(context, bench, pruned, required)
         return model, bench.run.journal.events(events.LongTermTrained)
 
 

@@ -1,0 +1,109 @@
+"""What a run requires before any work: a prunable model, and a score that it must keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from cprune_tf import graph, litert
+from cprune_tf.config import ConfigError
+from cprune_tf.data import ImageData
+from cprune_tf.pipeline.context import RunContext
+from cprune_tf.runs import events
+from cprune_tf.runtimes import Runtime, find_runtime
+from cprune_tf.training.plausibility import guessing_note
+
+_TFLITE = ".tflite"
+
+
+def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
+    """Returns a flat copy of the original, after all checks that take little time.
+
+    Args:
+        context: The run.
+        runtime: The class of the runtime that will measure.
+
+    Raises:
+        ConfigError: If no channel group can be pruned, or more threads are wanted than there are
+            cores.
+        UserError: If the runtime or a file that is compared cannot hold the model.
+    """
+    config = context.config
+    threads, cores = config.measure.num_threads, context.device.num_cores()
+    if threads > cores:
+        chosen = " in config.measure.cores" if config.measure.cores else ""
+        raise ConfigError(
+            f"config.measure.num_threads is {threads}; expected at most {cores}, the number of "
+            f"the device's cores{chosen}."
+        )
+    model = graph.functional_twin(context.given.model)
+    channels = graph.analyze(model, config.protect)
+    if not channels.prunable:
+        reasons = sorted({str(group.protected) for group in channels.groups})
+        raise ConfigError(
+            f"The model {model.name!r} has no channel group that could be pruned: "
+            f"{'; '.join(reasons) or 'no layer makes channels'}."
+        )
+    if context.journal.last(events.Baseline) is None:
+        graph.check_storable(model)
+    options = context.runtime_options
+    runtime.check(model, options)
+    if "int8" in config.compared_precisions and config.precision != "int8":
+        int8 = dataclasses.replace(options, precision="int8")
+        find_runtime("litert", "int8").check(model, int8)
+    sparsifier = context.given.sparsifier
+    if sparsifier is not None and context.journal.last(events.CandidateJudged) is None:
+        sparsifier.check(model, context.given.images)
+    if runtime.suffix != _TFLITE and not context.run.path("original.tflite").exists():
+        context.run.write_bytes("original.tflite", litert.convert(model))
+    return model
+
+
+def required_accuracy(context: RunContext, original: Any) -> tuple[float, float]:
+    """Returns the scores that the original has and that the result must have.
+
+    Args:
+        context: The run.
+        original: The model of `checked_original`.
+
+    Raises:
+        ConfigError: If more is required than the original has, or if it only guesses.
+    """
+    evaluated = context.journal.last(events.Evaluated)
+    if evaluated is None:
+        evaluated = context.journal.append(context.given.hooks.evaluate_original(original))
+    accuracy, metric = evaluated.accuracy, context.given.hooks.metric
+    strategy = context.config.strategy
+    if strategy.required_accuracy:
+        required = metric.score(strategy.required_accuracy)
+    else:
+        required = accuracy - metric.drop(strategy.max_accuracy_drop, accuracy)
+        required = max(0.0, required) if metric.is_accuracy else required
+    context.progress.note(
+        f"{metric.word.capitalize()} of the original: {metric.text(accuracy)} ({metric.name}); "
+        f"required: {metric.text(required)}"
+    )
+    guessing = "" if context.given.own_score else _guessing(context, accuracy)
+    if guessing:
+        if required > 0:
+            raise ConfigError(
+                f"{guessing} If accuracy does not matter, set strategy.max_accuracy_drop to "
+                f"{math.ceil(accuracy * 100) / 100:.2f} or more."
+            )
+        context.progress.note(guessing)
+    if required > accuracy:
+        raise ConfigError(
+            f"config.strategy.required_accuracy is {metric.text(required)}, but the original "
+            f"model has {metric.text(accuracy)} ({metric.name}) on the data that decide; "
+            "expected what the original reaches. Change it, or check that the data are "
+            "preprocessed in the same way as in the model's training."
+        )
+    return accuracy, required
+
+
+def _guessing(context: RunContext, accuracy: float) -> str:
+    data, metric = context.given.data, context.given.hooks.metric
+    if not isinstance(data, ImageData) or not metric.is_rank:
+        return ""
+    return guessing_note(accuracy, data, metric.name)
