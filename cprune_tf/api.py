@@ -227,7 +227,8 @@ def prune(
             lambda outputs: scorer.of_outputs(outputs, data.test_labels),
         )  # fmt: skip
         context = pipeline.RunContext(settings, run, opened, progress, given)
-        final = pipeline.Pipeline(context).execute()
+        tried = pipeline.dry_run if settings.dry_run else None
+        final = pipeline.Pipeline(context, tried).execute()
         written = report.write_report(run.root)
         history = tuple(to_plain(event) for event in run.journal.events(events.CandidateJudged))
     return PruneResult(final, history, written.report, root)
@@ -362,6 +363,7 @@ def _hooks(
         None if own_compile or short_term_train else default.soft_start,
         None if cluster is None else cluster.share(default).short_term_train_all,
         metric,
+        None if long_term_train else default.train_one_step,
     )
 
 

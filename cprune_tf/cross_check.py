@@ -282,9 +282,17 @@ def _speedups(
     return tuple(speedups)
 
 
-def _problems_of_result(result: RuntimeResult, precisions: Mapping[str, str]) -> list[str]:
+def problems_of_outputs(result: RuntimeResult, precision: str) -> list[str]:
+    """Says in sentences how a runtime's outputs differ from Keras's by more than they may.
+
+    Args:
+        result: The comparison.
+        precision: The precision that the file computes in.
+
+    Returns:
+        The sentences; empty if nothing is wrong.
+    """
     subject = f"{result.deployment} on {result.runtime}"
-    precision = precisions.get(result.runtime, "float32")
     allowed, least = _MAX_RELATIVE_ERRORS[precision], _MIN_AGREEMENTS[precision]
     problems = []
     if not np.isfinite(result.max_abs_error):
@@ -299,6 +307,12 @@ def _problems_of_result(result: RuntimeResult, precisions: Mapping[str, str]) ->
             f"{subject}: agrees with Keras on the first class of only "
             f"{result.top1_agreement:.1%} of the images (less than {least:.0%})."
         )
+    return problems
+
+
+def _problems_of_result(result: RuntimeResult, precisions: Mapping[str, str]) -> list[str]:
+    subject = f"{result.deployment} on {result.runtime}"
+    problems = problems_of_outputs(result, precisions.get(result.runtime, "float32"))
     for latency in result.latencies:
         if latency.conditions.emulated:
             continue

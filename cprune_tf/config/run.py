@@ -48,6 +48,8 @@ class PruneConfig:
             "bfloat16" for half the size. TVM computes in float32 with each of them.
         protect: Layer-name patterns (fnmatch) whose filters are never removed.
         seed: The seed of every random choice.
+        dry_run: Whether all stages are tried with as little work as possible before the run begins,
+            so that whatever a conversion, the device or training refuses is refused at once.
         ray_address: The Ray cluster on which trainings that don't depend on each other run side by
             side: "HOST:PORT" of its head, "auto", or "local" for a new one on this machine. "":
             they run one after the other in this process. A run may go on with another one.
@@ -71,6 +73,7 @@ class PruneConfig:
     weights: str = "float32"
     protect: tuple[str, ...] = ()
     seed: int = 0
+    dry_run: bool = True
     ray_address: str = ""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     strategy: StrategyConfig = dataclasses.field(default_factory=default_strategy)

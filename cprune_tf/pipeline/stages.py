@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 from typing import Any
 
 from cprune_tf.accuracy import Evaluation
@@ -23,6 +24,8 @@ from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Workbench, run_strategy
 from cprune_tf.strategies.workbench.reweighting import Reweighting
 
+# Tries all stages of a run before it begins; see pipeline.dry_run.
+DryRun = Callable[[RunContext], None]
 STAGES = (
     "Check the input",
     "Tune the original model",
@@ -39,10 +42,12 @@ class Pipeline:
 
     Args:
         context: The run.
+        dry_run: What tries all stages after the input was checked; None: nothing does.
     """
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, dry_run: DryRun | None = None) -> None:
         self._context = context
+        self._dry_run = dry_run
         self._start = time.monotonic()
 
     def execute(self) -> Any:
@@ -74,6 +79,8 @@ class Pipeline:
             self._describe_data()
             original = checked_original(context, runtime)
             accuracy, required = required_accuracy(context, original)
+        if self._dry_run is not None and journal.last(events.Baseline) is None:
+            self._dry_run(context)
         with open_runtime(config.runtime, context.device, context.runtime_options) as opened:
             bench = Workbench(config, context.run, opened, hooks, context.progress)
             first = self._baseline(bench, original, accuracy, required)
@@ -167,9 +174,10 @@ class Pipeline:
             )
         if journal.last(events.Stopped) is not None:
             return current
-        return run_strategy(self._strategy(bench, first, required), bench, current)
+        return run_strategy(self.strategy(bench, first, required), bench, current)
 
-    def _strategy(self, bench: Workbench, first: CurrentModel, required: float) -> Strategy:
+    def strategy(self, bench: Workbench, first: CurrentModel, required: float) -> Strategy:
+        """Makes the strategy of the run, or what changes weights in its place."""
         sparsifier = self._context.given.sparsifier
         if sparsifier is not None:
             return Reweighting(bench, first, required, sparsifier, self._context.given.images)

@@ -46,6 +46,8 @@ class Stage:
         self._changed = changed
         self._started_sec = time.monotonic()
         self.last_line_sec = self._started_sec
+        # Work done and time of the first report; a resumed stage does not begin with nothing done.
+        self._first_report: tuple[int, float] | None = None
 
     def update(self, done: int | None = None, text: str | None = None) -> None:
         """Reports the stage's progress; cheap enough for an inner loop.
@@ -56,6 +58,8 @@ class Stage:
         """
         if done is not None:
             self.done = done
+            if done > 0 and self._first_report is None:
+                self._first_report = (done, self.running_sec())
         if text is not None:
             self.text = text
         self._changed(self)
@@ -78,10 +82,17 @@ class Stage:
         return time.monotonic() - self._started_sec
 
     def remaining_sec(self) -> float | None:
-        """Estimates the seconds to the stage's end from its pace so far; None if unknown."""
-        if not self.total or self.done <= 0:
+        """Estimates the seconds to the stage's end from its pace so far; None if unknown.
+
+        The pace is that since the first report, once there is another one.
+        """
+        if not self.total or self._first_report is None:
             return None
-        return self.running_sec() * max(self.total - self.done, 0) / self.done
+        done_before, since_sec = self._first_report
+        if self.done <= done_before:
+            done_before, since_sec = 0, 0.0
+        pace_sec = (self.running_sec() - since_sec) / max(self.done - done_before, 1)
+        return pace_sec * max(self.total - self.done, 0)
 
     def end(self) -> None:
         """Ends the stage: sets `elapsed_sec`."""

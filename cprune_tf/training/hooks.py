@@ -73,6 +73,22 @@ class Trainer:
         """Trains the result in place."""
         self._train(model, self.config.training.long_term, "long")
 
+    def train_one_step(self, model: keras.Model) -> None:
+        """Trains a model in place for one batch as long-term training would; keeps no record."""
+        training = self.config.training
+        one_step = dataclasses.replace(
+            training.long_term, epochs=1, max_steps_per_epoch=1, warmup_epochs=0.0
+        )
+        batches = min(1, training.recalibration_batches)
+        training = dataclasses.replace(training, long_term=one_step, recalibration_batches=batches)
+        dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, training=training),
+            log_dir=None,
+            on_step=None,
+            checkpoint_dir=None,
+        ).long_term_train(model)
+
     def soft_start(self, model: keras.Model, penalty: Penalty, epochs: int) -> None:
         """Trains a model in place before units are removed from it.
 

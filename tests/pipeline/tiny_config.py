@@ -7,6 +7,7 @@ from cprune_tf.config import default_config
 
 def get_config() -> ml_collections.ConfigDict:
     config = default_config()
+    config.dry_run = False
     config.data.max_train = 512
     config.data.max_test = 200
     config.data.augment = False

@@ -119,6 +119,15 @@ def test_unannounced_stages_are_counted():
     assert _lines(console)[2] == "[2/3] A: begins (next: B)"
 
 
+def test_a_resumed_stage_does_not_count_what_was_done_before_as_its_pace():
+    with Progress(_plain_console()) as progress, progress.stage("Work", 1000) as stage:
+        stage.update(900)
+        time.sleep(0.05)
+        stage.update(905)
+        # 95 units are left at 5 units per 50 ms; counted from nothing it would be 5 ms.
+        assert stage.remaining_sec() > 0.5
+
+
 def test_live_display_shows_running_next_and_left(tmp_path):
     console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=120)
     log = tmp_path / "run.log"

@@ -45,6 +45,8 @@ class Hooks:
         short_term_train_all: Trains models in place, side by side, as short_term_train does;
             yields the position of each when it is trained. None: they are trained one by one.
         metric: What the scores are.
+        train_one_step: Trains a model in place for one batch, as long_term_train would begin; None:
+            the caller's own function trains, which nothing can shorten.
     """
 
     short_term_train: Callable[[Any], None]
@@ -56,6 +58,7 @@ class Hooks:
     soft_start: Callable[[Any, Any, int], None] | None = None
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
     metric: Metric = TOP1
+    train_one_step: Callable[[Any], None] | None = None
 
     def evaluate_original(self, model: Any) -> events.Evaluated:
         """Evaluates the original model, with which all others are compared.
