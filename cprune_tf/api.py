@@ -109,7 +109,9 @@ def prune(
     """Prunes a Keras model for a device, guided by latencies that are measured on the device.
 
     A compiled model that is given with train_data is trained with its own optimizer and loss.
-    Otherwise, training follows config.training.
+    Otherwise, training follows config.training; a model of another task than classifying one image
+    is then trained with its compiled losses, or, if it is not compiled, with losses that fit its
+    outputs and labels.
 
     Args:
         model: A functional or Sequential Keras 3 model, or the path or the embedded name of one.
@@ -161,16 +163,19 @@ def prune(
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress, RunDirectory, events
     from cprune_tf.storage.plain import to_plain
-    from cprune_tf.task import check_task, load_data, metric_of
+    from cprune_tf.task import check_task, load_data, metric_of, prepare_task
     from cprune_tf.training import distribution
-    from cprune_tf.training.compiled import check_compiled, check_whole_labels
+    from cprune_tf.training.compiled import check_compiled
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
-    from cprune_tf.training.scoring import Scorer
 
     keras_model = model
     if _is_name(model):
-        keras_model = models.load_model(os.fspath(model), unsafe_lambda=settings.unsafe_lambda)
+        keras_model = models.load_model(
+            os.fspath(model),
+            unsafe_lambda=settings.unsafe_lambda,
+            compiled=not settings.strategy.judged_by.is_rank,
+        )
     own_compile = train_data is not None and bool(getattr(keras_model, "compiled", False))
     _check_distribute(settings, own_compile, bool(short_term_train and long_term_train))
     _check_ray(settings, own_compile or short_term_train is not None)
@@ -183,14 +188,15 @@ def prune(
             stage.progress,
         )  # fmt: skip
         own_training = bool(short_term_train and long_term_train)
-        if own_compile and not own_training:
-            check_compiled(keras_model, data)
-        scorer = None
+        scorer, remark = None, ""
         if not isinstance(data, image_data.ImageData):
-            check_task(settings, data, own_compile or own_training, sparsifier is not None)
-            check_whole_labels(keras_model, data.interface, data.judges[1], metric)
-            if evaluate is None:
-                scorer = Scorer(keras_model, data.interface, metric, data.judges[1])
+            judges_only = train_data is None and validation_data is not None
+            check_task(settings, data, own_training, judges_only, sparsifier is not None)
+            keras_model, remark, scorer = prepare_task(
+                keras_model, data, metric, own_training, own_score=evaluate is not None
+            )
+        elif own_compile and not own_training:
+            check_compiled(keras_model, data)
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
     with (
         _cluster(settings) as cluster,
@@ -205,7 +211,7 @@ def prune(
     ):
         judged = _judged(settings, data, keras_model, evaluate, run, progress, files)
         data = judged.data
-        for note in (*data.notes, scaling_note(keras_model, data)):
+        for note in (*data.notes, remark, scaling_note(keras_model, data)):
             if note:
                 progress.note(note)
         if settings.ray_address and cluster is None:

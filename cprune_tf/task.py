@@ -13,6 +13,9 @@ from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
 from cprune_tf.graph import check_names
+from cprune_tf.training.compiled import check_compiled, check_whole_labels
+from cprune_tf.training.heads import compiled_by_heads
+from cprune_tf.training.scoring import Scorer
 
 if TYPE_CHECKING:
     import keras
@@ -40,31 +43,68 @@ def metric_of(settings: configs.PruneConfig, model: keras.Model, *, own_score: b
         return Metric("score")
     raise configs.ConfigError(
         f"config.strategy.metric is {metric.name!r}, which is for one image and one vector of "
-        f"class scores, and the model has {interface}. Set it to a metric that the model was "
-        "compiled with, e.g. 'mean_absolute_error', or give `evaluate`; see docs/tasks.md."
+        f"class scores, and the model has {interface}. Set it to a metric of its task, e.g. "
+        "'mean_absolute_error' or 'loss', or give `evaluate` in Python; see docs/tasks.md."
     )
 
 
+def prepare_task(
+    model: keras.Model, data: SampleData, metric: Metric, own_training: bool, *, own_score: bool
+) -> tuple[keras.Model, str, Scorer | None]:
+    """Makes sure that a model of another task has losses to be trained with, and its metric.
+
+    Args:
+        model: The original; it is not changed.
+        data: Its data.
+        metric: What models are judged by.
+        own_training: Whether the caller's functions train in all phases.
+        own_score: Whether the caller's own function evaluates.
+
+    Returns:
+        The model if it is compiled or nobody needs it to be, or else a compiled copy; what is to be
+        said about it; and what judges models, unless the caller's function does.
+
+    Raises:
+        TrainingError: If the labels fit no loss, the compiled one included, or there is no such
+            metric.
+    """
+    labels, remark, scorer = data.judges[1], "", None
+    check_whole_labels(model, data.interface, labels, metric)
+    if not (getattr(model, "compiled", False) or (own_training and own_score)):
+        wanted = None if own_score else metric
+        model, remark = compiled_by_heads(model, data.interface, wanted, labels)
+    if not own_training:
+        check_compiled(model, data)
+    if not own_score:
+        scorer = Scorer(model, data.interface, metric, labels)
+    return model, "" if own_training else remark, scorer
+
+
 def check_task(
-    settings: configs.PruneConfig, data: SampleData, own_training: bool, is_sparsified: bool
+    settings: configs.PruneConfig,
+    data: SampleData,
+    own_training: bool,
+    judges_only: bool,
+    is_sparsified: bool,
 ) -> None:
     """Refuses what is there for classifiers of one image only.
 
     Args:
         settings: The run's config.
         data: The data of another task.
-        own_training: Whether the caller's functions or compiled model train in all phases.
+        own_training: Whether the caller's functions train in all phases.
+        judges_only: Whether only validation data were given.
         is_sparsified: Whether a sparsifier was given.
 
     Raises:
         ConfigError: If the config asks for such a thing.
     """
-    if not own_training:
+    if judges_only and not own_training:
         raise configs.ConfigError(
-            f"The model has {data.interface}, and config.training trains only classifiers of one "
-            "image; expected a model that was compiled with its optimizer and loss and is given "
-            "with train_data, or both short_term_train and long_term_train."
+            "validation_data was given without train_data; expected both, or short_term_train and "
+            "long_term_train, since a training on the samples that decide would judge itself."
         )
+    check_training(settings, data)
     if settings.makes_int8:
         raise configs.ConfigError(
             "config.precision or config.compared_precisions names int8, which is judged only for "
@@ -86,11 +126,36 @@ def check_task(
             "config.deploy.pixel_input is True, which is for classifiers of one image, and the "
             f"model has {data.interface}; expected False."
         )
-    if settings.training.teacher:
+    if settings.ray_address:
         raise configs.ConfigError(
-            f"config.training.teacher is {settings.training.teacher!r}; expected '' where the "
-            "caller's own functions or the optimizer of the compiled model train."
+            f"config.ray_address is {settings.ray_address!r}, which is for classifiers of one "
+            f"image, and the model has {data.interface}; expected ''."
         )
+
+
+def check_training(settings: configs.PruneConfig, data: SampleData) -> None:
+    """Refuses fields of config.training that are for classifiers of one image only.
+
+    Args:
+        settings: The config.
+        data: The data of another task.
+
+    Raises:
+        ConfigError: If one of them is set.
+    """
+    training = settings.training
+    for name, value, expected in (
+        ("teacher", training.teacher, "''"),
+        ("distribute", training.distribute, "''"),
+        ("short_term.label_smoothing", training.short_term.label_smoothing, "0"),
+        ("long_term.label_smoothing", training.long_term.label_smoothing, "0"),
+    ):
+        if value:
+            raise configs.ConfigError(
+                f"config.training.{name} is {value!r}, which is for classifiers of one image that "
+                f"are judged by top1 or top5, and the model has {data.interface}; expected "
+                f"{expected}."
+            )
 
 
 def load_data(
@@ -162,11 +227,13 @@ def _samples(
     on_progress: FileProgress,
 ) -> SampleData:
     """Checks the data of any other task than classifying an image."""
+    if train_data is None and validation_data is None:
+        return data_lib.load_samples(settings.data, interface)
     if validation_data is None or isinstance(train_data, data_lib.ImageData):
         raise configs.ConfigError(
             f"config.strategy.metric is {settings.strategy.metric!r}, and the model has "
             f"{interface}; expected train_data and validation_data of (inputs, labels), since "
-            "config.data and ImageData are for classifiers of one image."
+            "ImageData are for classifiers of one image."
         )
     train = validation_data if train_data is None else train_data
     return data_lib.from_samples(

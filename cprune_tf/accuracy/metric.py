@@ -59,7 +59,7 @@ class Metric:
     @property
     def label(self) -> str:
         """The metric's name for people, e.g. "top-1 accuracy"."""
-        return _PRESET_LABELS.get(self.name) or self.name.replace("_", " ")
+        return _PRESET_LABELS.get(self.name) or self.name.replace("_", " ").replace("io u", "IoU")
 
     @property
     def word(self) -> str:

@@ -84,9 +84,8 @@ def _quantize(
     from cprune_tf.training.deployed import quantize_as_configured
 
     model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
-    data = image_data.load(
-        config.data, input_shape=model.input_shape[1:], num_classes=model.output_shape[-1]
-    )
+    shape, num_classes = models.shape_and_classes(model)
+    data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
     settings = config.quantization
     images = representative_images(data, settings.num_images, seed=config.seed)
     quantized = quantize_as_configured(model, images, settings)

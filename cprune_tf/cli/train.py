@@ -1,4 +1,4 @@
-r"""Trains a classifier and saves it.
+r"""Trains a model and saves it: a classifier, or one of another task by its metric and data.
 
 The embedded ResNet-8 was made by this command:
 
@@ -15,6 +15,7 @@ and the first worker (or the chief) evaluates, prints and writes the file.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import time
 import typing
@@ -30,7 +31,8 @@ from cprune_tf.storage import files
 if typing.TYPE_CHECKING:
     import keras
 
-    from cprune_tf.data import ImageData
+    from cprune_tf.data import Data
+    from cprune_tf.training.scoring import Scorer
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -68,31 +70,41 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
     import keras
 
     from cprune_tf import training
+    from cprune_tf.data import ImageData
     from cprune_tf.training import distribution, plausibility
 
     # First of all: workers cannot be found any more once TensorFlow has computed something.
     replicas = distribution.open_strategy(config.training.distribute)
     keras.utils.set_random_seed(config.seed)
-    model, data = _model_and_data(config)
+    model, data, remark, scorer = _model_and_data(config)
     if not distribution.is_chief(replicas):
         # The chief says, judges and writes what is the same everywhere.
         training.fit(model, data, config.training.long_term, seed=config.seed, replicas=replicas)
         return
-    metric = config.strategy.metric
-    for note in (*data.notes, plausibility.scaling_note(model, data)):
+    metric = config.strategy.judged_by
+
+    def judge() -> str:
+        if isinstance(data, ImageData):
+            score = training.evaluate(model, data, metric.name)
+        else:
+            score = typing.cast("Scorer", scorer).of_model(
+                model, data.test_images, data.test_labels
+            )
+        return f"test {metric.name} {metric.text(score)}"
+
+    for note in (*data.notes, remark, plausibility.scaling_note(model, data)):
         if note:
             print(note)
     print(
         f"{model.name}: {model.count_params():,} parameters; {data.name}: "
-        f"{data.num_train or 'unknown number of'} training, {len(data.test_labels)} test images"
+        f"{data.num_train or 'unknown number of'} training, {data.num_test} test {metric.items}"
     )
 
     def report(epoch: training.EpochResult) -> None:
+        trained = "" if math.isnan(epoch.accuracy) else f"training top1 {epoch.accuracy:.2%}  "
         print(
             f"epoch {epoch.epoch:3d}/{epoch.num_epochs}  loss {epoch.loss:.4f}  "
-            f"training top1 {epoch.accuracy:.2%}  "
-            f"test {metric} {training.evaluate(model, data, metric):.2%}  "
-            f"{epoch.duration_sec:.1f} s",
+            f"{trained}{judge()}  {epoch.duration_sec:.1f} s",
             flush=True,
         )
 
@@ -108,8 +120,7 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
     )
     with files.replacing(output) as temporary:
         model.save(temporary)
-    accuracy = training.evaluate(model, data, metric)
-    print(f"{output}: test {metric} {accuracy:.2%} after {time.perf_counter() - start:.0f} s")
+    print(f"{output}: {judge()} after {time.perf_counter() - start:.0f} s")
 
 
 def _check_output(name: str, overwrite: bool) -> pathlib.Path:
@@ -121,10 +132,18 @@ def _check_output(name: str, overwrite: bool) -> pathlib.Path:
     return command_line.writable_file("output", name)
 
 
-def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData]:
-    """Loads the model and data that fit it, or the data and a new model that fits them."""
+def _model_and_data(
+    config: configs.PruneConfig,
+) -> tuple[keras.Model, Data, str, Scorer | None]:
+    """Loads the model and data that fit it, or the data and a new model that fits them.
+
+    Returns:
+        The model, the data, what is to be said about them, and the judge of another task than
+        classifying one image.
+    """
     from cprune_tf import data as image_data
-    from cprune_tf import models
+    from cprune_tf import models, task
+    from cprune_tf.data.interface import interface_of
 
     builders = {
         "resnet8": models.resnet8,
@@ -135,10 +154,21 @@ def _model_and_data(config: configs.PruneConfig) -> tuple[keras.Model, ImageData
     data_config = dataclasses.replace(config.data, validation_fraction=0.0)
     if config.model in builders:
         data = image_data.load(data_config)
-        return builders[config.model](data.input_shape, data.num_classes), data
-    model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
-    shape, num_classes = models.shape_and_classes(model)
-    return model, image_data.load(data_config, input_shape=shape, num_classes=num_classes)
+        return builders[config.model](data.input_shape, data.num_classes), data, "", None
+    model = models.load_model(
+        config.model,
+        unsafe_lambda=config.unsafe_lambda,
+        compiled=not config.strategy.judged_by.is_rank,
+    )
+    metric = task.metric_of(config, model, own_score=False)
+    if metric.is_rank:
+        shape, num_classes = models.shape_and_classes(model)
+        images = image_data.load(data_config, input_shape=shape, num_classes=num_classes)
+        return model, images, "", None
+    samples = image_data.load_samples(data_config, interface_of(model))
+    task.check_training(config, samples)
+    model, remark, scorer = task.prepare_task(model, samples, metric, False, own_score=False)
+    return model, samples, remark, scorer
 
 
 if __name__ == "__main__":

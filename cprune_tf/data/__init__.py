@@ -2,7 +2,7 @@
 
 from cprune_tf.data.datasets import from_datasets
 from cprune_tf.data.image_data import DataError, ImageData
-from cprune_tf.data.loader import load
+from cprune_tf.data.loader import load, load_samples
 from cprune_tf.data.samples import SampleData, from_samples
 
 # What a run prunes with.
@@ -16,4 +16,5 @@ __all__ = [
     "from_datasets",
     "from_samples",
     "load",
+    "load_samples",
 ]

@@ -202,7 +202,7 @@ def call_function(
     Raises:
         DataError: When there is no such function, or it gives something else.
     """
-    result = _find_function(name)()
+    result = find_function(name)()
     if isinstance(result, ImageData):
         return check_image_data(result, name, input_shape, num_classes)
     if isinstance(result, tuple) and len(result) in (2, 3):
@@ -230,7 +230,8 @@ def call_function(
     )
 
 
-def _find_function(name: str) -> Callable[[], Any]:
+def find_function(name: str) -> Callable[[], Any]:
+    """Imports the function of the name "module:function", or raises DataError."""
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)

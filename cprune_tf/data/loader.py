@@ -9,7 +9,10 @@ from cprune_tf.config import DataConfig
 from cprune_tf.data import arrays, datasets, folder, tfds
 from cprune_tf.data.image_data import DataError, ImageData
 from cprune_tf.data.image_files import FileChecks
+from cprune_tf.data.interface import Interface
+from cprune_tf.data.samples import SampleData, from_samples
 
+_PARTS = "(train, validation) or (train, validation, test), each (inputs, labels) as for model.fit"
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -57,6 +60,39 @@ def load(
             )
         raw = arrays.read_npz(_existing_npz(name, path))
     return arrays.to_image_data(raw, config, input_shape=input_shape, num_classes=num_classes)
+
+
+def load_samples(config: DataConfig, interface: Interface) -> SampleData:
+    """Calls a config's "module:function" for data of any task.
+
+    Args:
+        config: The name, the batch size and limits. The function's data are preprocessed already.
+        interface: What the model takes and gives.
+
+    Returns:
+        The data, checked against the model.
+
+    Raises:
+        DataError: If there is no such function, or its data do not fit the model.
+    """
+    config.validate()
+    name = config.name
+    if not _FUNCTION.fullmatch(name):
+        raise DataError(
+            f"data.name is {name!r}, which gives classified images; expected 'module:function' for "
+            f"any other task. The function takes no arguments and gives {_PARTS}."
+        )
+    parts = datasets.find_function(name)()
+    if not isinstance(parts, tuple) or len(parts) not in (2, 3):
+        raise DataError(f"{name}() gives {type(parts).__name__}; expected {_PARTS}.")
+    return from_samples(
+        interface,
+        *parts,
+        name=name,
+        batch_size=config.batch_size,
+        max_test=config.max_test,
+        steps_per_epoch=config.steps_per_epoch,
+    )
 
 
 def _existing_npz(name: str, path: pathlib.Path) -> pathlib.Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import pathlib
@@ -52,8 +53,9 @@ def load_model(
     *,
     custom_objects: Mapping[str, Any] | None = None,
     unsafe_lambda: bool = False,
+    compiled: bool = False,
 ) -> keras.Model:
-    """Loads a model for inference or further training, uncompiled.
+    """Loads a model for inference or further training.
 
     Args:
         name_or_path: The name of an embedded model ("resnet8_fashion"), or the path of a `.keras`
@@ -61,6 +63,8 @@ def load_model(
         custom_objects: Name -> custom layer class or function, for those that the file refers to.
         unsafe_lambda: Whether to run the Python code that Lambda layers keep in the file. It can do
             anything that you can, so allow it only for a file whose maker you trust.
+        compiled: Whether the losses and metrics that a file of Keras 3 keeps are loaded too. Where
+            they cannot be, e.g. since they are functions of the user's, the model is not compiled.
 
     Returns:
         A Functional or Sequential model.
@@ -74,7 +78,7 @@ def load_model(
             return _read(path, {}, unsafe_lambda=False)
     path = pathlib.Path(name_or_path).expanduser()
     _check_format(path)
-    return _read(path, custom_objects or {}, unsafe_lambda=unsafe_lambda)
+    return _read(path, custom_objects or {}, unsafe_lambda=unsafe_lambda, compiled=compiled)
 
 
 def _check_format(path: pathlib.Path) -> None:
@@ -121,15 +125,17 @@ def _check_holds_model(path: pathlib.Path) -> None:
 
 
 def _read(
-    path: pathlib.Path, custom_objects: Mapping[str, Any], *, unsafe_lambda: bool
+    path: pathlib.Path,
+    custom_objects: Mapping[str, Any],
+    *,
+    unsafe_lambda: bool,
+    compiled: bool = False,
 ) -> keras.Model:
     try:
         if keras2.is_keras2_file(path):
             model = keras2.read(path, custom_objects, unsafe_lambda=unsafe_lambda)
         else:
-            model = keras.models.load_model(
-                path, custom_objects=custom_objects, compile=False, safe_mode=not unsafe_lambda
-            )
+            model = _read_keras3(path, custom_objects, not unsafe_lambda, compiled)
     except ModelError as error:
         raise ModelError(f"{path} was saved by Keras 2 and cannot be loaded: {error}") from error
     except Exception as error:  # Keras raises many types of errors for damaged files.
@@ -140,6 +146,16 @@ def _read(
             "Sequential model, whose graph is known. Rebuild it as keras.Model(inputs, outputs)."
         )
     return _with_plain_input(model)
+
+
+def _read_keras3(
+    path: pathlib.Path, custom_objects: Mapping[str, Any], safe_mode: bool, compiled: bool
+) -> keras.Model:
+    arguments = {"custom_objects": custom_objects, "safe_mode": safe_mode}
+    if compiled:
+        with contextlib.suppress(Exception):  # whatever the classes of losses and metrics raise
+            return keras.models.load_model(path, compile=True, **arguments)
+    return keras.models.load_model(path, compile=False, **arguments)
 
 
 def _with_plain_input(model: keras.Model) -> keras.Model:

@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cprune_tf.data import ImageData
+from cprune_tf.data import Data
 from cprune_tf.graph.copying import plain_layers
 from cprune_tf.training import twin as twins
 
 
 def recalibrate_batch_norm(
     model: keras.Model,
-    data: ImageData,
+    data: Data,
     num_batches: int = 20,
     *,
     seed: int = 0,
@@ -48,7 +48,7 @@ def recalibrate_batch_norm(
     means = [np.zeros(pair[0].moving_mean.shape) for pair in pairs]
     squares = [np.zeros(pair[0].moving_mean.shape) for pair in pairs]
     count = 0
-    for images, _ in data.train_dataset(seed).repeat().take(num_batches):
+    for images, *_ in data.train_dataset(seed).repeat().take(num_batches):
         step(images)
         count += 1
         for i, (_, layer) in enumerate(pairs):

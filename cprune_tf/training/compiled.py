@@ -11,8 +11,8 @@ import numpy as np
 from cprune_tf.accuracy import Metric
 from cprune_tf.data import Data
 from cprune_tf.data.interface import Interface
+from cprune_tf.training.describing import describe
 from cprune_tf.training.errors import TrainingError
-from cprune_tf.training.scoring import describe
 
 
 def check_compiled(model: keras.Model, data: Data) -> None:
@@ -47,6 +47,22 @@ def check_compiled(model: keras.Model, data: Data) -> None:
         )
 
 
+def data_loss(model: keras.Model, labels: Any, outputs: Any, weights: Any = None) -> Any:
+    """Computes the compiled loss without the model's own penalties.
+
+    Args:
+        model: A compiled model.
+        labels: Nested as its losses take them.
+        outputs: Nested as it gives them.
+        weights: Of the samples; None: all count the same.
+
+    Returns:
+        A scalar tensor.
+    """
+    loss = model.compute_loss(y=labels, y_pred=outputs, sample_weight=weights, training=False)
+    return loss - sum(model.losses)
+
+
 def check_whole_labels(
     model: keras.Model, interface: Interface, labels: Any, metric: Metric
 ) -> None:
@@ -63,9 +79,9 @@ def check_whole_labels(
     Raises:
         TrainingError: If such labels are not whole numbers.
     """
-    losses = _by_output(interface, model.loss if getattr(model, "compiled", False) else None)
-    by_output = _by_output(interface, labels)
-    for port, loss, array in zip(interface.outputs, losses, by_output, strict=True):
+    losses = by_output(interface, model.loss if getattr(model, "compiled", False) else None)
+    given = by_output(interface, labels)
+    for port, loss, array in zip(interface.outputs, losses, given, strict=True):
         if array is None:
             continue
         values = np.asarray(array)
@@ -85,8 +101,8 @@ def check_whole_labels(
             )
 
 
-def _by_output(interface: Interface, given: Any) -> list[Any]:
-    """What belongs to each output of a model, in its order; None where nothing does."""
+def by_output(interface: Interface, given: Any) -> list[Any]:
+    """Returns what belongs to each output of a model, in its order; None where nothing does."""
     names = [port.name for port in interface.outputs]
     if isinstance(given, Mapping) and set(given) & set(names):
         return [given.get(name) for name in names]

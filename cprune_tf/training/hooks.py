@@ -133,11 +133,11 @@ class Trainer:
 
     @property
     def _images(self) -> ImageData:
-        """The data, where config.training trains or top1 and top5 judge: those of a classifier."""
+        """The data, where top1 and top5 judge: those of a classifier."""
         if not isinstance(self.data, ImageData):
             raise TrainingError(
                 f"The data {self.data.name} are not those of a classifier of one image; expected a "
-                "model that was compiled with its optimizer and loss, or functions of your own."
+                "metric that the model was compiled with."
             )
         return self.data
 
@@ -152,7 +152,7 @@ class Trainer:
         log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
             model,
-            self._images,
+            self.data,
             config,
             seed=seed,
             teacher=self._teacher_at(config) if config.distill > 0 else None,
@@ -163,9 +163,7 @@ class Trainer:
             replicas=self.replicas,
         )
         if num_batches := self.config.training.recalibration_batches:
-            recalibrate_batch_norm(
-                model, self._images, num_batches, seed=seed, include_frozen=False
-            )
+            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
@@ -176,7 +174,7 @@ class Trainer:
             return self.teacher  # copied to them by each training
         precision = chosen_precision(config.precision)
         if precision not in self._teachers:
-            self._teachers[precision] = Teacher(self.teacher, self._images, precision)
+            self._teachers[precision] = Teacher(self.teacher, self.data, precision)
         return self._teachers[precision]
 
     def _train_as_compiled(

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy, and the distance to a teacher's softened outputs."""
+"""Losses: cross-entropy, and the distance to a teacher's softened outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cprune_tf.graph.heads import output_activations
 from cprune_tf.training.errors import TrainingError
 
 # Hinton, Vinyals and Dean (2015), section 2: soft targets carry most at a raised temperature.
@@ -35,8 +36,7 @@ def gives_probabilities(model: keras.Model, images: np.ndarray) -> bool:
             f"model {model.name!r} gives NaN or infinite outputs on real images; expected finite "
             "ones. Its weights are damaged, or the preprocessing (data.mean, data.std) is not its."
         )
-    activation = getattr(model.layers[-1], "activation", None)
-    if getattr(activation, "__name__", "") == "sigmoid":
+    if "sigmoid" in output_activations(model):
         raise TrainingError(
             f"model {model.name!r} ends in a sigmoid; expected a softmax or logits over classes."
         )
@@ -93,3 +93,27 @@ def distillation(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Ten
     log_student = tf.nn.log_softmax(student_logits / _TEMPERATURE)
     divergence = tf.reduce_sum(target * (log_target - log_student), axis=-1)
     return tf.reduce_mean(divergence) * _TEMPERATURE**2
+
+
+def distance(kind: str, outputs: tf.Tensor, teacher_outputs: tf.Tensor) -> tf.Tensor:
+    """Mean distance of one output of any task from the teacher's.
+
+    Args:
+        kind: What the output gives, see `heads.Head`: the softened classes ("softmax", "logits")
+            or the softened two sides of each unit ("sigmoid") are compared, of "values" the
+            squares of the differences.
+        outputs: [batch, ...] float32.
+        teacher_outputs: The same.
+
+    Returns:
+        A scalar.
+    """
+    if kind == "values":
+        return tf.reduce_mean(tf.square(outputs - teacher_outputs))
+    if kind == "sigmoid":
+        # Each unit tells two classes apart.
+        both = (outputs, 1.0 - outputs), (teacher_outputs, 1.0 - teacher_outputs)
+        pairs = [as_logits(tf.stack(sides, axis=-1), True) for sides in both]
+    else:
+        pairs = [as_logits(one, kind == "softmax") for one in (outputs, teacher_outputs)]
+    return distillation(*pairs)

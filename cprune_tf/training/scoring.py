@@ -12,9 +12,11 @@ from cprune_tf import graph
 from cprune_tf.accuracy import Metric
 from cprune_tf.data.interface import Interface, batched
 from cprune_tf.graph import keras_internals
+from cprune_tf.training.compiled import data_loss
+from cprune_tf.training.describing import describe
 from cprune_tf.training.errors import TrainingError
 
-_LOSS = "loss"
+LOSS = "loss"
 _BATCH_SIZE = 64
 _NUM_PROBES = 2
 
@@ -97,13 +99,11 @@ class Scorer:
                 lambda array, start=start, end=end: keras.ops.convert_to_tensor(array[start:end]),
                 labels,
             )
-            if self.metric.name == _LOSS:
-                loss = model.compute_loss(y=expected, y_pred=predicted, training=False)
-                # The model's own penalties are those of the original's weights.
-                total += float(loss - sum(model.losses)) * (end - start)
+            if self.metric.name == LOSS:
+                total += float(data_loss(model, expected, predicted)) * (end - start)
             else:
                 results = model.compute_metrics(None, expected, predicted)
-        if self.metric.name == _LOSS:
+        if self.metric.name == LOSS:
             return total / count
         return float(results[self.metric.name])
 
@@ -119,7 +119,7 @@ class Scorer:
             outputs = outputs_of(self._interface, model, inputs)
             self._value(outputs, labels)
         except KeyError as error:
-            known = sorted(set(model.get_metrics_result()) | {_LOSS})
+            known = sorted(set(model.get_metrics_result()) | {LOSS})
             raise TrainingError(
                 f"config.strategy.metric is {name!r}; expected one of those that {model.name!r} "
                 f"was compiled with: {', '.join(known)}."
@@ -146,11 +146,3 @@ def outputs_of(
         One array for each output, [n, ...].
     """
     return batched(interface, lambda batch: model(batch, training=False), inputs, _BATCH_SIZE)
-
-
-def describe(labels: Any) -> str:
-    """Writes shapes and types of labels, or of anything else in their structure."""
-    described = keras.tree.map_structure(
-        lambda array: f"{np.asarray(array).dtype} {list(np.shape(array))}", labels
-    )
-    return str(described).replace("'", "")

@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from cprune_tf.config import FitConfig
-from cprune_tf.data import ImageData
-from cprune_tf.training import distribution, losses
+from cprune_tf.training import distribution
 from cprune_tf.training.errors import TrainingError
-from cprune_tf.training.teaching import NUM_PROBES, Teacher
+from cprune_tf.training.objectives import Objective
+from cprune_tf.training.teaching import Teacher
 
-Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]
+# Inputs and labels are tensors, or nested ones.
+Step = Callable[[Any, Any, tf.Tensor], Sequence[tf.Tensor]]
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
@@ -108,11 +109,10 @@ def _learning_rate(
 def make_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    data: ImageData,
+    objective: Objective,
     *,
     teacher: Teacher | None,
     distill: float,
-    label_smoothing: float = 0.0,
     penalty: Callable[[], tf.Tensor] | None = None,
     replicas: tf.distribute.Strategy | None = None,
 ) -> Step:
@@ -121,19 +121,17 @@ def make_step(
     Args:
         model: Its variables are updated.
         optimizer: Built for the model.
-        data: Gives the shapes, and images to see what the models put out.
+        objective: Gives the types of a batch, and compares outputs with labels and the teacher.
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
-        label_smoothing: How much (0..1) of each label is spread evenly over all classes.
         penalty: Computes what is added to the loss, from variables; None: nothing is.
         replicas: Each batch is split over them; model and optimizer were made in their scope.
             None: one device trains on the whole batch.
 
     Returns:
-        A function of (images, labels, numbers of the images) that gives the loss and the fraction
-        that is classified right.
+        A function of (inputs, labels, numbers of the samples) that gives the loss and the fraction
+        that is classified right; NaN where nothing is classified.
     """
-    are_probabilities = losses.gives_probabilities(model, data.judges[0][:NUM_PROBES])
     if distill and teacher is None:
         raise TrainingError(
             f"fit.distill is {distill}, but no teacher was given; expected the original model."
@@ -141,17 +139,18 @@ def make_step(
     variables = model.trainable_variables
 
     def compute(
-        images: tf.Tensor,
-        labels: tf.Tensor,
+        images: Any,
+        labels: Any,
         indices: tf.Tensor,
         share: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = tf.cast(model(images, training=True), tf.float32)
-            loss = losses.cross_entropy(labels, outputs, are_probabilities, label_smoothing)
+            outputs = keras.tree.map_structure(
+                lambda one: tf.cast(one, tf.float32), model(images, training=True)
+            )
+            loss = objective.loss(labels, outputs)
             if distill and teacher is not None:
-                logits = losses.as_logits(outputs, are_probabilities)
-                taught = losses.distillation(logits, teacher.logits(images, indices))
+                taught = objective.distillation(outputs, teacher.outputs(images, indices))
                 loss = (1.0 - distill) * loss + distill * taught
             if model.losses:
                 loss += tf.add_n(model.losses)
@@ -161,8 +160,7 @@ def make_step(
             target = loss if share is None else share * loss
         gradients = tape.gradient(target, [v.value for v in variables])
         optimizer.apply(gradients, variables)
-        right = tf.argmax(outputs, axis=-1, output_type=tf.int32) == labels
-        return loss, tf.reduce_mean(tf.cast(right, tf.float32))
+        return loss, objective.accuracy(labels, outputs)
 
     def compute_in_replicas(
         images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor
@@ -176,10 +174,6 @@ def make_step(
         return distribution.run_in_replicas(replicas, model, compute_part, images, labels)
 
     # None for the batch: a last, smaller batch must not trace everything anew.
-    signature = [
-        tf.TensorSpec([None, *data.input_shape], tf.float32),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None], tf.int64),
-    ]
+    signature = [*objective.signature, tf.TensorSpec([None], tf.int64)]
     whole = compute if replicas is None else compute_in_replicas
     return tf.function(whole, input_signature=signature, autograph=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from cprune_tf.data import ImageData
+from cprune_tf.data import Data, ImageData
 from cprune_tf.training import losses
 from cprune_tf.training.twin import training_twin
 
@@ -23,7 +25,7 @@ class Teacher:
     object between trainings on the same data.
 
     Args:
-        model: A classifier for the data; it must not change any more.
+        model: A model for the data; it must not change any more.
         data: The training data.
         precision: What the teacher computes in; see `training_twin`.
         keeps: Whether outputs are kept where images do not change. Not where several replicas ask:
@@ -33,15 +35,18 @@ class Teacher:
     def __init__(
         self,
         model: keras.Model,
-        data: ImageData,
+        data: Data,
         precision: str = "float32",
         *,
         keeps: bool = True,
     ) -> None:
         self.model = model
-        self._are_probabilities = losses.gives_probabilities(model, data.judges[0][:NUM_PROBES])
         self._twin = training_twin(model, precision=precision)
         self._kept: tf.Variable | None = None
+        self._are_classes = isinstance(data, ImageData)
+        if not isinstance(data, ImageData):
+            return
+        self._are_probabilities = losses.gives_probabilities(model, data.judges[0][:NUM_PROBES])
         num_images = data.num_train or 0
         is_small = num_images * data.num_classes * 4 < _MOST_KEPT_BYTES
         if keeps and data.train_indices is not None and is_small:
@@ -49,16 +54,18 @@ class Teacher:
             self._kept = tf.Variable(tf.zeros(shape), trainable=False)
             self._is_kept = tf.Variable(tf.zeros([num_images], tf.bool), trainable=False)
 
-    def logits(self, images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of a batch, up to a constant for each image.
+    def outputs(self, images: Any, indices: tf.Tensor) -> Any:
+        """Returns what is taught on a batch.
 
         Args:
-            images: [batch, height, width, channels] float32.
+            images: [batch, height, width, channels] float32; of another task, its inputs, nested
+                as the model takes them.
             indices: [batch] int64, the numbers of the images; of no use where the data do not
                 number them.
 
         Returns:
-            [batch, num_classes] float32.
+            A classifier's logits, up to a constant for each image: [batch, num_classes] float32. Of
+            another task all outputs, in the model's order.
         """
         kept = self._kept
         if kept is None:
@@ -73,6 +80,9 @@ class Teacher:
         are_known = tf.reduce_all(tf.gather(self._is_kept, indices))
         return tf.cond(are_known, lambda: tf.gather(kept, indices), compute)
 
-    def _computed(self, images: tf.Tensor) -> tf.Tensor:
-        outputs = tf.cast(self._twin(images, training=False), tf.float32)
-        return losses.as_logits(outputs, self._are_probabilities)
+    def _computed(self, images: Any) -> Any:
+        flat = keras.tree.flatten(self._twin(images, training=False))
+        outputs = [tf.cast(one, tf.float32) for one in flat]
+        if not self._are_classes:
+            return outputs
+        return losses.as_logits(outputs[0], self._are_probabilities)

@@ -15,12 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from cprune_tf.config import FitConfig
-from cprune_tf.data import ImageData
+from cprune_tf.data import Data, ImageData
 from cprune_tf.training import distribution
 from cprune_tf.training import step as steps
 from cprune_tf.training.averaging import WeightAverage
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError, check_model
+from cprune_tf.training.objectives import make_objective
 from cprune_tf.training.teaching import Teacher
 from cprune_tf.training.twin import chosen_precision, training_twin
 
@@ -40,7 +41,8 @@ class EpochResult:
         epoch: Counted from 1.
         num_epochs: Epochs of the whole training.
         loss: Mean over the epoch's batches.
-        accuracy: Fraction of training images classified right, while training (augmented).
+        accuracy: Fraction of training images classified right, while training (augmented); NaN
+            for other tasks.
         learning_rate: At the epoch's end.
         duration_sec: Wall time.
     """
@@ -72,7 +74,7 @@ class FitResult:
 
 def fit(
     model: keras.Model,
-    data: ImageData,
+    data: Data,
     config: FitConfig,
     *,
     seed: int,
@@ -94,7 +96,8 @@ def fit(
     give the same result on the same machine.
 
     Args:
-        model: A Functional or Sequential classifier; probabilities or logits.
+        model: A Functional or Sequential classifier; probabilities or logits. For `SampleData`, any
+            model that is compiled: its losses are used, its optimizer is not.
         data: Training batches.
         config: Epochs, rate, momentum, weight decay, schedule, loss, averaging, early end.
         seed: Decides shuffling, augmentation and dropout.
@@ -162,7 +165,7 @@ class _Training:
     def __init__(
         self,
         model: keras.Model,
-        data: ImageData,
+        data: Data,
         config: FitConfig,
         seed: int,
         teacher: keras.Model | Teacher | None,
@@ -181,16 +184,17 @@ class _Training:
         with contextlib.nullcontext() if replicas is None else replicas.scope():
             precision = chosen_precision(config.precision)
             twin = training_twin(model, seed=seed, precision=precision)
+            # Not of the copy: it is not compiled.
+            objective = make_objective(model, data, config)
             self._optimizer = steps.make_optimizer(twin, config, self._total)
             if given is not None and given is teacher and config.distill:
                 teacher = Teacher(given, data, precision, keeps=replicas is None)
             self._step = steps.make_step(
                 twin,
                 self._optimizer,
-                data,
+                objective,
                 teacher=teacher if isinstance(teacher, Teacher) else None,
                 distill=config.distill,
-                label_smoothing=config.label_smoothing,
                 penalty=_bound(penalty, twin, self._optimizer, self._total),
                 replicas=replicas,
             )
@@ -243,7 +247,7 @@ class _Training:
         return True
 
 
-def epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
+def epoch_dataset(data: Data, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
     """The batches of one epoch.
 
     Each epoch has a seed of its own, so that a training that goes on with its fifth epoch sees what
@@ -254,11 +258,14 @@ def epoch_dataset(data: ImageData, config: FitConfig, seed: int, epoch: int) -> 
     return dataset.take(limit) if limit else dataset
 
 
-def _numbered(data: ImageData, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
+def _numbered(data: Data, config: FitConfig, seed: int, epoch: int) -> tf.data.Dataset:
     """The batches of one epoch, each with the numbers of its images if the data number them."""
     dataset = epoch_dataset(data, config, seed, epoch)
+    none = tf.zeros([0], tf.int64)
+    if not isinstance(data, ImageData):
+        return dataset.map(lambda inputs, *labels: (inputs, labels, none))
     if data.train_indices is None:
-        return dataset.map(lambda images, labels: (images, labels, tf.zeros([0], tf.int64)))
+        return dataset.map(lambda images, labels: (images, labels, none))
     indices = data.train_indices(_epoch_seed(seed, epoch))
     return tf.data.Dataset.zip(dataset, indices).map(lambda batch, numbers: (*batch, numbers))
 
@@ -267,7 +274,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * _MOST_EPOCHS + epoch
 
 
-def count_batches(data: ImageData, config: FitConfig, seed: int) -> int:
+def count_batches(data: Data, config: FitConfig, seed: int) -> int:
     """Returns the number of batches in an epoch.
 
     Raises:
@@ -286,11 +293,12 @@ def count_batches(data: ImageData, config: FitConfig, seed: int) -> int:
     return count
 
 
-def _first_batch(data: ImageData, config: FitConfig, seed: int) -> str:
+def _first_batch(data: Data, config: FitConfig, seed: int) -> str:
     """A name of the first batch that a training sees."""
     digest = hashlib.sha256()
-    for images, labels in epoch_dataset(data, config, seed, 1).take(1):
-        digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
+    for batch in epoch_dataset(data, config, seed, 1).take(1):
+        for one in keras.tree.flatten(batch):
+            digest.update(one.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -331,5 +339,7 @@ def _log(writer: tf.summary.SummaryWriter | None, result: EpochResult) -> None:
     metadata.plugin_data.plugin_name = "scalars"
     with writer.as_default(step=result.epoch):
         for name in ("loss", "accuracy", "learning_rate"):
+            if math.isnan(getattr(result, name)):
+                continue
             value = tf.constant(getattr(result, name), tf.float32)
             tf.summary.write(f"train/{name}", value, metadata=metadata)

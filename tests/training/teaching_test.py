@@ -67,8 +67,8 @@ def test_a_shared_teacher_computes_each_output_once_and_teaches_the_same(data):
     num_images = sum(len(labels) for _, labels in data.train_dataset(0))
     indices = tf.range(num_images, dtype=tf.int64)
     images = tf.zeros([num_images, *data.input_shape])
-    first = teacher.logits(images, indices)
-    again = teacher.logits(images + 9.0, indices)
+    first = teacher.outputs(images, indices)
+    again = teacher.outputs(images + 9.0, indices)
     np.testing.assert_array_equal(first, again)
 
 
@@ -82,5 +82,5 @@ def test_only_batches_with_an_unknown_image_are_computed(data):
     before = int(counter)
     for indices, computed in (([0, 1, 2, 3], 1), ([3, 2, 1, 0], 1), ([0, 1, 2, 4], 2), ([4, 0], 2)):
         numbers = tf.constant(indices, tf.int64)
-        teacher.logits(tf.gather(images, numbers % 4), numbers)
+        teacher.outputs(tf.gather(images, numbers % 4), numbers)
         assert int(counter) - before == computed
