@@ -10,7 +10,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from cprune_tf.api import PruneResult, prune
+    from cprune_tf.api import PruneResult, dry_run, prune
     from cprune_tf.config import ConfigError, PruneConfig, default_config
     from cprune_tf.pruner import Inspection, Pruner
 
@@ -21,6 +21,7 @@ _EXPORTS = {
     "PruneResult": "cprune_tf.api",
     "Pruner": "cprune_tf.pruner",
     "default_config": "cprune_tf.config",
+    "dry_run": "cprune_tf.api",
     "prune": "cprune_tf.api",
 }
 
@@ -31,6 +32,7 @@ __all__ = [
     "PruneResult",
     "Pruner",
     "default_config",
+    "dry_run",
     "prune",
 ]
 

@@ -99,6 +99,8 @@ def make_plan(
         name: dataclasses.replace(
             config,
             tuning=tuning,
+            # The first run's dry run goes through the same stages as the others' would.
+            dry_run=config.dry_run and name == names[0],
             strategy=dataclasses.replace(config.strategy, name=_config_name(name)),
         ).validate()
         for name in names

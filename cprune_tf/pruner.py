@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cprune_tf import api
 from cprune_tf import config as configs
+from cprune_tf.opening import opened_device
 
 if TYPE_CHECKING:
     import keras
@@ -202,7 +203,7 @@ class Pruner:
         return dataclasses.replace(self.config, tuning=shared)
 
     def _opened(self) -> contextlib.AbstractContextManager[Device]:
-        return api.opened_device(self.device, self.config.measure.cores)
+        return opened_device(self.device, self.config.measure.cores)
 
 
 def _named(data: ImageData | tuple[Any, ...] | None) -> dict[str, Any]:

@@ -4,7 +4,8 @@ r"""Prunes a Keras model for a device, led by what the compiler measures on it.
 
 Any field of the config can be overridden, e.g. --config.strategy.cprune.alpha=0.99 or
 --config.model=my_model.keras --config.data.name=my_images.npz. A run that was stopped continues
-with --resume; finished measurements and training are not repeated.
+with --resume; finished measurements and training are not repeated. --dry_run tries every stage on
+a few images and ends there, within about a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from absl import flags
 from cprune_tf.cli import command_line, run_flags
 
 flags.adopt_module_key_flags(run_flags)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Only try all stages with as little work as possible; keep nothing."
+)
 
 
 def run() -> None:
@@ -35,6 +39,13 @@ def main(argv: Sequence[str]) -> None:
     from cprune_tf import api
     from cprune_tf.report import terminal
 
+    console = rich.console.Console()
+    if DRY_RUN.value:
+        api.dry_run(config.model, device=config.device, config=config, console=console)
+        console.print(
+            "All stages were tried, and nothing was kept. Run the same command without --dry_run."
+        )
+        return
     result = api.prune(
         config.model,
         device=config.device,
@@ -42,7 +53,6 @@ def main(argv: Sequence[str]) -> None:
         workdir=run_flags.WORKDIR.value,
         resume=run_flags.RESUME.value,
     )
-    console = rich.console.Console()
     console.print(terminal.render(result.report))
     console.print(f"\nReport: {result.workdir / 'report.html'}")
 

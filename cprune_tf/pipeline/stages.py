@@ -62,7 +62,6 @@ class Pipeline:
         """
         context = self._context
         journal, config, hooks = context.journal, context.config, context.given.hooks
-        runtime = find_runtime(config.runtime, config.precision)
         if journal.last(events.Finished) is None:
             journal.append(
                 events.RunStarted(
@@ -73,12 +72,7 @@ class Pipeline:
                     resumed=context.run.resumed,
                 )
             )
-        registration = registered_strategies()[config.strategy.name]
-        with context.progress.stage("Check the input"):
-            registration.strategy.check(config, hooks)
-            self._describe_data()
-            original = checked_original(context, runtime)
-            accuracy, required = required_accuracy(context, original)
+        original, accuracy, required = self.check_input()
         if self._dry_run is not None and journal.last(events.Baseline) is None:
             self._dry_run(context)
         with open_runtime(config.runtime, context.device, context.runtime_options) as opened:
@@ -99,6 +93,26 @@ class Pipeline:
                 )
             )
         return final
+
+    def check_input(self) -> tuple[Any, float, float]:
+        """Runs the first stage.
+
+        Returns:
+            A flat copy of the original, the score that it has, and the score that the result must
+            have.
+
+        Raises:
+            ConfigError: See `execute`.
+            UserError: If the runtime or a file that is compared cannot hold the model.
+        """
+        context, config = self._context, self._context.config
+        registration = registered_strategies()[config.strategy.name]
+        with context.progress.stage("Check the input"):
+            registration.strategy.check(config, context.given.hooks)
+            self._describe_data()
+            runtime = find_runtime(config.runtime, config.precision)
+            original = checked_original(context, runtime)
+            return original, *required_accuracy(context, original)
 
     def _describe_data(self) -> None:
         """Journals once how many images train the models, decide, and are quoted in the report."""
