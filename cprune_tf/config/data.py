@@ -13,7 +13,8 @@ class DataConfig:
 
     Attributes:
         name: The data set: "fashion_mnist_subset" (embedded), "keras:cifar10" (keras.datasets),
-            "tfds:NAME", a path to an `.npz`, a path to an image folder, or "module:function".
+            "tfds:NAME", a path to an `.npz`, a path to an image folder, or "module:function", which
+            is what other tasks than classifying one image need; see docs/tasks.md.
         batch_size: Number of images in a training batch.
         mean: Value subtracted from the raw pixels (0..255); one value, or one for each channel.
         std: Divisor of the difference; one value, or one for each channel.

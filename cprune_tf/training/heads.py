@@ -158,7 +158,9 @@ def compiled_by_heads(
     metrics = {} if metric is None else _metrics(metric.name, heads)
     twin = graph.functional_twin(model)
     is_single = len(heads) == 1
+    # An optimizer without a state, which a saved copy would lack.
     twin.compile(
+        "sgd",
         loss=next(iter(losses.values())) if is_single else losses,
         metrics=next(iter(metrics.values()), None) if is_single else metrics,
     )

@@ -69,6 +69,7 @@ def test_a_file_of_any_task_is_pruned(tmp_path, name, metric, compiled, trained)
         assert not re.search("top-?1|images|first class", shown)
 
 
+@pytest.mark.slow
 def test_a_model_of_two_inputs_is_trained_and_what_cannot_be_is_one_error(tmp_path):
     flags = _task_flags(tmp_path, "image_and_vector", "accuracy", compiled=False)
     output = tmp_path / "trained.keras"

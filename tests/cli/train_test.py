@@ -117,8 +117,8 @@ def _branched(num_inputs: int, num_outputs: int, size: int | None = 28) -> keras
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((2, 1), "expected one image"),
-        ((1, 2), "expected one image"),
+        ((2, 1), "Set it to a metric of its task"),
+        ((1, 2), "Set it to a metric of its task"),
         ((1, 1, None), "expected a fixed height and width"),
     ],
 )

@@ -189,7 +189,19 @@ def _sparse(task):
         (lambda: _with_fractions(task_models.binary()), {}, TrainingError, "whole numbers"),
         (lambda: _sparse(task_models.regression()), {}, TrainingError, "takes classes as whole"),
         (lambda: _with_nan(task_models.regression()), {}, DataError, "sample 7 .* is NaN"),
-        (lambda: _uncompiled(task_models.signal()), {}, ConfigError, "compiled with its optimizer"),
+        (
+            lambda: _uncompiled(task_models.signal()),
+            {"metric": "recal"},
+            TrainingError,
+            "the model is not compiled",
+        ),
+        (lambda: task_models.signal(), {"train_data": None}, ConfigError, "would judge itself"),
+        (
+            lambda: task_models.signal(),
+            {"train_data": None, "validation_data": None},
+            DataError,
+            "'module:function' for any other task",
+        ),
         (
             lambda: task_models.signal(),
             {"strategy": {"gate_confidence": 0.9}},

@@ -106,7 +106,7 @@ def test_all_outputs_are_taught_by_the_teachers(name):
         (keras.ops.softmax, _CLASSES + 1, "loss", "expected classes from 0 to 2"),
         (keras.ops.softmax, _INPUTS[:, :2], "loss", "expected the output's shape"),
         (keras.ops.softmax, _CLASSES, "recal", "metric is 'recal', and the model is not"),
-        (keras.ops.softmax, {"other": _CLASSES}, "loss", "None of the labels belongs"),
+        (keras.ops.softmax, (_CLASSES, _CLASSES), "loss", "None of the labels belongs"),
     ],
 )
 def test_labels_and_metrics_that_do_not_fit_are_refused(head, labels, metric, message):
