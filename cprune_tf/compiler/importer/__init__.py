@@ -26,12 +26,14 @@ from cprune_tf.compiler.importer import (  # noqa: F401  (each registers its con
     activation,
     applications,
     attention,
+    augmentation,
     convolution,
     dense,
     merging,
     normalization,
     pooling,
     raw_ops,
+    recurrent,
     shaping,
     transposed,
 )
@@ -41,6 +43,7 @@ from cprune_tf.compiler.importer.provenance import ProvenanceError, provenance
 from cprune_tf.compiler.importer.registry import (
     UnsupportedOperation,
     UnsupportedOperationError,
+    has_converter,
     register_converter,
 )
 
@@ -50,6 +53,7 @@ __all__ = [
     "ProvenanceError",
     "UnsupportedOperation",
     "UnsupportedOperationError",
+    "has_converter",
     "import_model",
     "import_through",
     "provenance",
