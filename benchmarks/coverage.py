@@ -44,15 +44,15 @@ Written by `benchmarks/coverage.py`; a test checks it against the registries. Do
 - **TVM**: the importer has a converter for it ([importer.md](importer.md)). A model with anything
   else is refused before any tuning, by one error that names all such layers. If LiteRT computes it,
   such a model is pruned with `--runtime=litert`.
-- **LiteRT**: a tiny model of it was converted to `.tflite` with Keras {keras}, and the file computes
-  the same as Keras. If not, the reason follows. "{not_tried}": there is no tiny model of it.
+- **LiteRT**: a tiny model of it was converted to `.tflite` with Keras {keras}, and the file
+  computes the same as Keras. If not, the reason follows. "{not_tried}": it has no tiny model.
 
 Settings that a rule or converter does not support are protected or refused in the same way; they
 have no rows here. Subclasses and layers of your own need rules and converters of their own.
 """
-_OTHERS = """Not tried, because they make no tensor of a graph or need more than the values of an image:
+_OTHERS = """Not tried, because they make no tensor of a graph or need more than an image:
 {others}.
-Those without a tensor among their arguments give constants, which need neither rule nor converter."""
+Those without a tensor among their arguments give constants, which need no rule or converter."""
 
 
 def main(argv: Sequence[str]) -> None:

@@ -92,6 +92,16 @@ ONE = {
     "ops_split_uneven": lambda x: ops.concatenate(ops.split(x, [2, 5], axis=-1)[::-1], axis=-1),
     "ops_slice": lambda x: ops.concatenate([x[:, 1:, :, 2:6], x[:, :-1, :, :3]], axis=-1),
     "ops_stack": lambda x: ops.stack([x, ops.relu(x)], axis=3),
+    "depth_to_space": lambda x: ops.depth_to_space(x, 2),
+    "space_to_depth": lambda x: ops.space_to_depth(x, 2),
+    "ops_stacks": lambda x: ops.dstack([ops.hstack([x, -x]), ops.hstack([x, x])]),
+    "ops_unstack": lambda x: ops.add(*ops.unstack(x[:, :2], axis=1)),
+    "ops_crop_and_pad": lambda x: ops.image.pad_images(
+        ops.image.crop_images(x, 1, 1, 1, 1), 1, 0, 0, 1
+    ),
+    "ops_normalize": lambda x: ops.normalize(x, axis=-1),
+    "ops_cumprod": lambda x: ops.ptp(ops.cumprod(x, axis=1), axis=1),
+    "ops_like": lambda x: ops.ones_like(x) + ops.full_like(x, 2.0) * x - ops.zeros_like(x),
     "ops_logic": lambda x: ops.where(ops.logical_not(ops.isnan(x)), ops.fmax(x, 0.1), 0.0),
     "ops_softmax_space": lambda x: ops.softmax(x, axis=1),
     "channel_shuffle": lambda x: ops.reshape(

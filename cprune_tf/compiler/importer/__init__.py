@@ -29,12 +29,14 @@ from cprune_tf.compiler.importer import (  # noqa: F401  (each registers its con
     augmentation,
     convolution,
     dense,
+    elementwise_ops,
     merging,
     normalization,
     pooling,
     raw_ops,
     recurrent,
     shaping,
+    spatial_ops,
     transposed,
 )
 from cprune_tf.compiler.importer.frontends import MissingTfliteError, import_through

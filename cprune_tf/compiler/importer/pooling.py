@@ -150,15 +150,6 @@ def convert_adaptive_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
     return _adaptive(emitter, x, layer.output_size, is_max=is_max)
 
 
-@register_converter("ops.AdaptiveAveragePool", "ops.AdaptiveMaxPool")
-def convert_adaptive_pool_operation(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Converts `keras.ops.adaptive_average_pool` and `keras.ops.adaptive_max_pool`."""
-    if operation.data_format == "channels_first":
-        raise UnsupportedOperationError("data_format is 'channels_first'; expected 'channels_last'")
-    is_max = type(operation).__name__ == "AdaptiveMaxPool"
-    return _adaptive(emitter, x, operation.output_size, is_max=is_max)
-
-
 def _adaptive(emitter: Emitter, x: Any, output_size: int | Sequence[int], *, is_max: bool) -> Any:
     """Pools to a number of positions on each axis; windows may overlap and differ in size."""
     sizes = shape(x)[1:-1]
