@@ -132,12 +132,14 @@ def _borders(emitter: Emitter, operation: Any, images: Any, what: str) -> list[t
     """The (before, after) of both axes, of which one may follow from the target's size."""
     _require_channels_last(operation)
     if len(shape(images)) != 4:
-        raise UnsupportedOperationError(f"the images have the shape {shape(images)}; expected four")
+        raise UnsupportedOperationError(
+            f"the images have the shape {shape(images)}; expected 4 axes"
+        )
     widths = []
     sides = (("top", "bottom"), ("left", "right"))
     for axis, names in enumerate(sides, start=1):
         before, after = (getattr(operation, f"{name}_{what}") for name in names)
-        whole = abs(shape(images)[axis] - int(emitter.call.outputs[0].shape[axis]))
+        whole = abs(shape(images)[axis] - (emitter.call.outputs[0].shape[axis] or 0))
         before = whole - after if before is None else before
         widths.append((int(before), whole - int(before)))
     return widths
