@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import typing
 
 from cprune_tf.errors import UserError
 from cprune_tf.runs import read_records
@@ -11,6 +12,9 @@ from cprune_tf.runs.directory import JOURNAL_NAME
 from cprune_tf.runs.events import RUN_EVENTS, Accepted, Baseline, LongTermTrained
 from cprune_tf.runs.results import ModelRecord
 from cprune_tf.storage import files
+
+if typing.TYPE_CHECKING:
+    import keras
 
 
 class FrontError(UserError, ValueError):
@@ -75,23 +79,30 @@ def read_front(workdir: pathlib.Path) -> tuple[Point, ...]:
     )
 
 
-def export_point(workdir: pathlib.Path, number: int, output: pathlib.Path) -> tuple[str, ...]:
+def export_point(
+    workdir: pathlib.Path,
+    number: int,
+    output: pathlib.Path,
+    *,
+    original: keras.Model | None = None,
+) -> tuple[str, ...]:
     """Writes one point's model for deployment.
 
     Args:
         workdir: The run directory.
         number: The point's.
         output: The folder to write to; made if missing.
+        original: The model that was pruned, for classes and functions in it that are not
+            registered; None if Keras knows all of them.
 
     Returns:
         Names of the files in `output`: `model.keras`, what the runtime built, and `model.tflite`.
 
     Raises:
-        FrontError: There is no such point, or its files are gone.
+        FrontError: There is no such point, its files are gone, or its model has classes that are
+            neither registered nor in `original`. Nothing is written then.
         StorageError: A file cannot be written.
     """
-    import keras
-
     from cprune_tf import litert
 
     points = {point.number: point for point in read_front(workdir)}
@@ -105,16 +116,32 @@ def export_point(workdir: pathlib.Path, number: int, output: pathlib.Path) -> tu
     source = workdir / point.model
     if not source.is_file() or not sources:
         raise FrontError(f"The files of point {number} are gone from {workdir}; resume the run.")
+    needs_tflite = sources[0].suffix != ".tflite"
+    model = _loaded(source, original) if needs_tflite else None
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for path in (source, sources[0]):
         written.append(f"model{path.suffix}")
         files.write_bytes(output / written[-1], path.read_bytes())
-    if "model.tflite" not in written:
-        tflite = litert.convert(keras.models.load_model(source, compile=False))
-        files.write_bytes(output / "model.tflite", tflite)
+    if model is not None:
+        files.write_bytes(output / "model.tflite", litert.convert(model))
         written.append("model.tflite")
     return tuple(written)
+
+
+def _loaded(source: pathlib.Path, original: keras.Model | None) -> keras.Model:
+    from cprune_tf.graph.storing import load_stored
+    from cprune_tf.models import ModelError, load_model
+
+    if original is not None:
+        return load_stored(source, original)
+    try:
+        return load_model(source)
+    except ModelError as error:
+        raise FrontError(
+            f"{error} To export it, call Pruner.export in the process that pruned it, or "
+            "cprune_tf.front.export_point(..., original=the model that was pruned)."
+        ) from error
 
 
 def _built(workdir: pathlib.Path, point: Point) -> list[pathlib.Path]:

@@ -335,7 +335,7 @@ def _teacher(settings: configs.PruneConfig, model: keras.Model, data: Data) -> k
     from cprune_tf.training.errors import check_model
     from cprune_tf.training.evaluation import evaluate
 
-    teacher = models.load_model(path)
+    teacher = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
     check_model(teacher, data)
     metric = settings.strategy.metric
     known, own = (evaluate(one, data, metric, part="validation") for one in (teacher, model))

@@ -192,7 +192,8 @@ class Pruner:
             return self.result.save(directory)
         from cprune_tf.front import export_point
 
-        export_point(self.result.workdir, point, pathlib.Path(directory))
+        original = _loaded(self._model_or_path, self.config.unsafe_lambda)
+        export_point(self.result.workdir, point, pathlib.Path(directory), original=original)
         return pathlib.Path(directory)
 
     def _with_shared_programs(self) -> configs.PruneConfig:

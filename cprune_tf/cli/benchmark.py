@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from cprune_tf import config as configs
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, loading
 from cprune_tf.devices import Latency, ModelFile, ToolLatency
 from cprune_tf.storage import files
 
@@ -88,10 +88,10 @@ def _model_file(path: str, directory: pathlib.Path) -> ModelFile:
             f"--models: {path!r} ends in {suffix!r}; expected .so, .tflite or .keras."
         )
     command_line.import_tensorflow_quietly()
-    from cprune_tf import litert, models
+    from cprune_tf import litert
 
     converted = directory / f"{pathlib.Path(path).stem}.tflite"
-    converted.write_bytes(litert.convert(models.load_model(path)))
+    converted.write_bytes(litert.convert(loading.load(path)))
     return ModelFile(path, "litert", str(converted))
 
 

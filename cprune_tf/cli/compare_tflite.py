@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from cprune_tf import config as configs
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, loading
 from cprune_tf.storage import files
 
 _DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
@@ -56,9 +56,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     thread_counts = _check_flags()
     command_line.import_tensorflow_quietly()
-    from cprune_tf.cli.loading import load_for_compiling
 
-    model = load_for_compiling(_MODEL.value)
+    model = loading.load_for_compiling(_MODEL.value)
     if _LAYERS.value:
         _compare_layers(model, thread_counts[0])
     else:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pathlib
 import typing
 
+from absl import flags
+
 from cprune_tf.cli import command_line
+
+UNSAFE_LAMBDA = flags.DEFINE_bool(
+    "unsafe_lambda",
+    False,
+    "Run the Python code of Lambda layers in the model's file; only if you trust who made it.",
+)
 
 
 def load(name: str) -> typing.Any:
@@ -27,7 +35,7 @@ def load(name: str) -> typing.Any:
     builder = getattr(keras.applications, name, None)
     if builder is not None and name[0].isupper() and not pathlib.Path(name).exists():
         return builder(weights=None)
-    return models.load_model(name)
+    return models.load_model(name, unsafe_lambda=UNSAFE_LAMBDA.value)
 
 
 def load_for_compiling(name: str) -> typing.Any:

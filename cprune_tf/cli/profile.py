@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from cprune_tf.cli import command_line, measuring
+from cprune_tf.cli import command_line, loading, measuring
 
 flags.adopt_module_key_flags(measuring)
+flags.adopt_module_key_flags(loading)
 
 
 def run() -> None:
@@ -24,7 +25,6 @@ def run() -> None:
 
 def profile() -> None:
     """Tunes and measures the model, and prints and writes its profile."""
-    from cprune_tf.cli.loading import load_for_compiling
     from cprune_tf.compiler.roofline import measure_roofline, require_cpu
     from cprune_tf.config import MeasureConfig
     from cprune_tf.latency.profile import profile_model
@@ -32,7 +32,7 @@ def profile() -> None:
     from cprune_tf.runs import Progress
     from cprune_tf.storage import files
 
-    model, workdir = load_for_compiling(measuring.MODEL.value), measuring.workdir()
+    model, workdir = loading.load_for_compiling(measuring.MODEL.value), measuring.workdir()
     num_threads = measuring.THREADS.value
     console = command_line.make_console()
     has_roofline = measuring.RUNTIME.value == "tvm"

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from cprune_tf.cli import command_line, measuring
+from cprune_tf.cli import command_line, loading, measuring
 
 if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGraph, ChannelGroup
     from cprune_tf.runs import Stage
 
 flags.adopt_module_key_flags(measuring)
+flags.adopt_module_key_flags(loading)
 _LAYERS = flags.DEFINE_list("layers", ["*"], "Patterns of layers whose channels are measured.")
 _POINTS = flags.DEFINE_integer("points", 12, "Most channel counts measured for each group.")
 _NOISE = flags.DEFINE_float(
@@ -70,13 +71,12 @@ def choose_groups(channels: ChannelGraph, patterns: Sequence[str]) -> list[Chann
 def staircases() -> None:
     """Tunes the model, samples the staircases, and prints and writes them."""
     from cprune_tf import graph
-    from cprune_tf.cli.loading import load_for_compiling
     from cprune_tf.latency.sampling import SamplingConfig, sample_staircase
     from cprune_tf.latency.staircase import save_staircases
     from cprune_tf.report import latency_figures, latency_tables
     from cprune_tf.runs import Progress
 
-    model, workdir = load_for_compiling(measuring.MODEL.value), measuring.workdir()
+    model, workdir = loading.load_for_compiling(measuring.MODEL.value), measuring.workdir()
     if _POINTS.value < 2:
         raise command_line.UsageError(f"--points is {_POINTS.value}; expected at least 2.")
     config = SamplingConfig(

@@ -33,11 +33,18 @@ def copy_model(
     Returns:
         An independent model whose `get_weights()` fit the given one.
     """
+    copies: dict[int, keras.layers.Layer] = {}
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=copy)
-        return copy_layer(layer)
+        # A layer that two nested models share has one copy, too.
+        if id(layer) not in copies:
+            is_model = isinstance(layer, keras.Model)
+            copies[id(layer)] = (
+                keras.models.clone_model(layer, clone_function=copy)
+                if is_model
+                else copy_layer(layer)
+            )
+        return copies[id(layer)]
 
     arguments: dict[str, Any] = {}
     if input_dtype is not None:

@@ -199,7 +199,7 @@ def _explain(path: pathlib.Path, error: Exception) -> str:
         return (
             "it has a Lambda layer, which is Python code in the file and would run on this "
             "machine; expected layers. If you trust who made the file, allow it with unsafe_lambda "
-            "(config.unsafe_lambda); or replace the layer, e.g. by Rescaling."
+            "(config.unsafe_lambda or --unsafe_lambda); or replace the layer, e.g. by Rescaling."
         )
     if "Could not locate class" in str(error) or "Unknown layer" in str(error):
         return (

@@ -44,6 +44,9 @@ def folder(tmp_path_factory):
 
     save("tiny", (8, 8, 3))
     save("open", (None, None, 3))
+    image = keras.Input((8, 8, 3))
+    halved = layers.Lambda(lambda x: x * 0.5, output_shape=(8, 8, 3))(image)
+    keras.Model(image, layers.Conv2D(4, 3, name="conv")(halved)).save(folder / "lambda.keras")
     first, second = keras.Input((4,)), keras.Input((4,))
     keras.Model([first, second], layers.Add()([first, second])).save(folder / "two_inputs.keras")
     for name in ("damaged.tflite", "damaged.so", "damaged.keras", "a_file"):
@@ -95,6 +98,7 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         ),
         (("export_programs", "--runs=none", "--output=a_file"), "this folder cannot be made"),
         (("inspect_model", "--model=none.keras"), "there is no model 'none.keras'"),
+        (("inspect_model", "--model=lambda.keras"), "allow it with unsafe_lambda"),
         ((*_INSPECT, "--draw=no/such.dot"), "Cannot draw to 'no/such.dot': No such file"),
         ((*_INSPECT, "--draw=graph.txt"), "expected a name ending in .dot"),
         (("make_bundle", "--output=a_file/bundles"), "this folder cannot be made"),
@@ -156,6 +160,12 @@ def test_a_bug_keeps_its_traceback(folder, command, function, flags, error):
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "Traceback" in done.stderr and f"{error}: a bug" in done.stderr
     assert "error: a bug" not in done.stderr
+
+
+def test_the_code_of_a_trusted_file_runs(folder):
+    script = str(_ROOT / "tools" / "inspect_model.py")
+    done = _run(script, "--model=lambda.keras", "--unsafe_lambda", folder=folder)
+    assert done.returncode == 0 and "conv" in done.stdout, done.stderr
 
 
 def test_a_damaged_bundle_is_made_anew_or_named(folder):

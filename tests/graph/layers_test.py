@@ -68,6 +68,12 @@ ONE = {
     "separable": layers.SeparableConv2D(6, 3, depth_multiplier=2),
     "dilated": layers.Conv2D(6, 2, dilation_rate=2),
     "transposed": layers.Conv2DTranspose(6, 3),
+    "spectral_norm": layers.SpectralNormalization(layers.Conv2D(6, 3)),
+    "lstm": lambda x: layers.LSTM(3, return_sequences=True)(layers.Reshape((8, 64))(x)),
+    "gru_both_ways": lambda x: layers.Bidirectional(layers.GRU(3))(layers.Reshape((8, 64))(x)),
+    "cells": lambda x: layers.RNN([layers.LSTMCell(3), layers.SimpleRNNCell(2)])(
+        layers.Reshape((64, 8))(x)
+    ),
     "dense_on_map": layers.Dense(5, activation="tanh"),
     "ops_relu": ops.relu,
     "ops_chain": lambda x: ops.clip(ops.exp(x * 0.1 - 0.5), 0.2, 3.0),
@@ -86,6 +92,16 @@ ONE = {
     "ops_split_uneven": lambda x: ops.concatenate(ops.split(x, [2, 5], axis=-1)[::-1], axis=-1),
     "ops_slice": lambda x: ops.concatenate([x[:, 1:, :, 2:6], x[:, :-1, :, :3]], axis=-1),
     "ops_stack": lambda x: ops.stack([x, ops.relu(x)], axis=3),
+    "depth_to_space": lambda x: ops.depth_to_space(x, 2),
+    "space_to_depth": lambda x: ops.space_to_depth(x, 2),
+    "ops_stacks": lambda x: ops.dstack([ops.hstack([x, -x]), ops.hstack([x, x])]),
+    "ops_unstack": lambda x: ops.add(*ops.unstack(x[:, :2], axis=1)),
+    "ops_crop_and_pad": lambda x: ops.image.pad_images(
+        ops.image.crop_images(x, 1, 1, 1, 1), 1, 0, 0, 1
+    ),
+    "ops_normalize": lambda x: ops.normalize(x, axis=-1),
+    "ops_cumprod": lambda x: ops.ptp(ops.cumprod(x, axis=1), axis=1),
+    "ops_like": lambda x: ops.ones_like(x) + ops.full_like(x, 2.0) * x - ops.zeros_like(x),
     "ops_logic": lambda x: ops.where(ops.logical_not(ops.isnan(x)), ops.fmax(x, 0.1), 0.0),
     "ops_softmax_space": lambda x: ops.softmax(x, axis=1),
     "channel_shuffle": lambda x: ops.reshape(
@@ -141,7 +157,16 @@ def test_masked_equals_rebuilt(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ops_split_uneven", "ops_slice", "attention", "prelu", "group_norm"]
+    "name",
+    [
+        "ops_split_uneven",
+        "ops_slice",
+        "attention",
+        "prelu",
+        "group_norm",
+        "gru_both_ways",
+        "spectral_norm",
+    ],
 )
 def test_rebuilt_models_save_and_load(name: str, tmp_path: Any) -> None:
     model = _model(name)
@@ -191,6 +216,8 @@ def test_units(name: str) -> None:
         (layers.Rescaling(np.linspace(1, 2, 8).tolist()), "a constant for each"),
         (layers.Dropout(0.5, noise_shape=(None, 1, 1, 8)), "noise_shape"),
         (layers.Lambda(lambda x: x), "has no rule"),
+        (lambda x: layers.GRU(3)(layers.Reshape((8, 64))(ops.swapaxes(x, 1, 3))), "as time"),
+        (layers.RandomFlip(), "in training"),
     ],
 )
 def test_what_cannot_be_followed_is_protected_with_the_reason(operation: Any, reason: str) -> None:

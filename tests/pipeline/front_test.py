@@ -54,6 +54,23 @@ def test_the_result_is_the_point_that_was_trained_for_long(run, tmp_path):
     assert points[1].accuracy == 0.89
 
 
+class Unregistered(keras.layers.Layer):
+    def call(self, x):
+        return keras.ops.relu(x)
+
+
+def test_a_class_that_is_not_registered_comes_from_the_original(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.lock"))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Unregistered()(keras.layers.Dense(3)(inputs)))
+    model.save(copy / "models" / "iter_0002.keras")
+    with pytest.raises(FrontError, match=r"a class that is not Keras.*original="):
+        export_point(copy, 2, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "model.tflite" in export_point(copy, 2, tmp_path / "out", original=model)
+
+
 def test_an_exported_point_computes_what_the_accepted_model_computes(run, tmp_path):
     names = export_point(run, 2, tmp_path / "out")
     assert set(names) == {"model.keras", "model.json", "model.tflite"}

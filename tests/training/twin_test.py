@@ -25,6 +25,18 @@ def _nested() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3)(_bn_model()(inputs)))
 
 
+def _shared_between_nested() -> keras.Model:
+    shared = layers.Conv2D(2, 3, padding="same", name="shared")
+
+    def tower(name: str) -> keras.Model:
+        inputs = keras.Input((28, 28, 1))
+        return keras.Model(inputs, layers.BatchNormalization()(shared(inputs)), name=name)
+
+    inputs = keras.Input((28, 28, 1))
+    joined = layers.Add()([tower("first")(inputs), tower("second")(inputs), shared(inputs)])
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(joined))
+
+
 _MODELS = {
     "resnet8": resnet8,
     "without scale": lambda: _bn_model(scale=False),
@@ -45,6 +57,14 @@ def _as_float64(model: keras.Model) -> keras.Model:
     exact = keras.models.clone_model(model, clone_function=copy)
     exact.set_weights(model.get_weights())
     return exact
+
+
+def test_a_layer_that_nested_models_share_has_one_copy() -> None:
+    model = _shared_between_nested()
+    twin = training_twin(model)
+    assert [weight.shape for weight in twin.weights] == [weight.shape for weight in model.weights]
+    images = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype("float32")
+    np.testing.assert_allclose(twin(images), model(images), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", _MODELS)

@@ -26,13 +26,17 @@ from cprune_tf.compiler.importer import (  # noqa: F401  (each registers its con
     activation,
     applications,
     attention,
+    augmentation,
     convolution,
     dense,
+    elementwise_ops,
     merging,
     normalization,
     pooling,
     raw_ops,
+    recurrent,
     shaping,
+    spatial_ops,
     transposed,
 )
 from cprune_tf.compiler.importer.frontends import MissingTfliteError, import_through
@@ -41,6 +45,7 @@ from cprune_tf.compiler.importer.provenance import ProvenanceError, provenance
 from cprune_tf.compiler.importer.registry import (
     UnsupportedOperation,
     UnsupportedOperationError,
+    has_converter,
     register_converter,
 )
 
@@ -50,6 +55,7 @@ __all__ = [
     "ProvenanceError",
     "UnsupportedOperation",
     "UnsupportedOperationError",
+    "has_converter",
     "import_model",
     "import_through",
     "provenance",

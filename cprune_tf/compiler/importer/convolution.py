@@ -1,4 +1,4 @@
-"""Converters of one- and two-dimensional convolutions over channels-last tensors.
+"""Converters of convolutions in one to three dimensions over channels-last tensors.
 
 Kernels keep Keras's axes (kh, kw, in/groups, out) unless the converter's docstring says otherwise.
 The axis of output channels is always the filter axis of the module.
@@ -17,8 +17,8 @@ from cprune_tf.compiler.importer.padding import resolve_padding, tvm_order
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 from cprune_tf.graph.fused_layers import depthwise_kernel, fold_kernel_and_bias, layer_bias
 
-_DATA_LAYOUT = {1: "NWC", 2: "NHWC"}
-_KERNEL_LAYOUT = {1: "WIO", 2: "HWIO"}
+_DATA_LAYOUT = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
+_KERNEL_LAYOUT = {1: "WIO", 2: "HWIO", 3: "DHWIO"}
 _DEPTHWISE_LAYOUT = {1: "WOI", 2: "HWOI"}
 
 
@@ -57,7 +57,7 @@ def conv(
     groups: int = 1,
     depthwise: bool = False,
 ) -> Any:
-    """Creates a convolution expression in one or two dimensions, depending on the rank of `x`.
+    """Creates a convolution expression in one to three dimensions, depending on the rank of `x`.
 
     Args:
         x: The input [batch, *spatial, in].
@@ -72,7 +72,7 @@ def conv(
         The expression, not bound to a variable yet.
     """
     rank = len(shape(x)) - 2
-    operation = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d}[rank]
+    operation = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}[rank]
     return operation(
         x,
         kernel,
@@ -92,7 +92,7 @@ def add_bias_and_activation(emitter: Emitter, layer: Any, y: Any, bias: Any) -> 
     return apply_activation(emitter, layer.activation, y)
 
 
-@register_converter(keras.layers.Conv1D, keras.layers.Conv2D)
+@register_converter(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 def convert_conv(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Converts a plain or grouped convolution."""
     require_channels_last(layer)

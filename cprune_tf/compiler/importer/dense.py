@@ -20,6 +20,8 @@ def convert_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
     kernel, bias = fold_kernel_and_bias(
         layer.kernel, layer_bias(layer), emitter.absorbed.batch_norm, -1
     )
+    if "float" not in dtype(x):  # Keras multiplies integers as numbers of the kernel's type.
+        x = emitter.emit(relax.op.astype(x, "float32"))
     y = emitter.emit(relax.op.matmul(x, emitter.param("kernel", kernel)))
     return add_bias_and_activation(emitter, layer, y, bias)
 

@@ -16,9 +16,18 @@ from cprune_tf.compiler.importer.registry import UnsupportedOperationError, regi
 _POOLS = {
     (True, 1): relax.op.nn.max_pool1d,
     (True, 2): relax.op.nn.max_pool2d,
+    (True, 3): relax.op.nn.max_pool3d,
     (False, 1): relax.op.nn.avg_pool1d,
     (False, 2): relax.op.nn.avg_pool2d,
+    (False, 3): relax.op.nn.avg_pool3d,
 }
+_LAYOUTS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
+_MAXIMA = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D)
+_MEANS = (
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+)
 
 
 def pool(
@@ -54,21 +63,16 @@ def pool(
             strides=tuple(strides),
             padding=tuple(tvm_order(amounts)),
             count_include_pad=False,
-            layout={1: "NWC", 2: "NHWC"}[len(sizes)],
+            layout=_LAYOUTS[len(sizes)],
         )
     )
 
 
-@register_converter(
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-)
+@register_converter(*_MAXIMA, *_MEANS)
 def convert_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Converts pooling over windows."""
     require_channels_last(layer)
-    is_max = isinstance(layer, keras.layers.MaxPooling1D | keras.layers.MaxPooling2D)
+    is_max = isinstance(layer, _MAXIMA)
     return pool(
         emitter,
         x,
@@ -107,7 +111,11 @@ def _global(emitter: Emitter, layer: Any, x: Any, operation: Any) -> Any:
     return emitter.emit(operation(x, axis=axes, keepdims=bool(layer.keepdims)))
 
 
-@register_converter(keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
+@register_converter(
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
 def convert_global_average_pooling(emitter: Emitter, layer: Any, x: Any, mask: Any = None) -> Any:
     """Converts the mean over all positions."""
     if mask is not None:
@@ -117,7 +125,44 @@ def convert_global_average_pooling(emitter: Emitter, layer: Any, x: Any, mask: A
     return _global(emitter, layer, x, relax.op.mean)
 
 
-@register_converter(keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D)
+@register_converter(
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
+)
 def convert_global_max_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Converts the maximum over all positions."""
     return _global(emitter, layer, x, relax.op.max)
+
+
+@register_converter(
+    *(
+        getattr(keras.layers, f"Adaptive{kind}Pooling{rank}D")
+        for kind in ("Average", "Max")
+        for rank in (1, 2, 3)
+        if hasattr(keras.layers, f"Adaptive{kind}Pooling{rank}D")
+    )
+)
+def convert_adaptive_pooling(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Converts pooling to a fixed number of positions."""
+    require_channels_last(layer)
+    is_max = type(layer).__name__.startswith("AdaptiveMax")
+    return _adaptive(emitter, x, layer.output_size, is_max=is_max)
+
+
+def _adaptive(emitter: Emitter, x: Any, output_size: int | Sequence[int], *, is_max: bool) -> Any:
+    """Pools to a number of positions on each axis; windows may overlap and differ in size."""
+    sizes = shape(x)[1:-1]
+    targets = _per_axis(output_size, len(sizes))
+    if all(size % target == 0 for size, target in zip(sizes, targets, strict=True)):
+        window = [size // target for size, target in zip(sizes, targets, strict=True)]
+        return pool(emitter, x, is_max=is_max, pool_size=window, strides=window, padding="valid")
+    reduce = relax.op.max if is_max else relax.op.mean
+    for axis, (size, target) in enumerate(zip(sizes, targets, strict=True), start=1):
+        parts = []
+        for index in range(target):
+            begin, end = index * size // target, -(-(index + 1) * size // target)
+            window = emitter.emit(relax.op.strided_slice(x, [axis], [begin], [end]))
+            parts.append(emitter.emit(reduce(window, axis=axis, keepdims=True)))
+        x = emitter.emit(relax.op.concat(parts, axis=axis)) if len(parts) > 1 else parts[0]
+    return x

@@ -76,7 +76,7 @@ def is_var(value: Any) -> bool:
     return isinstance(value, relax.Var)
 
 
-def _operand(emitter: Emitter, value: Any, target_type: str, role: str) -> Any:
+def operand(emitter: Emitter, value: Any, target_type: str, role: str) -> Any:
     """Converts a call's argument to an operand.
 
     Args:
@@ -89,22 +89,22 @@ def _operand(emitter: Emitter, value: Any, target_type: str, role: str) -> Any:
         A variable, or a constant for a number.
     """
     if is_var(value):
-        return _cast(emitter, value, target_type)
+        return cast(emitter, value, target_type)
     array = to_numpy(value)
     if array.ndim == 0:
         return relax.const(array.astype(target_type).item(), target_type)
     return emitter.param(role, array, dtype=target_type)
 
 
-def _operands(emitter: Emitter, values: Sequence[Any]) -> list[Any]:
+def operands(emitter: Emitter, values: Sequence[Any]) -> list[Any]:
     """Converts a sequence of arguments to operands "x0", "x1", ... in the result's type."""
     return [
-        _operand(emitter, value, emitter.output_dtype, f"x{index}")
+        operand(emitter, value, emitter.output_dtype, f"x{index}")
         for index, value in enumerate(values)
     ]
 
 
-def _cast(emitter: Emitter, x: Any, target_type: str) -> Any:
+def cast(emitter: Emitter, x: Any, target_type: str) -> Any:
     """Casts a variable, unless it has the target type already."""
     return x if dtype(x) == target_type else emitter.emit(_op.astype(x, target_type))
 
@@ -128,8 +128,8 @@ def convert_reciprocal(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter(*_registry_keys(_ARITHMETIC))
 def convert_arithmetic(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
     """Converts arithmetic on two operands, which are broadcast and cast to the result's type."""
-    left = _operand(emitter, x1, emitter.output_dtype, "x1")
-    right = _operand(emitter, x2, emitter.output_dtype, "x2")
+    left = operand(emitter, x1, emitter.output_dtype, "x1")
+    right = operand(emitter, x2, emitter.output_dtype, "x2")
     return emitter.emit(_ARITHMETIC[type(operation).__name__](left, right))
 
 
@@ -140,8 +140,8 @@ def convert_comparison(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> An
     The operands are compared in the wider type of those that are tensors of the graph.
     """
     common_type = str(np.result_type(*(dtype(x) for x in (x1, x2) if is_var(x))))
-    left = _operand(emitter, x1, common_type, "x1")
-    right = _operand(emitter, x2, common_type, "x2")
+    left = operand(emitter, x1, common_type, "x1")
+    right = operand(emitter, x2, common_type, "x2")
     return emitter.emit(_COMPARISONS[type(operation).__name__](left, right))
 
 
@@ -173,7 +173,7 @@ def convert_clip(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter("ops.Cast")
 def convert_cast(emitter: Emitter, operation: Any, x: Any) -> Any:
     """Converts a cast to another type."""
-    return _cast(emitter, x, emitter.output_dtype)
+    return cast(emitter, x, emitter.output_dtype)
 
 
 @register_converter("ops.Where")
@@ -183,9 +183,9 @@ def convert_where(
     """Converts the elementwise choice between two operands by a condition."""
     return emitter.emit(
         _op.where(
-            _operand(emitter, condition, "bool", "condition"),
-            _operand(emitter, x1, emitter.output_dtype, "x1"),
-            _operand(emitter, x2, emitter.output_dtype, "x2"),
+            operand(emitter, condition, "bool", "condition"),
+            operand(emitter, x1, emitter.output_dtype, "x1"),
+            operand(emitter, x2, emitter.output_dtype, "x2"),
         )
     )
 
@@ -193,19 +193,19 @@ def convert_where(
 @register_converter("ops.Matmul")
 def convert_matmul(emitter: Emitter, operation: Any, x1: Any, x2: Any) -> Any:
     """Converts a matrix product."""
-    left = _operand(emitter, x1, emitter.output_dtype, "x1")
-    right = _operand(emitter, x2, emitter.output_dtype, "x2")
+    left = operand(emitter, x1, emitter.output_dtype, "x1")
+    right = operand(emitter, x2, emitter.output_dtype, "x2")
     return emitter.emit(_op.matmul(left, right))
 
 
 @register_converter("ops.Einsum")
-def convert_einsum(emitter: Emitter, operation: Any, *operands: Any) -> Any:
+def convert_einsum(emitter: Emitter, operation: Any, *values: Any) -> Any:
     """Converts an Einstein sum."""
     if "." in operation.subscripts:
         raise UnsupportedOperationError(
             f"subscripts are {operation.subscripts!r}; expected subscripts without an ellipsis"
         )
-    tensors = _operands(emitter, operands)
+    tensors = operands(emitter, values)
     return emitter.emit(_op.einsum(tensors, operation.subscripts.replace(" ", "")))
 
 
@@ -281,13 +281,13 @@ def convert_broadcast_to(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter("ops.Concatenate")
 def convert_concatenate(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> Any:
     """Converts a concatenation along an axis."""
-    return concatenate(emitter, _operands(emitter, xs), operation.axis)
+    return concatenate(emitter, operands(emitter, xs), operation.axis)
 
 
 @register_converter("ops.Stack")
 def convert_stack(emitter: Emitter, operation: Any, xs: Sequence[Any]) -> Any:
     """Converts the stacking of tensors along a new axis."""
-    return emitter.emit(_op.stack(_operands(emitter, xs), axis=operation.axis))
+    return emitter.emit(_op.stack(operands(emitter, xs), axis=operation.axis))
 
 
 @register_converter("ops.Split")
@@ -355,9 +355,9 @@ def convert_flip(emitter: Emitter, operation: Any, x: Any) -> Any:
 @register_converter("ops.Take")
 def convert_take(emitter: Emitter, operation: Any, x: Any, indices: Any) -> Any:
     """Converts the selection of elements by their indices along an axis."""
-    values = _operand(emitter, x, emitter.output_dtype, "values")
+    values = operand(emitter, x, emitter.output_dtype, "values")
     if is_var(indices):
-        positions = indices if "int" in dtype(indices) else _cast(emitter, indices, "int32")
+        positions = indices if "int" in dtype(indices) else cast(emitter, indices, "int32")
     else:
         extent = shape(values)[operation.axis or 0]
         # In Keras, a negative index counts from the end; in TVM it does not.
@@ -368,10 +368,10 @@ def convert_take(emitter: Emitter, operation: Any, x: Any, indices: Any) -> Any:
 @register_converter("ops.OneHot")
 def convert_one_hot(emitter: Emitter, operation: Any, x: Any) -> Any:
     """Converts indices to vectors with a 1 at the index and 0 elsewhere."""
-    x = _operand(emitter, x, "int32", "indices")
+    x = operand(emitter, x, "int32", "indices")
     on, off = (relax.prim_value(value) for value in (1.0, 0.0))
     y = emitter.emit(_op.one_hot(x, on, off, operation.num_classes, axis=operation.axis))
-    return _cast(emitter, y, emitter.output_dtype)
+    return cast(emitter, y, emitter.output_dtype)
 
 
 @register_converter("ops.GetItem")
@@ -438,5 +438,5 @@ def convert_layer_norm(
     y = normalize(emitter, x, [len(shape(x)) - 1], epsilon)
     for role, value, function in (("gamma", gamma, _op.multiply), ("beta", beta, _op.add)):
         if value is not None:
-            y = emitter.emit(function(y, _operand(emitter, value, "float32", role)))
+            y = emitter.emit(function(y, operand(emitter, value, "float32", role)))
     return y

@@ -102,6 +102,12 @@ def qualified_name(operation: object) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def has_converter(key: type | str) -> bool:
+    """Whether a converter is registered for a class, or for a key such as "ops.Add"."""
+    name = key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}"
+    return key in _CONVERTERS or name in _CONVERTERS
+
+
 def find_converter(operation: object) -> Converter | None:
     """Returns the converter registered for the operation's class, or None if there is none."""
     kind = type(operation)

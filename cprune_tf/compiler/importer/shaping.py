@@ -1,4 +1,4 @@
-"""Converters of layers that move elements, and of layers that do nothing at inference."""
+"""Converters of layers that move elements."""
 
 from __future__ import annotations
 
@@ -12,33 +12,6 @@ from tvm import relax
 from cprune_tf.compiler.importer.convolution import require_channels_last
 from cprune_tf.compiler.importer.emitter import Emitter, shape
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
-
-_TRAINING_ONLY = (
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.ActivityRegularization,
-    keras.layers.Identity,
-    keras.layers.RandomBrightness,
-    keras.layers.RandomContrast,
-    keras.layers.RandomFlip,
-    keras.layers.RandomHue,
-    keras.layers.RandomRotation,
-    keras.layers.RandomSaturation,
-    keras.layers.RandomTranslation,
-    keras.layers.RandomZoom,
-    "keras.src.applications.convnext.StochasticDepth",
-)
-
-
-@register_converter(*_TRAINING_ONLY, "ops.StopGradient")
-def convert_identity(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Converts layers that have an effect in training only: returns the input."""
-    return x
 
 
 def reshape(emitter: Emitter, x: Any, target: Sequence[int]) -> Any:
@@ -93,9 +66,9 @@ def convert_zero_padding1d(emitter: Emitter, layer: Any, x: Any) -> Any:
     return pad(emitter, x, [tuple(layer.padding)])
 
 
-@register_converter(keras.layers.ZeroPadding2D)
-def convert_zero_padding2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Converts zero padding of an image."""
+@register_converter(keras.layers.ZeroPadding2D, keras.layers.ZeroPadding3D)
+def convert_zero_padding(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Converts zero padding of an image or a volume."""
     require_channels_last(layer)
     return pad(emitter, x, [tuple(pair) for pair in layer.padding])
 
@@ -114,9 +87,9 @@ def convert_cropping1d(emitter: Emitter, layer: Any, x: Any) -> Any:
     return crop(emitter, x, [tuple(layer.cropping)])
 
 
-@register_converter(keras.layers.Cropping2D)
-def convert_cropping2d(emitter: Emitter, layer: Any, x: Any) -> Any:
-    """Converts the cropping of an image at its borders."""
+@register_converter(keras.layers.Cropping2D, keras.layers.Cropping3D)
+def convert_cropping(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Converts the cropping of an image or a volume at its borders."""
     require_channels_last(layer)
     return crop(emitter, x, [tuple(pair) for pair in layer.cropping])
 
@@ -169,6 +142,15 @@ def convert_up_sampling2d(emitter: Emitter, layer: Any, x: Any) -> Any:
     _, height, width, _ = shape(x)
     size = (height * layer.size[0], width * layer.size[1])
     return resize(emitter, x, size, layer.interpolation)
+
+
+@register_converter(keras.layers.UpSampling3D)
+def convert_up_sampling3d(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Converts the repetition of every element of a volume."""
+    require_channels_last(layer)
+    for axis, times in enumerate(layer.size, start=1):
+        x = emitter.emit(relax.op.repeat(x, times, axis=axis)) if times > 1 else x
+    return x
 
 
 @register_converter(keras.layers.Resizing)

@@ -3,8 +3,8 @@
 With stride s, output position s*i + p of a transposed convolution is the sum over t of
 x[i - t] * w[s*t + p]. For each of the s phases p, this is an ordinary convolution of the input with
 every s-th element of the kernel. All phases together are one convolution with s times the filters
-(s*s times in two dimensions), whose outputs are then interleaved. This avoids multiplications by
-inserted zeros, and the tuner can treat it like any other convolution.
+(s*s times in two dimensions, s*s*s in three), whose outputs are then interleaved. This avoids
+multiplications by inserted zeros, and the tuner can treat it like any other convolution.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def _interleave(emitter: Emitter, y: Any, axes: Sequence[_Axis], channels: int) 
     return y
 
 
-@register_converter(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
+@register_converter(
+    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose
+)
 def convert_conv_transpose(emitter: Emitter, layer: Any, x: Any) -> Any:
     """Converts a transposed convolution; its kernel parameter is (*taps, in, phases * out)."""
     require_channels_last(layer)

@@ -15,13 +15,13 @@ from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rul
 _UNARY_KEEPS_ZERO = """
     Absolute Abs Fabs Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Copy Deg2rad Elu Erf Expm1
     Floor Gelu HardShrink HardSilu HardTanh LeakyRelu Log1p NanToNum Negative Rad2deg Relu Relu6
-    Round Selu Sign Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
-    TanhShrink Trunc
+    Round SaturateCast Selu Sign Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
+    TanhShrink Trunc ZerosLike
 """
 _UNARY = """
-    Arccos Arccosh Clip Cos Cosh Exp Exp2 HardSigmoid Isfinite Isinf Isnan Log Log10 Log2
-    LogSigmoid LogicalNot OnesLike Reciprocal Rsqrt Sigmoid Sinc Softplus SparsePlus SparseSigmoid
-    Squareplus Threshold
+    Arccos Arccosh Clip Cos Cosh Erfc Exp Exp2 FullLike HardSigmoid Isfinite Isinf Isnan Log Log10
+    Log2 LogSigmoid LogicalNot OnesLike Reciprocal Rsqrt Sigmoid Sinc Softplus SparsePlus
+    SparseSigmoid Squareplus Threshold
 """
 _BINARY = """
     Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Power Mod FloorDivide Fmax

@@ -9,6 +9,7 @@ layer.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,6 +158,19 @@ class LayerCall:
         arriving = tuple((axes[0], *axes[2:]) for axes in self.inputs)
         return LayerCall(self.call.inside(layer), arriving, self._space)
 
+    def of(self, layer: Any) -> LayerCall:
+        """This call as seen by the layer inside a wrapper, which gets the same tensors."""
+        return LayerCall(
+            dataclasses.replace(
+                self.call,
+                operation=layer,
+                name=f"{self.name}/{layer.name}",
+                path=f"{self.call.path}/{layer.name}",
+            ),
+            self.inputs,
+            self._space,
+        )
+
     def opaque(self, reason: str) -> Effect:
         """Protects all channels that a call without a usable rule touches.
 
@@ -207,6 +221,10 @@ class RuleRegistry:
     def unregister(self, kind: type | str) -> None:
         """Forgets the rule of one kind."""
         self._rules.pop(kind, None)
+
+    def has(self, kind: type | str) -> bool:
+        """Whether a layer class or a raw operation, as "ops.Relu", has a rule."""
+        return kind in self._rules
 
     def find(self, operation: Any) -> Rule | None:
         """Returns the rule of a layer or raw operation; None if it has no rule."""

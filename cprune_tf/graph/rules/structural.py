@@ -8,12 +8,14 @@ import numpy as np
 
 from cprune_tf.graph.flat import Tensor
 from cprune_tf.graph.labels import Axes, Labels
-from cprune_tf.graph.rules.common import names_in
+from cprune_tf.graph.rules.common import channel_axis, names_in, protect_others
 from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
 from cprune_tf.graph.rules.shapes import concatenated, reshaped, resized
 
-_REDUCTIONS = names_in("Mean Max Amax Min Amin Sum Prod Var Std All Any Logsumexp Median")
-_SPATIAL = names_in("MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool Resize")
+_REDUCTIONS = names_in("Mean Max Amax Min Amin Sum Prod Var Std All Any Logsumexp Median Ptp")
+_SPATIAL = names_in(
+    "MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool Resize CropImages PadImages"
+)
 _KEEPS_CONSTANT = names_in("Mean Max Amax Min Amin Median")
 
 
@@ -104,6 +106,61 @@ def concatenate(call: LayerCall) -> Effect:
         return call.opaque(f"{call.title} joins tensors with constants")
     axes = concatenated(call, call.layer.axis, list(call.inputs), list(call.input_shapes))
     return Effect((axes,), keeps_zero=True, flow="moves")
+
+
+@register_rule("ops.Vstack", "ops.Hstack", "ops.Dstack")
+def side_by_side(call: LayerCall) -> Effect:
+    """Like a concatenation along the first, second or third axis."""
+    axis = {"Vstack": 0, "Hstack": 1, "Dstack": 2}[type(call.layer).__name__]
+    parts = call.call.args[0] if call.call.args else call.call.kwargs.get("xs")
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, Tensor) for part in parts):
+        return call.opaque(f"{call.title} joins tensors with constants")
+    if len(call.input_shapes[0]) <= max(axis, 1):
+        return call.opaque(f"{call.title} joins tensors that get a new axis")
+    axes = concatenated(call, axis, list(call.inputs), list(call.input_shapes))
+    return Effect((axes,), keeps_zero=True, flow="moves")
+
+
+@register_rule("ops.DepthToSpace")
+def depth_to_space(call: LayerCall) -> Effect:
+    """The channels of the positions of a block are blocks themselves; they are removed evenly."""
+    channels, axes = _image_axes(call, "moves")
+    labels = axes[channels]
+    if labels is None:
+        return Effect((axes,), keeps_zero=True)
+    blocks = labels.reshape(call.layer.block_size**2, -1)
+    call.tie(blocks, blocks[:1])
+    out = tuple(blocks[0] if a == channels else None for a in range(len(axes)))
+    return Effect((out,), keeps_zero=True)
+
+
+@register_rule("ops.SpaceToDepth")
+def space_to_depth(call: LayerCall) -> Effect:
+    """Every position of a block has all channels, one position after the other."""
+    channels, axes = _image_axes(call, "moves")
+    labels = axes[channels]
+    if labels is None:
+        return Effect((axes,), keeps_zero=True)
+    repeated = np.tile(labels, call.layer.block_size**2)
+    out = tuple(repeated if a == channels else None for a in range(len(axes)))
+    return Effect((out,), keeps_zero=True, flow="moves")
+
+
+def _image_axes(call: LayerCall, what: str) -> tuple[int, Axes]:
+    """The channel axis of an operation on images, and the labels on this axis alone."""
+    axes = call.inputs[0]
+    channels = channel_axis(call.layer, len(axes))
+    return channels, protect_others(call, axes, channels, what)
+
+
+@register_rule("ops.Unstack")
+def unstack(call: LayerCall) -> Effect:
+    """An axis disappears, whose channels are protected."""
+    axes = call.inputs[0]
+    axis = call.layer.axis % len(axes)
+    call.protect(axes[axis], f"{call.title} makes a tensor of each of them")
+    out = (*axes[:axis], *axes[axis + 1 :])
+    return Effect((out,) * len(call.output_shapes), keeps_zero=True, flow="moves")
 
 
 @register_rule("ops.Stack")
@@ -251,7 +308,7 @@ def softmax(call: LayerCall) -> Effect:
     return Effect((axes,))
 
 
-@register_rule("ops.Flip", "ops.Roll", "ops.Cumsum", "ops.Sort", "ops.Repeat")
+@register_rule("ops.Flip", "ops.Roll", "ops.Cumsum", "ops.Cumprod", "ops.Sort", "ops.Repeat")
 def along(call: LayerCall) -> Effect:
     """Works along one axis, whose channels are protected; other axes pass through."""
     axes = call.inputs[0]
@@ -268,11 +325,13 @@ def along(call: LayerCall) -> Effect:
 @register_rule(*(f"ops.{kind}" for kind in sorted(_SPATIAL)))
 def spatial(call: LayerCall) -> Effect:
     """Works along the spatial axes, channel by channel."""
-    axes = call.inputs[0]
-    first = call.layer.data_format == "channels_first"
-    channels = 1 if first else len(axes) - 1
-    for a, labels in enumerate(axes):
-        if a != channels:
-            call.protect(labels, f"{call.title} works along the axis that holds these channels")
-    out = tuple(labels if a == channels else None for a, labels in enumerate(axes))
-    return Effect((out,), keeps_zero=True)
+    _, axes = _image_axes(call, "works along")
+    return Effect((axes,), keeps_zero=True)
+
+
+@register_rule("ops.Normalize")
+def normalize(call: LayerCall) -> Effect:
+    """Divides by a norm, in which removed channels count as zero, and then no longer count."""
+    axes, axis = call.inputs[0], call.layer.axis
+    over = range(len(axes)) if axis is None else axis if isinstance(axis, (tuple, list)) else [axis]
+    return Effect((axes,), keeps_zero=True, mixes=any(axes[a] is not None for a in over))

@@ -1,8 +1,9 @@
-"""Rule of the wrapper that applies a layer to every time step."""
+"""Rules of wrappers: a layer at every time step, and a layer with a normalised kernel."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from cprune_tf.graph.rules.registry import (
     Effect,
     Keep,
     LayerCall,
+    Weight,
     no_rule_reason,
     register_rule,
     special_weights_reason,
@@ -21,26 +23,80 @@ from cprune_tf.graph.rules.registry import (
 @register_rule(keras.layers.TimeDistributed)
 def time_distributed(call: LayerCall) -> Effect:
     """Has the effect of the wrapped layer, with the time axis put back."""
-    inner = call.layer.layer
-    view = call.inside(inner)
-    rule = REGISTRY.find(inner)
-    refusal = no_rule_reason(view) if rule is None else special_weights_reason(view)
-    if rule is None or refusal:
-        return call.opaque(refusal)
+    effect = _wrapped(call, call.inside(call.layer.layer))
+    if effect is None:
+        return call.opaque(_refusal(call.inside(call.layer.layer)))
     for axes in call.inputs:
         call.protect(axes[1], f"{call.title} uses the axis that holds these channels as time")
-    effect = rule(view)
-    resize = effect.resize
+    outputs = tuple((axes[0], None, *axes[1:]) for axes in effect.outputs)
+    return dataclasses.replace(effect, outputs=outputs)
 
+
+@register_rule(keras.layers.SpectralNormalization)
+def spectral_normalization(call: LayerCall) -> Effect:
+    """Has the effect of the wrapped layer; the vector beside it has one value for each filter.
+
+    At inference the kernel is used as it is. In training it is normalised again, as it then is.
+    """
+    view = call.of(call.layer.layer)
+    effect = _wrapped(call, view)
+    if effect is None:
+        return call.opaque(_refusal(view))
+    kernel = f"{call.layer.layer.name}/kernel"
+    if kernel not in effect.weights:
+        return call.opaque(f"{call.title} normalises a weight that is not followed")
+    vector = Weight((None, effect.weights[kernel].axes[-1]))
+    return dataclasses.replace(effect, weights={**effect.weights, "vector_u": vector})
+
+
+def _refusal(view: LayerCall) -> str:
+    return (
+        no_rule_reason(view) if REGISTRY.find(view.layer) is None else special_weights_reason(view)
+    )
+
+
+def _wrapped(call: LayerCall, view: LayerCall) -> Effect | None:
+    """The effect of a wrapped layer, with the wrapper's names and config; None if it has none.
+
+    Args:
+        call: The call of the wrapper.
+        view: The call as the wrapped layer sees it.
+    """
+    inner = view.layer
+    rule = REGISTRY.find(inner)
+    if rule is None or special_weights_reason(view):
+        return None
+    effect = rule(view)
+    return dataclasses.replace(
+        effect,
+        weights={f"{inner.name}/{name}": weight for name, weight in effect.weights.items()},
+        resize=_resized(inner, effect.resize),
+    )
+
+
+def _resized(
+    inner: Any, resize: Callable[[Keep], dict[str, Any]] | None
+) -> Callable[[Keep], dict[str, Any]]:
     def resized(keep: Keep) -> dict[str, Any]:
-        record = keras.saving.serialize_keras_object(inner)
-        record.pop("build_config", None)  # which would build the new layer with its old size
+        record = unbuilt_record(inner)
         record["config"].update({} if resize is None else resize(keep))
         return {"layer": record}
 
-    return dataclasses.replace(
-        effect,
-        outputs=tuple((axes[0], None, *axes[1:]) for axes in effect.outputs),
-        weights={f"{inner.name}/{name}": weight for name, weight in effect.weights.items()},
-        resize=resized,
-    )
+    return resized
+
+
+def unbuilt_record(layer: Any) -> dict[str, Any]:
+    """A layer as it is stored in the config of another layer, without the shapes of its inputs.
+
+    With these shapes, Keras would build the new layer and those inside it with their old sizes.
+    """
+    record: dict[str, Any] = _without_shapes(keras.saving.serialize_keras_object(layer))
+    return record
+
+
+def _without_shapes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_shapes(v) for key, v in value.items() if key != "build_config"}
+    if isinstance(value, list):
+        return [_without_shapes(item) for item in value]
+    return value

@@ -101,6 +101,12 @@ def test_image_bytes_as_input(check_against_keras):
     check_against_keras(keras.Model(inputs, x))
 
 
+def test_integers_as_input_of_a_dense_layer(check_against_keras):
+    inputs = keras.Input((4, 4, 3), dtype="int32")
+    x = layers.Flatten()(layers.MaxPooling2D()(inputs))
+    check_against_keras(keras.Model(inputs, layers.Dense(2)(x)))
+
+
 def test_half_precision_is_computed_in_float32():
     inputs = keras.Input((8, 8, 3), dtype="float16")
     x = layers.Conv2D(4, 3, dtype="mixed_float16")(inputs)
@@ -116,7 +122,7 @@ def test_fixed_batch_size(check_against_keras):
     inputs = keras.Input(batch_shape=(2, 8), name="row")
     model = keras.Model(inputs, keras.ops.reshape(layers.Dense(6)(inputs), (2, 3, 2)))
     check_against_keras(model, batch_size=2)
-    with pytest.raises(ValueError, match="pass batch_size=2"):
+    with pytest.raises(ValueError, match=r"fixed batch size 2; .* Rebuild the model"):
         import_model(model)
 
 

@@ -8,6 +8,7 @@ from keras import layers
 
 IMAGE = (9, 7, 6)
 STEPS = (10, 6)
+VOLUME = (5, 6, 4, 4)
 
 CONVOLUTIONS = {
     "valid": lambda: layers.Conv2D(5, 3),
@@ -60,6 +61,21 @@ ONE_DIMENSIONAL = {
     "einsum_dense": lambda: layers.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"),
     "time_distributed": lambda: layers.TimeDistributed(layers.Dense(5, activation="relu")),
     "spatial_dropout": lambda: layers.SpatialDropout1D(0.5),
+    "adaptive_max": lambda: layers.AdaptiveMaxPooling1D(4),
+}
+THREE_DIMENSIONAL = {
+    "conv": lambda: layers.Conv3D(5, 3, padding="same", activation="relu"),
+    "conv_strided": lambda: layers.Conv3D(5, (2, 3, 1), strides=(2, 1, 2)),
+    "conv_grouped": lambda: layers.Conv3D(6, 2, groups=2, use_bias=False),
+    "transposed": lambda: layers.Conv3DTranspose(3, 3, strides=(1, 2, 2), padding="same"),
+    "max_pool": lambda: layers.MaxPooling3D(2, padding="same"),
+    "average_pool": lambda: layers.AveragePooling3D((3, 2, 2), 2, padding="same"),
+    "adaptive_average": lambda: layers.AdaptiveAveragePooling3D((2, 3, 4)),
+    "global_average": lambda: layers.GlobalAveragePooling3D(),
+    "global_max": lambda: layers.GlobalMaxPooling3D(keepdims=True),
+    "zero_padding": lambda: layers.ZeroPadding3D(((1, 0), (0, 2), (1, 1))),
+    "cropping": lambda: layers.Cropping3D(((1, 0), (0, 2), (1, 1))),
+    "up_sampling": lambda: layers.UpSampling3D((2, 1, 3)),
 }
 POOLING = {
     "max": lambda: layers.MaxPooling2D(2),
@@ -71,6 +87,9 @@ POOLING = {
     "global_average": lambda: layers.GlobalAveragePooling2D(),
     "global_average_keepdims": lambda: layers.GlobalAveragePooling2D(keepdims=True),
     "global_max": lambda: layers.GlobalMaxPooling2D(),
+    "adaptive_average_even": lambda: layers.AdaptiveAveragePooling2D((3, 7)),
+    "adaptive_average_uneven": lambda: layers.AdaptiveAveragePooling2D((4, 3)),
+    "adaptive_max_uneven": lambda: layers.AdaptiveMaxPooling2D((4, 3)),
 }
 NORMALIZATION = {
     "batch_norm": lambda: layers.BatchNormalization(epsilon=1e-2),
@@ -104,7 +123,6 @@ SHAPING = {
     "dropout": lambda: layers.Dropout(0.5),
     "gaussian_noise": lambda: layers.GaussianNoise(0.5),
     "identity": lambda: layers.Identity(),
-    "random_flip": lambda: layers.RandomFlip(),
 }
 ACTIVATIONS = {
     "relu": lambda: layers.ReLU(),
@@ -192,6 +210,11 @@ def test_transposed_convolution_with_batch_norm(check_against_keras):
 @parametrize(ONE_DIMENSIONAL)
 def test_one_dimensional(build, check_against_keras):
     check_layer(check_against_keras, STEPS, build())
+
+
+@parametrize(THREE_DIMENSIONAL)
+def test_three_dimensional(build, check_against_keras):
+    check_layer(check_against_keras, VOLUME, build())
 
 
 @parametrize(POOLING)

@@ -9,6 +9,8 @@ from keras import ops
 
 SHAPE = (4, 6, 3)
 KERNEL = np.linspace(-1, 1, 15, dtype="float32").reshape(3, 5)
+CHANNELS = np.array([0.2, 0.7, 1.5], "float32")
+WINDOW = np.random.default_rng(0).normal(size=(2, 2, 3, 4)).astype("float32")
 
 OPERATIONS = {
     "python_scalar": lambda x: x * 2.0 - 1,
@@ -81,6 +83,49 @@ OPERATIONS = {
     "ellipsis": lambda x: x[..., 1:],
     "new_axis": lambda x: x[:, None, :, 2],
     "stop_gradient": lambda x: ops.stop_gradient(x) * 2.0,
+    "logarithms": lambda x: [f(ops.exp(x)) for f in (ops.log2, ops.log10)],
+    "log1p": lambda x: [ops.log1p(ops.absolute(x) * scale) for scale in (1.0, 1e-6, 1e-12)],
+    "expm1": lambda x: [ops.expm1(x * scale) for scale in (1.0, 1e-6, 1e-12)],
+    "exp2": lambda x: [ops.exp2(x), ops.erfc(x), ops.cbrt(x), ops.sinc(x)],
+    "angles": lambda x: [ops.tan(x), ops.deg2rad(x), ops.rad2deg(x), ops.arctan2(x, x + 0.3)],
+    "arcs": lambda x: [f(ops.tanh(x) * 0.9) for f in (ops.arccos, ops.arcsin, ops.arctanh)],
+    "hyperbolic": lambda x: [ops.sinh(x), ops.cosh(x), ops.arcsinh(x), ops.arccosh(x * x + 1.1)],
+    "round": lambda x: [ops.round(ops.round(x * 4.0) * 0.5), ops.trunc(x * 3.0)],
+    "like": lambda x: [ops.ones_like(x) + x, ops.zeros_like(x) * x, ops.full_like(x, 2.0) + x],
+    "divide_no_nan": lambda x: ops.divide_no_nan(x, ops.relu(x)),
+    "fmax": lambda x: [ops.fmax(ops.log(x), 0.1), ops.fmin(ops.log(x), x), ops.fmod(x, 0.3)],
+    "tests": lambda x: [
+        ops.where(f(ops.log(ops.relu(x - 1.0)) * x), x, 0.0)
+        for f in (ops.isinf, ops.isnan, ops.isfinite)
+    ],
+    "nan_to_num": lambda x: ops.tanh(ops.nan_to_num(ops.log(ops.relu(x - 1.0)) * x, 3.0)),
+    "hypot": lambda x: [ops.hypot(x, x * 0.5), ops.logaddexp(x, -x)],
+    "logical_xor": lambda x: ops.cast(ops.logical_xor(x > 0, x > 0.5), "float32"),
+    "select": lambda x: ops.select([x > 0.5, x > -0.5], [x * 2.0, ops.square(x)], 7.0),
+    "depth_to_space": lambda x: ops.depth_to_space(ops.concatenate([x, -x, x, x * 2.0], -1), 2),
+    "space_to_depth": lambda x: ops.space_to_depth(x, 2),
+    "roll": lambda x: [ops.roll(x, 1, axis=1), ops.roll(x, (-2, 5), axis=(1, 2))],
+    "stacks": lambda x: [ops.hstack([x, -x]), ops.dstack([x, -x])],
+    "flip_rows": lambda x: ops.fliplr(x),
+    "cumulative": lambda x: [ops.cumsum(x, axis=1), ops.cumprod(x, axis=-1)],
+    "dynamic_slice": lambda x: ops.slice(x, (0, 1, 2, 0), (2, 2, 3, 3)),
+    "crop_images": lambda x: ops.image.crop_images(x, 1, 2, target_height=2, target_width=3),
+    "pad_images": lambda x: ops.image.pad_images(x, 1, 2, 0, 1),
+    "grayscale": lambda x: ops.image.rgb_to_grayscale(x),
+    "all_any": lambda x: [
+        ops.cast(f(ops.greater(x, -0.5), axis=(1, 2)), "float32") for f in (ops.all, ops.any)
+    ],
+    "count_nonzero": lambda x: ops.cast(ops.count_nonzero(ops.relu(x), axis=1), "float32"),
+    "logsumexp": lambda x: ops.logsumexp(x * 50.0, axis=(1, 3)),
+    "range": lambda x: [ops.ptp(x, axis=1), ops.average(x, axis=2)],
+    "moments": lambda x: ops.moments(x, axes=[1, 2]),
+    "normalize": lambda x: [ops.normalize(x, axis=-1), ops.normalize(x, axis=1, order=1)],
+    "batch_normalization": lambda x: ops.batch_normalization(
+        x, CHANNELS, CHANNELS + 0.5, -1, offset=CHANNELS * 2, scale=CHANNELS - 1
+    ),
+    "rms_normalization": lambda x: ops.rms_normalization(x, CHANNELS, epsilon=1e-3),
+    "conv": lambda x: ops.conv(x, WINDOW, strides=(2, 1), padding="same"),
+    "depthwise_conv": lambda x: ops.depthwise_conv(x, WINDOW[..., :2], dilation_rate=2),
     "layer_normalization": lambda x: ops.layer_normalization(x, epsilon=1e-3),
 }
 
