@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -16,6 +16,21 @@ from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.teaching import NUM_PROBES, Teacher
 
 Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]
+
+
+class Forward(Protocol):
+    """Computes a model in its training in another way than the model itself does.
+
+    Attributes:
+        variables: What changes while it computes, beside the model's own variables.
+        name: Equal for two that compute alike.
+    """
+
+    variables: Sequence[tf.Variable]
+    name: str
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Computes the output for a batch of training images."""
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
@@ -114,6 +129,7 @@ def make_step(
     distill: float,
     label_smoothing: float = 0.0,
     penalty: Callable[[], tf.Tensor] | None = None,
+    forward: Forward | None = None,
     replicas: tf.distribute.Strategy | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
@@ -126,6 +142,7 @@ def make_step(
         distill: Weight of the teacher in the loss, 0..1.
         label_smoothing: How much (0..1) of each label is spread evenly over all classes.
         penalty: Computes what is added to the loss, from variables; None: nothing is.
+        forward: Computes the model's outputs in its place; None: the model does.
         replicas: Each batch is split over them; model and optimizer were made in their scope.
             None: one device trains on the whole batch.
 
@@ -147,7 +164,8 @@ def make_step(
         share: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = tf.cast(model(images, training=True), tf.float32)
+            given = model(images, training=True) if forward is None else forward(images)
+            outputs = tf.cast(given, tf.float32)
             loss = losses.cross_entropy(labels, outputs, are_probabilities, label_smoothing)
             if distill and teacher is not None:
                 logits = losses.as_logits(outputs, are_probabilities)
