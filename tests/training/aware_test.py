@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from cprune_tf import litert
 from cprune_tf.config import ConfigError, FitConfig, QuantizationConfig
+from cprune_tf.data.representative import representative_images
 from cprune_tf.litert import evaluation
 from cprune_tf.litert.imitation import read_rounding
 from cprune_tf.training.aware import train_aware
@@ -103,19 +104,22 @@ def test_depthwise_weights_have_a_scale_for_each_channel():
 
 
 def spoil(model):
-    """Spoils a trained model for int8 and not for float32: unequal ranges in one tensor."""
-    first, second = model.get_layer("first"), model.get_layer("second")
-    scales = np.where(np.arange(first.kernel.shape[-1]) % 2, 0.1, 4.0).astype(np.float32)
-    first.kernel.assign(first.kernel * scales)
-    first.bias.assign(first.bias * scales)
-    second.kernel.assign(second.kernel / scales[:, np.newaxis])
+    """Spoils a model for int8 and not for float32: large weights of a pixel that is always black.
+
+    All other weights of a filter are left with a handful of steps.
+    """
+    layer = model.get_layer("first")
+    kernel = layer.kernel.numpy().copy()
+    kernel[0] = 200 * np.abs(kernel).max(axis=0)
+    layer.kernel.assign(kernel)
 
 
 @pytest.fixture(scope="module")
 def trained(small_data):
     keras.utils.set_random_seed(0)
     inputs = keras.Input(small_data.input_shape)
-    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(inputs))
+    x = keras.layers.ZeroPadding2D(1)(keras.layers.AveragePooling2D(2)(inputs))
+    x = keras.layers.Flatten()(x)
     x = keras.layers.Dense(48, activation="relu", name="first")(x)
     model = keras.Model(inputs, keras.layers.Dense(10, name="second")(x))
     fit(model, small_data, FitConfig(epochs=4, learning_rate=0.1), seed=0)
@@ -124,7 +128,7 @@ def trained(small_data):
 
 
 def settings(**fields):
-    fields = {"epochs": 3, "learning_rate": 3e-3, "weight_decay": 0.0, "distill": 1.0, **fields}
+    fields = {"epochs": 3, "learning_rate": 0.02, "weight_decay": 0.0, "distill": 1.0, **fields}
     return QuantizationConfig(num_images=64, aware=FitConfig(**fields))
 
 
@@ -139,8 +143,8 @@ def test_training_recovers_what_rounding_lost(trained, small_data):
     result = train_aware(model, small_data, settings(), seed=0)
     data = small_data
     exact = litert.evaluate(result.untrained.float_content, data.test_images, data.test_labels)
-    assert result.before < exact - 0.03
-    assert result.kept and result.after > result.before + 0.5 * (exact - result.before)
+    assert result.before < exact - 0.2
+    assert result.kept and result.after > exact - 0.06
 
 
 def test_worse_weights_are_not_kept(trained, small_data):
@@ -152,27 +156,36 @@ def test_worse_weights_are_not_kept(trained, small_data):
         np.testing.assert_array_equal(now, before)
 
 
-def test_a_killed_training_goes_on_as_if_nothing_happened(
-    trained, small_data, tmp_path, monkeypatch
-):
-    chosen = settings(epochs=2, max_steps_per_epoch=6)
-    whole, resumed = copy_of(trained), copy_of(trained)
-    train_aware(whole, small_data, chosen, seed=0)
+def test_a_killed_training_goes_on_as_if_nothing_happened(trained, small_data, tmp_path):
+    images = representative_images(small_data, 16, seed=0)
+    rounding = read_rounding(litert.quantize(trained, images))
+    config = FitConfig(epochs=2, learning_rate=0.02, max_steps_per_epoch=6)
+
+    def train(on_step=None, checkpoint=None):
+        model = copy_of(trained)
+        made = []
+
+        def make_forward(twin):
+            made.append(RoundedForward(twin, rounding))
+            return made[0]
+
+        fit(
+            model, small_data, config, seed=0,
+            make_forward=make_forward, on_step=on_step, checkpoint=checkpoint,
+        )  # fmt: skip
+        return [*model.get_weights(), *(variable.numpy() for variable in made[0].variables)]
 
     def killed(done, planned, loss):
-        if done == 7:
+        if done == 8:
             raise KeyboardInterrupt
 
     path = tmp_path / "aware.npz"
     with pytest.raises(KeyboardInterrupt):
-        train_aware(resumed, small_data, chosen, seed=0, on_step=killed, checkpoint=path)
-    resumed.set_weights(trained.get_weights())
+        train(killed, path)
     steps = []
-    train_aware(
-        resumed, small_data, chosen, seed=0, checkpoint=path, on_step=lambda n, *_: steps.append(n)
-    )
+    resumed = train(lambda done, *_: steps.append(done), path)
     assert steps[0] == 7
-    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+    for one, other in zip(train(), resumed, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
