@@ -10,11 +10,18 @@ import pytest
 import tensorflow as tf
 
 from cprune_tf import litert
-from cprune_tf.config import ConfigError, FitConfig, QuantizationConfig
+from cprune_tf.config import (
+    ConfigError,
+    FitConfig,
+    PruneConfig,
+    QuantizationConfig,
+    TrainingConfig,
+)
 from cprune_tf.data.representative import representative_images
 from cprune_tf.litert import evaluation
 from cprune_tf.litert.imitation import read_rounding
 from cprune_tf.training.aware import train_aware
+from cprune_tf.training.hooks import Trainer
 from cprune_tf.training.rounded import RoundedForward, rounded_weights
 from cprune_tf.training.trainer import fit
 from cprune_tf.training.twin import training_twin
@@ -154,6 +161,21 @@ def test_worse_weights_are_not_kept(trained, small_data):
     assert not result.kept and "kept" in str(result)
     for now, before in zip(model.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+@pytest.mark.parametrize(("precision", "trains"), [("int8", True), ("float32", False)])
+def test_it_follows_long_term_training_of_a_run_at_int8(trained, small_data, precision, trains):
+    config = PruneConfig(
+        precision=precision,
+        training=TrainingConfig(long_term=FitConfig(epochs=0), recalibration_batches=0),
+        quantization=settings(epochs=1, max_steps_per_epoch=3),
+    )
+    said = []
+    trainer = Trainer(config, small_data, trained, on_step=lambda *step: said.append(step))
+    trainer.long_term_train(copy_of(trained))
+    assert bool(said) == trains
+    if trains:
+        assert said[-1][:2] == (3, 3) and "training for int8: int8 file" in said[-1][2]
 
 
 def test_a_killed_training_goes_on_as_if_nothing_happened(trained, small_data, tmp_path):
