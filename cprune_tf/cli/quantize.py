@@ -5,7 +5,8 @@ r"""Converts a Keras model to an int8 `.tflite` file and compares it with the fl
 
 Printed are accuracy on the test images (with LiteRT on this machine), size, and latency on
 config.device, measured in turns. If accuracy falls by more than --max_drop, the layers follow that
-add most of the error, and why. config.quantization keeps layers float32 and corrects biases.
+add most of the error, and why. config.quantization keeps layers float32, corrects biases and, with
+--config.quantization.aware.epochs=4, trains the model for int8 first (quantisation-aware training).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from cprune_tf.cli import command_line
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
+    import keras
     import numpy as np
 
     from cprune_tf.data import ImageData
     from cprune_tf.devices import Latency
     from cprune_tf.litert import Quantized
+    from cprune_tf.training.aware import AwareResult
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -36,6 +39,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The int8 .tflite file to write.")
 _FLOAT_OUTPUT = flags.DEFINE_string("float_output", None, "Write the float32 file here too.")
+_TRAINED_OUTPUT = flags.DEFINE_string(
+    "trained_output", None, "Write the model trained for int8 here too, as .keras."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the outputs if they exist.")
 _MAX_DROP = flags.DEFINE_float(
     "max_drop", 0.005, "Fall of accuracy (0..1) from which on the worst layers are listed."
@@ -54,19 +60,27 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = configs.from_mapping(command_line.read_config(_CONFIG))
     output = _checked_output("output", _OUTPUT.value)
+    trained_output = None
+    if _TRAINED_OUTPUT.value:
+        if not config.quantization.aware.epochs:
+            raise command_line.UsageError(
+                "--trained_output is given, but config.quantization.aware.epochs is 0; expected 1 "
+                "or more, since nothing is trained otherwise."
+            )
+        trained_output = _checked_output("trained_output", _TRAINED_OUTPUT.value, ".keras")
     float_output = None
     if _FLOAT_OUTPUT.value:
         float_output = _checked_output("float_output", _FLOAT_OUTPUT.value)
     # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
-    _quantize(config, output, float_output)
+    _quantize(config, output, float_output, trained_output)
 
 
-def _checked_output(flag_name: str, name: str) -> pathlib.Path:
+def _checked_output(flag_name: str, name: str, suffix: str = ".tflite") -> pathlib.Path:
     path = pathlib.Path(name)
-    if path.suffix != ".tflite":
+    if path.suffix != suffix:
         raise command_line.UsageError(
-            f"--{flag_name} is {name!r}; expected a file ending in .tflite."
+            f"--{flag_name} is {name!r}; expected a file ending in {suffix}."
         )
     if path.exists() and not _OVERWRITE.value:
         raise command_line.UsageError(
@@ -76,11 +90,15 @@ def _checked_output(flag_name: str, name: str) -> pathlib.Path:
 
 
 def _quantize(
-    config: configs.PruneConfig, output: pathlib.Path, float_output: pathlib.Path | None
+    config: configs.PruneConfig,
+    output: pathlib.Path,
+    float_output: pathlib.Path | None,
+    trained_output: pathlib.Path | None,
 ) -> None:
     from cprune_tf import data as image_data
     from cprune_tf import models
     from cprune_tf.data.representative import representative_images
+    from cprune_tf.graph.storing import stored_form
     from cprune_tf.training.deployed import quantize_as_configured
 
     model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
@@ -88,18 +106,42 @@ def _quantize(
     data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
     settings = config.quantization
     images = representative_images(data, settings.num_images, seed=config.seed)
-    quantized = quantize_as_configured(model, images, settings)
+    if settings.aware.epochs:
+        trained = _train(model, data, config)
+        before, quantized = trained.untrained, trained.quantized
+        contents = {"float32": before.float_content, "int8, untrained": before.content}
+        if trained_output is not None:
+            stored_form(model).save(trained_output)
+    else:
+        quantized = quantize_as_configured(model, images, settings)
+        contents = {"float32": quantized.float_content}
+    contents["int8"] = quantized.content
     files.write_bytes(output, quantized.content)
     if float_output is not None:
         files.write_bytes(float_output, quantized.float_content)
     print(f"{model.name}: ranges from {len(images)} training images of {data.name}")
     _print_notes(quantized)
-    contents = {"float32": quantized.float_content, "int8": quantized.content}
     accuracies = _accuracies(contents, data, config.strategy.metric)
     _print_comparison(config, contents, accuracies, len(data.test_labels))
     drop = accuracies["float32"] - accuracies["int8"]
     if drop > _MAX_DROP.value:
         _print_layers(quantized, data.test_images, drop)
+
+
+def _train(model: keras.Model, data: ImageData, config: configs.PruneConfig) -> AwareResult:
+    """Trains a model in place for int8 and says what came of it."""
+    from cprune_tf.training.aware import train_aware
+
+    epochs = config.quantization.aware.epochs
+    print(f"{model.name}: training for int8, {epochs} epoch{'' if epochs == 1 else 's'}")
+    result = train_aware(
+        model, data, config.quantization, seed=config.seed, metric=config.strategy.metric
+    )
+    decided = "test" if data.validation_images is None else "validation"
+    print(f"On the {decided} images: {result}.")
+    if result.left_out:
+        print(f"Weights not rounded in that training: {', '.join(result.left_out)}.")
+    return result
 
 
 def _print_notes(quantized: Quantized) -> None:

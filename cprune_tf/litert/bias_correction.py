@@ -26,7 +26,7 @@ from cprune_tf.graph.flat import Call, FlatGraph, Tensor
 _LEVELS = 127  # of int8 weights, which are symmetric
 _MAX_BYTES = 2**27  # of the largest tensor for all images that are used
 # Classes whose weights are quantised -> the axes of the kernel that output channels lie on.
-_CHANNEL_AXES: dict[type, tuple[int, ...]] = {
+CHANNEL_AXES: dict[type, tuple[int, ...]] = {
     keras.layers.Conv1D: (-1,),
     keras.layers.Conv2D: (-1,),
     keras.layers.Dense: (-1,),
@@ -88,7 +88,7 @@ def rounded_kernel(layer: keras.layers.Layer) -> npt.NDArray[np.float32]:
     Returns:
         The kernel with rounded values, of the same shape.
     """
-    kernel, axes = np.asarray(layer.kernel), _CHANNEL_AXES[type(layer)]
+    kernel, axes = np.asarray(layer.kernel), CHANNEL_AXES[type(layer)]
     others = tuple(a for a in range(kernel.ndim) if a - kernel.ndim not in axes)
     step = np.abs(kernel).max(axis=others, keepdims=True) / _LEVELS
     step = np.where(step > 0, step, 1.0)
@@ -133,7 +133,7 @@ class _Walk:
         found: dict[Tensor, Any] = dict(zip(self._rounded.inputs, tensors, strict=True))
         num_left = {tensor: len(calls) for tensor, calls in self._readers.items()}
         for call, twin in zip(self._exact.calls, self._rounded.calls, strict=True):
-            if type(twin.operation) in _CHANNEL_AXES and twin.name not in self._keep_float:
+            if type(twin.operation) in CHANNEL_AXES and twin.name not in self._keep_float:
                 self._correct(call, twin, true, found)
             else:
                 _compute(call, true)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import Data, ImageData
+from cprune_tf.training.aware import train_aware
 from cprune_tf.training.batch_norm import recalibrate_batch_norm
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError
@@ -33,6 +34,7 @@ _PHASES = {
     "short": "short-term training",
     "long": "long-term training",
     "soft": "soft start",
+    "aware": "training for int8",
 }
 
 
@@ -70,20 +72,25 @@ class Trainer:
         self._train(model, self.config.training.short_term, "short")
 
     def long_term_train(self, model: keras.Model) -> None:
-        """Trains the result in place."""
+        """Trains the result in place; in a run at int8, for that too if the config asks for it."""
         self._train(model, self.config.training.long_term, "long")
+        if self.config.precision == "int8" and self.config.quantization.aware.epochs:
+            self._train_aware(model)
 
     def train_one_step(self, model: keras.Model) -> None:
         """Trains a model in place for one batch as long-term training would; keeps no record."""
-        training = self.config.training
-        one_step = dataclasses.replace(
-            training.long_term, epochs=1, max_steps_per_epoch=1, warmup_epochs=0.0
+        training, quantization = self.config.training, self.config.quantization
+        training = dataclasses.replace(
+            training,
+            long_term=_one_step(training.long_term),
+            recalibration_batches=min(1, training.recalibration_batches),
         )
-        batches = min(1, training.recalibration_batches)
-        training = dataclasses.replace(training, long_term=one_step, recalibration_batches=batches)
+        if quantization.aware.epochs:
+            aware = _one_step(quantization.aware)
+            quantization = dataclasses.replace(quantization, aware=aware)
         dataclasses.replace(
             self,
-            config=dataclasses.replace(self.config, training=training),
+            config=dataclasses.replace(self.config, training=training, quantization=quantization),
             log_dir=None,
             on_step=None,
             checkpoint_dir=None,
@@ -168,6 +175,22 @@ class Trainer:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
 
+    def _train_aware(self, model: keras.Model) -> None:
+        log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
+        result = train_aware(
+            model,
+            self._images,
+            self.config.quantization,
+            seed=self.config.seed,
+            metric=self.config.strategy.metric,
+            on_step=self._report_of("aware"),
+            log_dir=None if log_dir is None else log_dir / f"aware_{model.count_params()}",
+            checkpoint=None if kept_in is None else kept_in / "aware.npz",
+        )
+        if on_step is not None:
+            num_steps = result.training.num_steps
+            on_step(num_steps, num_steps, f"{_PHASES['aware']}: {result}")
+
     def _teacher_at(self, config: FitConfig) -> keras.Model | Teacher:
         """The teacher at a training's precision, shared by all trainings of the run."""
         if self.replicas is not None:
@@ -207,6 +230,10 @@ class Trainer:
             on_step(done, planned, _describe(phase, loss))
 
         return report
+
+
+def _one_step(config: FitConfig) -> FitConfig:
+    return dataclasses.replace(config, epochs=1, max_steps_per_epoch=1, warmup_epochs=0.0)
 
 
 class _KeptEpochs(keras.callbacks.Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -17,6 +17,21 @@ from cprune_tf.training.teaching import Teacher
 
 # Inputs and labels are tensors, or nested ones.
 Step = Callable[[Any, Any, tf.Tensor], Sequence[tf.Tensor]]
+
+
+class Forward(Protocol):
+    """Computes a model in its training in another way than the model itself does.
+
+    Attributes:
+        variables: What changes while it computes, beside the model's own variables.
+        name: Equal for two that compute alike.
+    """
+
+    variables: Sequence[tf.Variable]
+    name: str
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Computes the output for a batch of training images."""
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
@@ -114,6 +129,7 @@ def make_step(
     teacher: Teacher | None,
     distill: float,
     penalty: Callable[[], tf.Tensor] | None = None,
+    forward: Forward | None = None,
     replicas: tf.distribute.Strategy | None = None,
 ) -> Step:
     """Builds the function that trains on one batch.
@@ -125,6 +141,7 @@ def make_step(
         teacher: Used when distill > 0.
         distill: Weight of the teacher in the loss, 0..1.
         penalty: Computes what is added to the loss, from variables; None: nothing is.
+        forward: Computes the model's outputs in its place; None: the model does.
         replicas: Each batch is split over them; model and optimizer were made in their scope.
             None: one device trains on the whole batch.
 
@@ -145,9 +162,8 @@ def make_step(
         share: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = keras.tree.map_structure(
-                lambda one: tf.cast(one, tf.float32), model(images, training=True)
-            )
+            given = model(images, training=True) if forward is None else forward(images)
+            outputs = keras.tree.map_structure(lambda one: tf.cast(one, tf.float32), given)
             loss = objective.loss(labels, outputs)
             if distill and teacher is not None:
                 taught = objective.distillation(outputs, teacher.outputs(images, indices))

@@ -31,6 +31,8 @@ _MOST_EPOCHS = 100_000
 # Computes what is added to the loss, float32 [], from the copy of the model that is trained and the
 # part (0..1) of all steps that is done, float32 [].
 Penalty = Callable[[keras.Model, tf.Tensor], tf.Tensor]
+# Makes what computes the outputs of the copy of the model that is trained, in its place.
+MakeForward = Callable[[keras.Model], steps.Forward]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ def fit(
     seed: int,
     teacher: keras.Model | Teacher | None = None,
     penalty: Penalty | None = None,
+    make_forward: MakeForward | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -106,6 +109,8 @@ def fit(
             not with replicas, which need copies of their own.
         penalty: Added to the loss. It gets the copy that the steps run on, whose weights are in the
             model's order.
+        make_forward: Called once with the copy; what it makes computes the outputs of each step in
+            the copy's place. Not with replicas. None: the copy computes them.
         on_epoch: Called after each epoch, when the model has the new weights.
         on_step: Called after each step with (steps done, steps in all, loss).
         stop: Asked before each step; True ends the training, keeping what was learned.
@@ -135,6 +140,8 @@ def fit(
         )
     if replicas is not None and isinstance(teacher, Teacher):
         raise ValueError("fit: a Teacher was given with replicas; expected the model itself.")
+    if replicas is not None and make_forward is not None:
+        raise ValueError("fit: make_forward was given with replicas; expected one of them at most.")
     check_model(model, data)
     start = time.perf_counter()
     if not config.epochs:
@@ -142,7 +149,9 @@ def fit(
     logged = log_dir is not None and distribution.is_chief(replicas)
     writer = tf.summary.create_file_writer(str(log_dir)) if logged else None
     with distribution.lost_workers_explained(replicas):
-        training = _Training(model, data, config, seed, teacher, penalty, checkpoint, replicas)
+        training = _Training(
+            model, data, config, seed, teacher, penalty, make_forward, checkpoint, replicas
+        )
         while not training.has_ended and training.train_epoch(on_step, stop):
             _log(writer, training.epochs[-1])
             if on_epoch is not None:
@@ -170,6 +179,7 @@ class _Training:
         seed: int,
         teacher: keras.Model | Teacher | None,
         penalty: Penalty | None,
+        make_forward: MakeForward | None,
         checkpoint: pathlib.Path | None,
         replicas: tf.distribute.Strategy | None,
     ) -> None:
@@ -186,6 +196,7 @@ class _Training:
             twin = training_twin(model, seed=seed, precision=precision)
             # Not of the copy: it is not compiled.
             objective = make_objective(model, data, config)
+            forward = None if make_forward is None else make_forward(twin)
             self._optimizer = steps.make_optimizer(twin, config, self._total)
             if given is not None and given is teacher and config.distill:
                 teacher = Teacher(given, data, precision, keeps=replicas is None)
@@ -196,15 +207,17 @@ class _Training:
                 teacher=teacher if isinstance(teacher, Teacher) else None,
                 distill=config.distill,
                 penalty=_bound(penalty, twin, self._optimizer, self._total),
+                forward=forward,
                 replicas=replicas,
             )
         # Outside the scope: one average is enough for weights that all replicas share.
         self._average = WeightAverage(twin, config.ema)
+        name, kept = ("", ()) if forward is None else (forward.name, forward.variables)
         self._checkpoint = Checkpoint(
             checkpoint,
-            "" if checkpoint is None else fingerprint(model, config, seed, *others),
+            "" if checkpoint is None else fingerprint(model, config, seed, *others) + name,
             # `variables` hold the states of dropout's random generators, `weights` do not.
-            (*twin.variables, *self._optimizer.variables, *self._average.variables),
+            (*twin.variables, *self._optimizer.variables, *self._average.variables, *kept),
         )
         self.epochs = [EpochResult(**values) for values in self._checkpoint.restore()]
         self.num_steps = len(self.epochs) * num_batches
