@@ -45,8 +45,14 @@ def _page(workdir: pathlib.Path) -> str:
 @pytest.mark.parametrize(
     ("name", "metric", "compiled", "trained"),
     [
-        ("two_heads", "kind_accuracy", False, "'kind' by sparse categorical crossentropy, 'size'"),
-        pytest.param("segmentation", "mean_io_u", False, "'map' by sparse", marks=pytest.mark.slow),
+        pytest.param(
+            "two_heads",
+            "kind_accuracy",
+            False,
+            "'kind' by sparse categorical crossentropy, 'size'",
+            marks=pytest.mark.slow,
+        ),
+        ("segmentation", "mean_io_u", False, "'map' by sparse"),
         pytest.param("binary", "binary_accuracy", True, "", marks=pytest.mark.slow),
     ],
 )
