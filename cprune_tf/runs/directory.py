@@ -20,8 +20,8 @@ CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
 JOURNAL_NAME = "journal.jsonl"
 LOG_NAME = "run.log"
-# Fields that say where work is done and not what: a run may go on with others.
-_MAY_DIFFER = frozenset({"ray_address"})
+# Fields that change no decision: a run may go on with other values.
+_MAY_DIFFER = frozenset({"dry_run", "ray_address"})
 FOLDERS = ("tuning", "models", "figures", "deploy", "tensorboard", "checkpoints")
 
 

@@ -148,7 +148,6 @@ def test_a_rule_with_too_few_labels_is_refused() -> None:
     "layer",
     [
         Block(4),
-        layers.SpectralNormalization(layers.Conv2D(4, 3)),
         layers.TimeDistributed(keras.Sequential([keras.Input((8, 6)), layers.Dense(4)])),
     ],
 )

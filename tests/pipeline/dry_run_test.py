@@ -45,7 +45,7 @@ def _dry_runs() -> set[pathlib.Path]:
     ("runtime", "precision"),
     [
         ("litert", "int8"),
-        ("litert", "float32"),
+        pytest.param("litert", "float32", marks=pytest.mark.slow),
         pytest.param("tvm", "float32", marks=pytest.mark.slow),
     ],
 )
@@ -70,6 +70,7 @@ def test_what_the_last_stage_refuses_is_refused_before_the_run(tiny_model_path, 
     assert _dry_runs() == before
 
 
+@pytest.mark.slow
 def test_the_callers_own_functions_are_not_called(tiny_model_path):
     def train(model):
         raise AssertionError("trained")
