@@ -46,6 +46,9 @@ def dry_run(context: RunContext) -> None:
         tempfile.TemporaryDirectory(prefix="cprune_dry_run_") as folder,
         RunDirectory.create(folder, config) as run,
     ):
+        converted = context.run.path("original.tflite")
+        if converted.exists():  # a conversion takes seconds
+            run.write_bytes(converted.name, converted.read_bytes())
         ended: list[str] = []
 
         def advance(name: str, elapsed_sec: float) -> None:
@@ -170,3 +173,18 @@ class _SomeOfEach(Strategy):
         measurement = self.bench.measure(current, candidate, index)
         evaluation = self.bench.train(candidate, index)
         return Verdict(events.ACCEPTED, "dry run", measurement, evaluation)
+
+    def accept(self, current: CurrentModel, candidate: Candidate, verdict: Verdict) -> CurrentModel:
+        """See Strategy: as it is, since the same model is built and saved at the end anyway."""
+        assert verdict.measurement is not None and verdict.evaluation is not None
+        model = candidate.draft.model
+        return dataclasses.replace(
+            current,
+            iteration=current.iteration + 1,
+            model=model,
+            prepared=candidate.draft.prepared,
+            channels=self.bench.analyze(model),
+            evaluation=verdict.evaluation,
+            latency=verdict.measurement.latency,
+            latency_ratio=verdict.measurement.original_ratio,
+        )
