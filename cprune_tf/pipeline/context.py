@@ -18,6 +18,9 @@ from cprune_tf.strategies.workbench import Hooks
 from cprune_tf.strategies.workbench.reweighting import Sparsifier
 from cprune_tf.training.deployed import Int8Judge
 
+# The suffix of LiteRT's files.
+TFLITE = ".tflite"
+
 
 @dataclasses.dataclass(frozen=True)
 class PipelineInput:

@@ -11,13 +11,12 @@ from cprune_tf.cross_check import check_deployments, check_pixel_file
 from cprune_tf.data import ImageData
 from cprune_tf.deployment import Deployment, write_deploy_folder
 from cprune_tf.litert.pixels import taking_pixels
-from cprune_tf.pipeline.context import RunContext
+from cprune_tf.pipeline.context import TFLITE, RunContext
 from cprune_tf.runs import events
 from cprune_tf.runs.results import ExportedFile
 from cprune_tf.storage import files
 from cprune_tf.strategies.workbench import CurrentModel, Workbench
 
-_TFLITE = ".tflite"
 _PIXEL_FILE = "deploy/model_pixels.tflite"
 
 
@@ -84,11 +83,11 @@ def export(
 
 def _deployment(context: RunContext, name: str, model: Any, built: pathlib.Path) -> Deployment:
     """Describes the files of a model; `built` is what the runtime builds."""
-    config, tflite = context.config, built.with_suffix(_TFLITE)
+    config, tflite = context.config, built.with_suffix(TFLITE)
     library = None if built == tflite else built
     precision = config.precision if library is None else "float32"
     others = tuple(
-        (other, built.with_name(f"{built.stem}_{other}{_TFLITE}"))
+        (other, built.with_name(f"{built.stem}_{other}{TFLITE}"))
         for other in config.compared_precisions
         if other != precision
     )

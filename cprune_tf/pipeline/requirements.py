@@ -9,12 +9,10 @@ from typing import Any
 from cprune_tf import graph, litert
 from cprune_tf.config import ConfigError
 from cprune_tf.data import ImageData
-from cprune_tf.pipeline.context import RunContext
+from cprune_tf.pipeline.context import TFLITE, RunContext
 from cprune_tf.runs import events
 from cprune_tf.runtimes import Runtime, find_runtime
 from cprune_tf.training.plausibility import guessing_note
-
-_TFLITE = ".tflite"
 
 
 def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
@@ -55,7 +53,7 @@ def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
     sparsifier = context.given.sparsifier
     if sparsifier is not None and context.journal.last(events.CandidateJudged) is None:
         sparsifier.check(model, context.given.images)
-    if runtime.suffix != _TFLITE and not context.run.path("original.tflite").exists():
+    if runtime.suffix != TFLITE and not context.run.path("original.tflite").exists():
         context.run.write_bytes("original.tflite", litert.convert(model))
     return model
 

@@ -23,9 +23,10 @@ from cprune_tf.graph.rules.registry import (
 @register_rule(keras.layers.TimeDistributed)
 def time_distributed(call: LayerCall) -> Effect:
     """Has the effect of the wrapped layer, with the time axis put back."""
-    effect = _wrapped(call, call.inside(call.layer.layer))
-    if effect is None:
-        return call.opaque(_refusal(call.inside(call.layer.layer)))
+    view = call.inside(call.layer.layer)
+    if refusal := _refusal(view):
+        return call.opaque(refusal)
+    effect = _wrapped(view)
     for axes in call.inputs:
         call.protect(axes[1], f"{call.title} uses the axis that holds these channels as time")
     outputs = tuple((axes[0], None, *axes[1:]) for axes in effect.outputs)
@@ -39,9 +40,9 @@ def spectral_normalization(call: LayerCall) -> Effect:
     At inference the kernel is used as it is. In training it is normalised again, as it then is.
     """
     view = call.of(call.layer.layer)
-    effect = _wrapped(call, view)
-    if effect is None:
-        return call.opaque(_refusal(view))
+    if refusal := _refusal(view):
+        return call.opaque(refusal)
+    effect = _wrapped(view)
     kernel = f"{call.layer.layer.name}/kernel"
     if kernel not in effect.weights:
         return call.opaque(f"{call.title} normalises a weight that is not followed")
@@ -50,22 +51,21 @@ def spectral_normalization(call: LayerCall) -> Effect:
 
 
 def _refusal(view: LayerCall) -> str:
-    return (
-        no_rule_reason(view) if REGISTRY.find(view.layer) is None else special_weights_reason(view)
-    )
+    """Why the call of a wrapped layer cannot be followed; "" if it can."""
+    if REGISTRY.find(view.layer) is None:
+        return no_rule_reason(view)
+    return special_weights_reason(view)
 
 
-def _wrapped(call: LayerCall, view: LayerCall) -> Effect | None:
-    """The effect of a wrapped layer, with the wrapper's names and config; None if it has none.
+def _wrapped(view: LayerCall) -> Effect:
+    """The effect of a wrapped layer that is not refused, with the wrapper's names and config.
 
     Args:
-        call: The call of the wrapper.
         view: The call as the wrapped layer sees it.
     """
     inner = view.layer
     rule = REGISTRY.find(inner)
-    if rule is None or special_weights_reason(view):
-        return None
+    assert rule is not None
     effect = rule(view)
     return dataclasses.replace(
         effect,
