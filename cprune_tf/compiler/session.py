@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ from cprune_tf.compiler.tuning.tuner import Progress, Tuner, TuningSummary
 from cprune_tf.compiler.tuning.warm_start import open_warm_start
 from cprune_tf.config import TuningConfig
 from cprune_tf.devices.base import Device
+from cprune_tf.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,30 @@ class TaskRow:
     gflops: float
     structure: ProgramStructure
     lowering: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Library:
+    """A library that was built, and what it was built from.
+
+    Attributes:
+        path: The file.
+        modified_ns: When the file was written, in ns.
+        latencies_ms: The latency of the program of each task, in ms.
+    """
+
+    path: pathlib.Path
+    modified_ns: int
+    latencies_ms: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, path: pathlib.Path, latencies_ms: tuple[float | None, ...]) -> _Library:
+        """Describes a library that was just built."""
+        return cls(path, path.stat().st_mtime_ns, latencies_ms)
+
+    def is_unchanged(self) -> bool:
+        """Whether the file is there, and no other model was built in its place."""
+        return self.path.exists() and self.path.stat().st_mtime_ns == self.modified_ns
 
 
 class CompilerSession:
@@ -120,6 +146,9 @@ class CompilerSession:
             timeout_sec=config.run_timeout_sec,
         )
         self._tuner = Tuner(measurer, config, seed=seed, warm_start=warm_start)
+        self._libraries: weakref.WeakKeyDictionary[LoweredModel, _Library] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def lanes(self) -> int:
@@ -185,6 +214,8 @@ class CompilerSession:
     def build(self, lowered: LoweredModel, path: pathlib.Path | str) -> None:
         """Compiles a tuned model to a shared library, with the fastest measured programs.
 
+        If no faster program was found since the model was built, that library is copied.
+
         Args:
             lowered: The tuned model.
             path: The library to write.
@@ -192,7 +223,15 @@ class CompilerSession:
         Raises:
             UntunedTaskError: If a task has no measured program.
         """
+        path = pathlib.Path(path)
+        latencies_ms = tuple(task.best_latency_ms(self.database) for task in lowered.tasks)
+        known = self._libraries.get(lowered)
+        if known is not None and known.latencies_ms == latencies_ms and known.is_unchanged():
+            if path != known.path:
+                files.write_bytes(path, known.path.read_bytes())
+            return
         build_library(lowered, self.database, path, self._linker, weights=self._weights)
+        self._libraries[lowered] = _Library.of(path, latencies_ms)
 
     def task_table(self, lowered: LoweredModel) -> tuple[TaskRow, ...]:
         """Lists the tasks of a tuned model, costliest first.

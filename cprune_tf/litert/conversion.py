@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf import native_output
+from cprune_tf.graph.copying import plain_layers
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.naming import traceable_twin
 from cprune_tf.litert import precisions
@@ -20,7 +21,8 @@ from cprune_tf.litert.errors import ConversionError
 
 PRECISIONS = ("float32", "float16", "int8")
 
-_ENDPOINT = "serve"
+_ENDPOINT = "serving_default"
+_MAX_REASON_LENGTH = 600  # characters
 _logger = logging.getLogger(__name__)
 
 # One array [num_images, ...] for each input of a model; an array alone for a single input.
@@ -111,6 +113,7 @@ def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
     """
     _require_fixed_inputs(model)
     precisions.require_unquantized(model)
+    _require_no_tables(model)
     types = precisions.other_float_types(model)
     if not types:
         return model, ()
@@ -151,7 +154,7 @@ def to_tflite(
         except Exception as error:
             raise ConversionError(
                 f"TensorFlow could not convert model {model.name!r} to TFLite: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {_reasons(str(error))}"
             ) from error
 
 
@@ -195,6 +198,24 @@ def as_arrays(model: keras.Model, images: Images | None) -> list[npt.NDArray[Any
     ]
 
 
+def _require_no_tables(model: keras.Model) -> None:
+    tables = [layer for layer in plain_layers(model) if hasattr(layer, "lookup_table")]
+    if tables:
+        layers = ", ".join(f"{layer.name!r} ({type(layer).__name__})" for layer in tables)
+        raise ConversionError(
+            f"Model {model.name!r} looks values up in a table: {layers}. LiteRT has no such "
+            "operation; expected numbers as the model's inputs. Do the lookup before the model."
+        )
+
+
+def _reasons(text: str) -> str:
+    """What a person can read of TensorFlow's error, which can hold the whole model as MLIR."""
+    lines = text.splitlines()
+    reasons = [line for line in lines if "error:" in line] or lines
+    shortened = "\n".join(dict.fromkeys(line[:_MAX_REASON_LENGTH] for line in reasons))
+    return shortened[:_MAX_REASON_LENGTH]
+
+
 def _warn(remarks: Sequence[str]) -> None:
     for remark in remarks:
         _logger.warning("%s", remark)
@@ -232,17 +253,19 @@ def _convert(
         outputs = keras.tree.flatten(forward(*inputs))
         return {f"output_{i:02d}": y for i, y in enumerate(outputs)}
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        _ENDPOINT,
+    # Only the function and the variables are saved: Keras's own export saves every layer's
+    # functions too, which takes as long as all the rest and of which the converter reads nothing.
+    module = tf.Module()
+    module.saved_variables = [variable.value for variable in model.variables]
+    module.serve = tf.function(
         serve,
         input_signature=[
             tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=f"input_{i:02d}")
             for i, tensor in enumerate(model.inputs)
         ],
+        autograph=False,
     )
-    archive.write_out(directory, verbose=False)
+    tf.saved_model.save(module, directory, signatures={_ENDPOINT: module.serve})
     converter = tf.lite.TFLiteConverter.from_saved_model(directory)
     if half:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

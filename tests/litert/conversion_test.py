@@ -114,7 +114,20 @@ def test_what_cannot_be_converted_is_told(build, reason):
 def test_an_operation_that_tflite_lacks_is_one_clear_error():
     inputs = keras.Input((4, 4))
     model = keras.Model(inputs, keras.ops.svd(inputs, compute_uv=False), name="odd")
-    with pytest.raises(ConversionError, match=r"(?s)could not convert model 'odd' to TFLite.*Svd"):
+    with pytest.raises(
+        ConversionError, match=r"(?s)could not convert model 'odd' to TFLite.*Svd"
+    ) as caught:
+        convert(model)
+    assert len(str(caught.value)) < 1000  # and not the whole model as MLIR
+
+
+def test_a_lookup_table_is_refused_by_name():
+    inputs = keras.Input((4,), dtype="int32")
+    numbers = keras.layers.IntegerLookup(vocabulary=[5, 6], name="words")(inputs)
+    model = keras.Model(inputs, keras.layers.Embedding(4, 2)(numbers))
+    with pytest.raises(
+        ConversionError, match=r"table: 'words' \(IntegerLookup\).*before the model"
+    ):
         convert(model)
 
 

@@ -95,7 +95,7 @@ def first_round_size(task: Task, tasks: Sequence[Task], round_size: int) -> int:
     """
     whole = sum(other.flops * other.weight for other in tasks)
     matters = task.flops * task.weight >= _NEGLIGIBLE_SHARE * whole
-    return round_size if matters else max(_MIN_FIRST_ROUND, round_size // 4)
+    return round_size if matters else min(round_size, max(_MIN_FIRST_ROUND, round_size // 4))
 
 
 def alternative_round_size(direct_size: int) -> int:
@@ -104,7 +104,7 @@ def alternative_round_size(direct_size: int) -> int:
     Args:
         direct_size: The size of the direct lowering's first round, from `first_round_size`.
     """
-    return max(_MIN_FIRST_ROUND, direct_size // 2)
+    return min(direct_size, max(_MIN_FIRST_ROUND, direct_size // 2))
 
 
 def next_task(

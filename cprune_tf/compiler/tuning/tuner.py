@@ -62,6 +62,15 @@ class TuningSummary:
     num_failed: int
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Measured:
+    """Programs that were measured together, for the cost model."""
+
+    task: Task
+    schedules: tuple[Schedule, ...]
+    results: tuple[MeasureResult, ...]
+
+
 class Tuner:
     """Searches for fast programs and stores all measured programs.
 
@@ -95,6 +104,7 @@ class Tuner:
         )
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=_SEARCH_THREADS)
         self._learned_tasks: set[int] = set()
+        self._to_learn: list[_Measured] = []
         self._num_trials = 0
         self._num_failed = 0
 
@@ -212,7 +222,7 @@ class Tuner:
 
     def _evolve(self, task: Task, num_trials: int) -> int:
         """Searches for programs and measures the new ones; returns how many were new."""
-        self._learn_from_database(task)
+        self._learn(task)
         target = self._measurer.target
         context = search_context(
             task.mod,
@@ -240,42 +250,48 @@ class Tuner:
         results = self._measurer.measure(task.mod, schedules)
         self._num_trials += len(results)
         self._num_failed += sum(result.latency_ms is None for result in results)
-        self._learn(task, schedules, results)
+        self._to_learn.append(_Measured(task, tuple(schedules), tuple(results)))
         return results
 
-    def _learn(
-        self, task: Task, schedules: Sequence[Schedule], results: Sequence[MeasureResult]
-    ) -> None:
-        """Trains the cost model with results, including failures."""
+    def _learn(self, task: Task) -> None:
+        """Trains the cost model with all results so far, including failures, before a search.
+
+        A run that never searches never pays for it. If nothing of the task is known yet, its
+        programs in the database are learnt too, since a model without training cannot steer the
+        search; they come from an earlier run or from pricing.
+        """
+        for measured in self._to_learn:
+            self._learn_results(measured)
+        self._to_learn.clear()
+        if task.key in self._learned_tasks:
+            return
+        programs = self._database.programs(task.mod, _MAX_LEARNED)
+        results = tuple(MeasureResult(program.latency_ms, None) for program in programs)
+        schedules = tuple(program.schedule(task.mod) for program in programs)
+        self._learn_results(_Measured(task, schedules, results))
+
+    def _learn_results(self, measured: _Measured) -> None:
         context = tvm_internals.LightTuneContext(
-            task.mod, self._measurer.target, None, num_threads=_SEARCH_THREADS, seed=1
+            measured.task.mod,
+            self._measurer.target,
+            None,
+            num_threads=_SEARCH_THREADS,
+            seed=1,
         )
         candidates = [
             ms.MeasureCandidate(
                 schedule, ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
             )
-            for schedule in schedules
+            for schedule in measured.schedules
         ]
         outcomes = [
             ms.runner.RunnerResult(None, result.error)
             if result.latency_ms is None
             else ms.runner.RunnerResult([result.latency_ms / 1e3], None)
-            for result in results
+            for result in measured.results
         ]
         self._cost_model.update(context, candidates, outcomes)
-        self._learned_tasks.add(task.key)
-
-    def _learn_from_database(self, task: Task) -> None:
-        """Trains the cost model with a task's programs in the database, unless it knows the task.
-
-        They come from an earlier run or from pricing. A model without training cannot steer the
-        search.
-        """
-        if task.key in self._learned_tasks:
-            return
-        programs = self._database.programs(task.mod, _MAX_LEARNED)
-        results = [MeasureResult(program.latency_ms, None) for program in programs]
-        self._learn(task, [program.schedule(task.mod) for program in programs], results)
+        self._learned_tasks.add(measured.task.key)
 
     def _describe(self, task: Task) -> str:
         fastest = task.fastest(self._database)
