@@ -112,7 +112,8 @@ def prune(
             own training functions, since the defaults would train on the validation data. None
             without validation_data: the data that config.data names.
         validation_data: The same, finite; it is read into memory, at most config.data.max_test
-            images. It decides which candidates are accepted.
+            images. It decides which candidates are accepted. None: that is
+            config.data.validation_fraction of train_data, which must be arrays for it.
         test_data: The same once more, used only once, for the accuracies in the report. None:
             the report quotes the accuracies on the validation data, which are slightly optimistic.
         device: A device's name (see open_device), or an open Device, which stays open.

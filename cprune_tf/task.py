@@ -197,10 +197,8 @@ def load_data(
     if train_data is None and validation_data is None:
         return data_lib.load(settings.data, input_shape=shape, num_classes=classes, files=files)
     if validation_data is None:
-        raise configs.ConfigError(
-            "train_data was given without validation_data; expected both, since the accuracy on "
-            "the validation data decides which candidates are accepted."
-        )
+        fraction = settings.data.validation_fraction
+        train_data, validation_data = data_lib.set_apart(train_data, fraction)
     # Without train_data, the caller's own functions train. Only an importance criterion may still
     # need labelled images; it gets validation images.
     train = validation_data if train_data is None else train_data
@@ -229,12 +227,15 @@ def _samples(
     """Checks the data of any other task than classifying an image."""
     if train_data is None and validation_data is None:
         return data_lib.load_samples(settings.data, interface)
-    if validation_data is None or isinstance(train_data, data_lib.ImageData):
+    if isinstance(train_data, data_lib.ImageData):
         raise configs.ConfigError(
             f"config.strategy.metric is {settings.strategy.metric!r}, and the model has "
             f"{interface}; expected train_data and validation_data of (inputs, labels), since "
             "ImageData are for classifiers of one image."
         )
+    if validation_data is None:
+        fraction = settings.data.validation_fraction
+        train_data, validation_data = data_lib.set_apart(train_data, fraction, interface)
     train = validation_data if train_data is None else train_data
     return data_lib.from_samples(
         interface,

@@ -22,9 +22,11 @@ from cprune_tf.data.batches import in_batches
 from cprune_tf.data.image_data import DataError
 from cprune_tf.data.image_files import FileProgress
 from cprune_tf.data.interface import IMAGES, Interface
+from cprune_tf.data.splitting import SPLIT_SEED, split_samples
 
 # More than any set that is trained on: data of unknown length that go on are taken for endless.
 _MAX_TRAIN = 1 << 25
+_MIN_TO_SPLIT = 10
 _IMAGE_KEYS = ("image", "images")
 _LABEL_KEYS = ("label", "labels")
 _EXPECTED = (
@@ -108,6 +110,39 @@ def as_training_source(
     if source.is_endless and not steps:
         raise DataError(_endless(source.what))
     return source
+
+
+def set_apart(
+    given: Any, fraction: float, interface: Interface = IMAGES
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Splits training arrays, so that a part of them decides which candidates are accepted.
+
+    Args:
+        given: A tuple of arrays; see `as_source`.
+        fraction: The part that is set apart, 0..1.
+        interface: What the model takes and gives.
+
+    Returns:
+        What remains and what was set apart, each a tuple of arrays.
+
+    Raises:
+        DataError: If it is something else, which cannot be split, or too little.
+    """
+    what = "train_data"
+    source = as_source(given, what, 1, interface=interface)
+    if not isinstance(source, _Arrays) or not fraction:
+        received = type(given).__name__ if fraction else "data.validation_fraction=0"
+        raise DataError(
+            f"{what} were given without validation_data, with {received}; expected both, since the "
+            "validation data decide which candidates are accepted. Only from arrays (inputs, "
+            "labels), data.validation_fraction is set apart for that."
+        )
+    if source.length < _MIN_TO_SPLIT:
+        raise DataError(
+            f"{what} are {source.length} {_item(interface)}s without validation_data; expected "
+            f"{_MIN_TO_SPLIT} or more, of which some decide which candidates are accepted."
+        )
+    return split_samples(source.items, fraction, SPLIT_SEED)
 
 
 def count_epoch(
@@ -247,10 +282,10 @@ class _Arrays(Source):
     def __init__(
         self, given: tuple[Any, ...], what: str, batch_size: int, interface: Interface
     ) -> None:
-        self._items = _as_arrays(given, what, interface, cast=False)
-        flat = keras.tree.flatten(self._items)
-        inputs = keras.tree.flatten(self._items[0])
-        labels = keras.tree.flatten(self._items[1:])
+        self.items = _as_arrays(given, what, interface, cast=False)
+        flat = keras.tree.flatten(self.items)
+        inputs = keras.tree.flatten(self.items[0])
+        labels = keras.tree.flatten(self.items[1:])
         fits = all(
             one.ndim == len(port.shape) + 1
             and (np.issubdtype(one.dtype, np.number) or one.dtype == bool)
@@ -269,25 +304,25 @@ class _Arrays(Source):
             )
         self.what = what
         self.is_endless = False
-        self.label_spec = keras.tree.map_structure(_batch_spec, self._items[1])
-        self.has_weights = len(self._items) == 3
+        self.label_spec = keras.tree.map_structure(_batch_spec, self.items[1])
+        self.has_weights = len(self.items) == 3
         self._interface = interface
         self._batch_size = min(batch_size, lengths[0])
         self.length = lengths[0] // self._batch_size
 
     def in_order(self) -> Iterator[tuple[Any, ...]]:
-        for batch in in_batches(self._batch_size, *keras.tree.flatten(self._items)):
-            inputs, *rest = keras.tree.pack_sequence_as(self._items, list(batch))
+        for batch in in_batches(self._batch_size, *keras.tree.flatten(self.items)):
+            inputs, *rest = keras.tree.pack_sequence_as(self.items, list(batch))
             yield (_cast(inputs, self.what, self._interface, np.ndarray.astype), *rest)
 
     def dataset(self, seed: int) -> tf.data.Dataset:
-        tensors = keras.tree.map_structure(tf.constant, self._items)
+        tensors = keras.tree.map_structure(tf.constant, self.items)
 
         def gather(indices: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
             inputs, *rest = keras.tree.map_structure(lambda one: tf.gather(one, indices), tensors)
             return (_cast(inputs, self.what, self._interface, tf.cast), *rest)
 
-        count = len(_first(self._items[0]))
+        count = len(_first(self.items[0]))
         plan = pipeline.epoch_plan(count, self._batch_size, seed)
         return plan.map(gather).prefetch(2)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any, cast
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -44,6 +46,42 @@ def stratified_split(
                 count = max(1, math.floor(len(members) * fraction + _ROUNDING))
                 is_apart[members[:count]] = True
     return np.flatnonzero(~is_apart), np.flatnonzero(is_apart)
+
+
+def split_samples(
+    items: tuple[Any, ...], fraction: float, seed: int
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Sets a part of labelled samples apart: the same share of every class where there are classes.
+
+    Args:
+        items: Inputs, labels and perhaps weights: arrays [n, ...], nested in any way.
+        fraction: The part that is set apart (0..1); at least one sample.
+        seed: Decides which samples; the same seed gives the same split.
+
+    Returns:
+        The items that stay and those that are set apart, nested in the same way.
+    """
+    kept, apart = stratified_split(_classes(items[1]), fraction, seed)
+
+    def take(part: Indices) -> tuple[Any, ...]:
+        return cast(tuple[Any, ...], keras.tree.map_structure(lambda one: one[part], items))
+
+    return take(kept), take(apart)
+
+
+def _classes(labels: Any) -> npt.NDArray[np.int32]:
+    """Numbers of classes, [n]; equal ones where the labels are none, or a class has one sample."""
+    flat = keras.tree.flatten(labels)
+    none = np.zeros(len(flat[0]), np.int32)
+    if len(flat) > 1:
+        return none
+    array = flat[0]
+    if array.ndim == 2:
+        array = array[:, 0] if array.shape[1] == 1 else array.argmax(axis=1)
+    if array.ndim != 1 or np.issubdtype(array.dtype, np.floating):
+        return none
+    _, numbers, counts = np.unique(array, return_inverse=True, return_counts=True)
+    return numbers.astype(np.int32) if counts.min() > 1 else none
 
 
 def judge_by_test_images(data: ImageData) -> ImageData:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cprune_tf.config import ConfigError, DataConfig
-from cprune_tf.data import from_datasets, load
+from cprune_tf.data import DataError, from_datasets, load, set_apart
 from cprune_tf.data.splitting import stratified_split
 from cprune_tf.training.evaluation import evaluate
 
@@ -94,6 +94,44 @@ def test_the_callers_validation_decides_and_their_test_is_quoted():
     quoted_too = from_datasets(_pairs(1, 8), _pairs(2, 4))
     assert quoted_too.validation_images is None
     assert quoted_too.judges[0].mean() == quoted_too.test_images.mean() == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "per_class"),
+    [
+        (np.repeat([0, 1], [30, 10]), [6, 2]),
+        (np.repeat(["a", "b"], [30, 10]), [6, 2]),
+        (np.eye(2)[np.repeat([0, 1], [30, 10])], [6, 2]),
+        (np.linspace(0, 1, 40), None),
+        (np.arange(40), None),  # a number for each sample is no class
+    ],
+    ids=["numbers", "names", "one-hot", "values", "identities"],
+)
+def test_a_part_of_the_callers_training_arrays_decides(labels, per_class):
+    inputs = np.arange(40.0).reshape(40, 1, 1, 1)
+    kept, apart = set_apart((inputs, labels), 0.2)
+    assert len(kept[0]) == len(kept[1]) == 32 and len(apart[0]) == len(apart[1]) == 8
+    assert sorted([*kept[0].ravel(), *apart[0].ravel()]) == list(range(40))
+    for numbers, own in (kept, apart):  # each sample keeps its label
+        assert np.array_equal(own, labels[numbers.ravel().astype(int)])
+    if per_class:
+        classes = apart[1].argmax(axis=1) if apart[1].ndim == 2 else apart[1]
+        assert np.unique(classes, return_counts=True)[1].tolist() == per_class
+    again = set_apart((inputs, labels), 0.2)
+    assert np.array_equal(again[1][0], apart[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "fraction", "message"),
+    [
+        (_pairs(1, 40), 0.1, "with .*Dataset; expected both.*Only from arrays"),
+        ((np.zeros((40, 4, 4, 1)), np.zeros(40, int)), 0.0, "data.validation_fraction=0; expected"),
+        ((np.zeros((3, 4, 4, 1)), np.zeros(3, int)), 0.5, "are 3 images without validation_data"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(given, fraction, message):
+    with pytest.raises(DataError, match=message):
+        set_apart(given, fraction)
 
 
 def test_evaluation_looks_at_the_images_that_it_is_told_to():
