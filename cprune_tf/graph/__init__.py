@@ -9,6 +9,7 @@ from cprune_tf.graph.counting import (
     statistics,
 )
 from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.fixing import fix_inputs, fixing_remark, unknown_sizes
 from cprune_tf.graph.flat import inputs_and_outputs
 from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.history import PruningHistory, PruningStep
@@ -41,6 +42,8 @@ __all__ = [
     "check_names",
     "check_storable",
     "count_subnormals",
+    "fix_inputs",
+    "fixing_remark",
     "flush_subnormals",
     "functional_twin",
     "group_statistics",
@@ -54,4 +57,5 @@ __all__ = [
     "statistics",
     "stored_form",
     "traceable_twin",
+    "unknown_sizes",
 ]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cprune_tf import native_output
 from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.fixing import unknown_sizes
 from cprune_tf.graph.naming import traceable_twin
 from cprune_tf.litert import precisions
 from cprune_tf.litert.errors import ConversionError
@@ -206,12 +207,8 @@ def _require_fixed_inputs(model: keras.Model) -> None:
             f"Model {model.name!r} has no defined inputs; expected a built model. Call it on data "
             "once, or build it from keras.Input, before converting it."
         )
-    for tensor in model.inputs:
-        if any(size is None for size in tensor.shape[1:]):
-            raise ConversionError(
-                f"Input {tensor.name!r} of model {model.name!r} has shape {tuple(tensor.shape)}; "
-                "every size but the batch must be fixed. Build the model with a fixed input shape."
-            )
+    if problem := unknown_sizes(model):
+        raise ConversionError(f"{problem} cprune_tf.graph.fix_inputs does it for a model.")
 
 
 def _forward_of(model: keras.Model) -> Callable[..., Any]:
