@@ -260,6 +260,7 @@ def _judged(
 ) -> Judged:
     """The data with the images that decide: as at the run's beginning if it is resumed."""
     from cprune_tf import data as image_data
+    from cprune_tf.data.whole_numbers import fit_to_input
     from cprune_tf.runs import events
     from cprune_tf.training.judging import Judged, choose_judges
 
@@ -274,8 +275,11 @@ def _judged(
         model,
         data,
         config,
-        lambda other: image_data.load(
-            other, input_shape=data.input_shape, num_classes=data.num_classes, files=files
+        lambda other: fit_to_input(
+            image_data.load(
+                other, input_shape=data.input_shape, num_classes=data.num_classes, files=files
+            ),
+            model,
         ),
         metric=settings.strategy.metric,
     )

@@ -12,6 +12,7 @@ from cprune_tf.data import Data, SampleData
 from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
+from cprune_tf.data.whole_numbers import fit_to_input
 from cprune_tf.graph import check_names
 from cprune_tf.training.compiled import check_compiled, check_whole_labels
 from cprune_tf.training.heads import compiled_by_heads
@@ -191,6 +192,20 @@ def load_data(
     if not metric.is_rank:
         given = (train_data, validation_data, test_data)
         return _samples(settings, interface_of(model), *given, on_progress)
+    images = _images(settings, model, train_data, validation_data, test_data, files, on_progress)
+    return fit_to_input(images, model)
+
+
+def _images(
+    settings: configs.PruneConfig,
+    model: keras.Model,
+    train_data: Any,
+    validation_data: Any,
+    test_data: Any,
+    files: FileChecks,
+    on_progress: FileProgress,
+) -> data_lib.ImageData:
+    """Checks the data of a classifier of one image."""
     shape, classes = models.shape_and_classes(model)
     if isinstance(train_data, data_lib.ImageData):
         return check_image_data(train_data, train_data.name, shape, classes)

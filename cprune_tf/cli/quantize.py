@@ -102,6 +102,7 @@ def _quantize(
     from cprune_tf import models
     from cprune_tf.data.representative import representative_images
     from cprune_tf.data.suggested_shape import require_fixed_inputs
+    from cprune_tf.data.whole_numbers import fit_to_input
     from cprune_tf.graph.storing import stored_form
     from cprune_tf.training.deployed import quantize_as_configured
 
@@ -111,7 +112,8 @@ def _quantize(
         print(remark)
     require_fixed_inputs(model, config.data)
     shape, num_classes = models.shape_and_classes(model)
-    data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
+    loaded_data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
+    data = fit_to_input(loaded_data, model)
     settings = config.quantization
     images = representative_images(data, settings.num_images, seed=config.seed)
     if settings.aware.epochs:

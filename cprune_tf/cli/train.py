@@ -148,6 +148,7 @@ def _model_and_data(
     from cprune_tf import models, task
     from cprune_tf.data.interface import interface_of
     from cprune_tf.data.suggested_shape import require_fixed_inputs
+    from cprune_tf.data.whole_numbers import fit_to_input
 
     builders = {
         "resnet8": models.resnet8,
@@ -170,7 +171,7 @@ def _model_and_data(
     if metric.is_rank:
         shape, num_classes = models.shape_and_classes(model)
         images = image_data.load(data_config, input_shape=shape, num_classes=num_classes)
-        return model, images, fixed, None
+        return model, fit_to_input(images, model), fixed, None
     samples = image_data.load_samples(data_config, interface_of(model))
     task.check_training(config, samples)
     model, remark, scorer = task.prepare_task(model, samples, metric, False, own_score=False)
