@@ -145,8 +145,9 @@ def prune(
         TrainingError: If the compiled loss or metric cannot be computed from the labels.
         UnsupportedOperationError: If the compiler cannot import one of the model's layers.
     """
+    settings = _settings(config, model, device, input_shape)
     arguments = RunArguments(
-        model, train_data, validation_data, test_data, device, _settings(config, model, device, input_shape),
+        model, train_data, validation_data, test_data, device, settings,
         short_term_train, long_term_train, evaluate, sparsifier, console,
     )  # fmt: skip
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
@@ -197,8 +198,9 @@ def dry_run(
     Raises:
         UserError: Whatever `prune` would raise.
     """
+    settings = _settings(config, model, device, input_shape)
     arguments = RunArguments(
-        model, train_data, validation_data, test_data, device, _settings(config, model, device, input_shape),
+        model, train_data, validation_data, test_data, device, settings,
         short_term_train, long_term_train, evaluate, None, console,
     )  # fmt: skip
     with (

@@ -54,7 +54,7 @@ def tensors(interpreter: Any) -> tuple:
 
 
 def random_input(spec: dict) -> np.ndarray:
-    """Returns numbers of 0..1; pixels for small integers, and 0 for others, which may be indices."""
+    """Returns numbers of 0..1; or pixels, or 0 for larger integers, which may be indices."""
     kind = np.dtype(spec["dtype"])
     if kind.kind in "iu":
         high = np.iinfo(kind).max if kind.itemsize == 1 else 0

@@ -175,10 +175,11 @@ def _check_outputs(
     if any(size is not None and size <= 0 for one in made for size in one.shape):
         shapes = [tuple(one.shape) for one in made]
         raise GraphError(f"{_cannot_take(call, wanted)}: its output would be {shapes}.")
-    has_batch = all(None in one.shape for one in made)
-    if has_batch or not any(None in one.shape for one in taken):
-        if all(_agree(*both, batches) for both in zip(call.outputs, made, strict=True)):
-            return
+    keeps_batch = all(None in one.shape for one in made)
+    if (keeps_batch or not any(None in one.shape for one in taken)) and all(
+        _agree(*both, batches) for both in zip(call.outputs, made, strict=True)
+    ):
+        return
     raise GraphError(
         f"The layer or function '{call.path}' ({type(call.operation).__name__}) is made for the "
         f"batch size of the model's inputs: it makes {[tuple(one.shape) for one in call.outputs]}, "
@@ -203,4 +204,3 @@ def _cannot_take(call: Call, wanted: Mapping[str, Shape]) -> str:
         f"The layer or function '{call.path}' ({type(call.operation).__name__}) cannot take what "
         f"it gets of the inputs {inputs}"
     )
-

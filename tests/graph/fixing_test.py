@@ -45,7 +45,10 @@ def test_a_copy_of_one_size_computes_the_same_and_keeps_names_and_compile_state(
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({"": (18, 18, 1)}, r"\(18, 18, 1\) for the input 'image'.*None, 3\).*that the model fixes"),
+        (
+            {"": (18, 18, 1)},
+            r"\(18, 18, 1\) for the input 'image'.*None, 3\).*that the model fixes",
+        ),
         ({"": (1, 18, 18, 3)}, "expected 3 sizes without the batch"),
         ({"picture": (18, 18, 3)}, r"shapes for \['picture'\].*has the inputs \['image'\]"),
         ({"": (17, 17, 3)}, r"'skip' \(Concatenate\) cannot take.*\(None, 17, 17, 3\): "),
@@ -66,7 +69,7 @@ def test_one_of_several_inputs_is_fixed_by_its_name() -> None:
     assert "with --input_shape='signal=32,2', the shape of the data" in said
     fixed = graph.fix_inputs(model, {"signal": (32, 2)})
     assert [tuple(tensor.shape) for tensor in fixed.inputs] == [(None, 32, 2), (None, 8)]
-    with pytest.raises(GraphError, match="a shape without a name.*'signal', 'vector'"):
+    with pytest.raises(GraphError, match=r"a shape without a name.*'signal', 'vector'"):
         graph.fix_inputs(model, {"": (32, 2)})
 
 
@@ -98,5 +101,7 @@ def test_what_is_made_for_one_batch_size_is_refused_by_name(
 ) -> None:
     given = keras.Input(batch_shape=(8, 4, 6))
     model = keras.Model(given, layers.Dense(2)(function(given)))
-    with pytest.raises(GraphError, match=rf"The layer or function '\w+' \({name}\) (is made|cannot)"):
+    with pytest.raises(
+        GraphError, match=rf"The layer or function '\w+' \({name}\) (is made|cannot)"
+    ):
         graph.fix_inputs(model)

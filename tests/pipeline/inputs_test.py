@@ -16,6 +16,7 @@ from keras import layers
 import cprune_tf
 from cprune_tf.config import ConfigError
 from cprune_tf.data import DataError
+from cprune_tf.graph import GraphError
 from tests.pipeline import tiny_config
 
 _BATCH = 8
@@ -82,7 +83,7 @@ def test_pixels_of_any_size_in_fixed_batches(tmp_path, runtime):
     ],
 )
 def test_a_size_that_is_unknown_or_wrong_is_said_before_any_work(tmp_path, options, message):
-    with pytest.raises((ConfigError, cprune_tf.graph.GraphError), match=message):
+    with pytest.raises((ConfigError, GraphError), match=message):
         _prune(_pixels_model(), "litert", workdir=tmp_path / "run", **_pixels(), **options)
     assert not (tmp_path / "run").exists()
 
@@ -91,3 +92,14 @@ def test_images_that_are_scaled_do_not_fit_integers(tmp_path):
     data = {name: (images / 255, labels) for name, (images, labels) in _pixels("float32").items()}
     with pytest.raises(DataError, match=r"images are 0\.\.1 .* uint8; expected whole numbers"):
         _prune(_pixels_model(), "litert", input_shape=(16, 16, 3), **data)
+
+
+def test_what_cannot_compute_from_integers_is_named():
+    image = keras.Input((16, 16, 3), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="first")(image))
+    model = keras.Model(image, layers.Dense(3)(x))
+    with pytest.raises(ConfigError, match=r"takes uint8, and Keras cannot compute.*Conv2D"):
+        _prune(model, "litert", **_pixels())
+    with pytest.raises(ConfigError, match=r"config\.deploy\.pixel_input is True.* takes uint8"):
+        config = {"deploy": {"pixel_input": True}}
+        _prune(_pixels_model(), "litert", input_shape=(16, 16, 3), config=config, **_pixels())
