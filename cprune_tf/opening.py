@@ -70,8 +70,17 @@ def opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterato
     Raises:
         UserError: See `api.prune`.
     """
+    _check_confidence(given.settings, given.evaluate)
+    from cprune_tf.graph import any_names
+
+    with any_names(), _opened_run(given, root, resume) as context:
+        yield context
+
+
+@contextlib.contextmanager
+def _opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterator[RunContext]:
+    """See `opened_run`."""
     settings, console = given.settings, given.console
-    _check_confidence(settings, given.evaluate)
     from cprune_tf import models, pipeline
     from cprune_tf.runs import Progress, RunDirectory
     from cprune_tf.training import distribution

@@ -15,7 +15,6 @@ from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
 from cprune_tf.data.whole_numbers import fit_to_input, is_integer
-from cprune_tf.graph import check_names
 from cprune_tf.training.compiled import check_compiled, check_whole_labels
 from cprune_tf.training.heads import compiled_by_heads
 from cprune_tf.training.scoring import Scorer
@@ -190,7 +189,6 @@ def load_data(
         ConfigError: If data are missing.
         DataError: If they do not fit the model.
     """
-    check_names(model)
     check_integer_inputs(settings, model)
     if not metric.is_rank:
         given = (train_data, validation_data, test_data)

@@ -76,7 +76,10 @@ def main(argv: Sequence[str]) -> None:
         float_output = _checked_output("float_output", _FLOAT_OUTPUT.value)
     # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
-    _quantize(config, output, float_output, trained_output)
+    from cprune_tf.graph import any_names
+
+    with any_names():
+        _quantize(config, output, float_output, trained_output)
 
 
 def _checked_output(flag_name: str, name: str, suffix: str = ".tflite") -> pathlib.Path:

@@ -66,7 +66,10 @@ def main(argv: Sequence[str]) -> None:
         command_line.writable_folder("tensorboard_dir", _TENSORBOARD_DIR.value)
     # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
-    _train(config, output)
+    from cprune_tf.graph import any_names
+
+    with any_names():
+        _train(config, output)
 
 
 def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:

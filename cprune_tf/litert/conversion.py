@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cprune_tf import native_output
-from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.fixing import unknown_sizes
-from cprune_tf.graph.naming import traceable_twin
+from cprune_tf.graph.naming import any_names, savable_twin
 from cprune_tf.litert import precisions
 from cprune_tf.litert.errors import ConversionError
 
@@ -86,16 +85,11 @@ def convert(
         )
     plain, remarks = convertible(model)
     if plain is not model and forward is not None:
-        raise ConversionError(f"{remarks[0]} So it takes no `forward`; expected None.")
+        remark = (*remarks, "Its layers were built with a colon in their names.")[0]
+        raise ConversionError(f"{remark} So it takes no `forward`; expected None.")
     _warn(remarks)
     half = precision == "float16"
-    if forward is None:
-        try:
-            plain = traceable_twin(plain)
-        except GraphError as error:
-            raise ConversionError(f"Its layers need other names, and {error}") from error
-        forward = _forward_of(plain)
-    return to_tflite(plain, forward, half=half, sparse=sparse)
+    return to_tflite(plain, forward or _forward_of(plain), half=half, sparse=sparse)
 
 
 def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
@@ -114,7 +108,7 @@ def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
     precisions.require_unquantized(model)
     types = precisions.other_float_types(model)
     if not types:
-        return model, ()
+        return savable_twin(model), ()
     remark = (
         f"Model {model.name!r} uses {', '.join(types)}; it is converted through a float32 copy, "
         "whose outputs differ a little."
@@ -146,6 +140,7 @@ def to_tflite(
     with (
         tempfile.TemporaryDirectory(prefix="cprune_tf_convert_") as directory,
         native_output.silenced(),
+        any_names(),
     ):
         try:
             return _convert(model, forward, directory, half, sparse)

@@ -52,7 +52,7 @@ def _prune(model, runtime, **options):
     return result, console.file.getvalue()
 
 
-@pytest.mark.parametrize("runtime", ["litert", "tvm"])
+@pytest.mark.parametrize("runtime", ["litert", pytest.param("tvm", marks=pytest.mark.slow)])
 def test_pixels_of_any_size_in_fixed_batches(tmp_path, runtime):
     data = _pixels()
     result, said = _prune(_pixels_model(), runtime, input_shape=(16, 16, 3), **data)
