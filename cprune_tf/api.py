@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cprune_tf import config as configs
+from cprune_tf.config.shapes import InputShape, with_input_shape
 from cprune_tf.opening import Evaluate, RunArguments, Train, is_name, opened_run
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def prune(
     test_data: Any = None,
     device: str | Device = "local",
     config: configs.PruneConfig | Mapping[str, Any] | None = None,
+    input_shape: InputShape | None = None,
     workdir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     short_term_train: Train | None = None,
@@ -118,6 +120,9 @@ def prune(
             the report quotes the accuracies on the validation data, which are slightly optimistic.
         device: A device's name (see open_device), or an open Device, which stays open.
         config: All other settings; missing fields keep their defaults.
+        input_shape: The sizes to which inputs of a model for any size are fixed, without the batch:
+            (224, 224, 3), or {"image": (224, 224, 3)} for several inputs. The result has them,
+            too. None: as in the config.
         workdir: The run directory. None: a new temporary one, which is kept; see
             PruneResult.workdir.
         resume: Whether to continue the run in workdir.
@@ -135,13 +140,15 @@ def prune(
     Raises:
         ConfigError: If the config is invalid, or requires a higher accuracy than the original has,
             or if the original only guesses; or if the metric is not for such a model.
-        GraphError: If the model has no graph of layers, e.g. a subclassed model.
+        GraphError: If the model has no graph of layers, e.g. a subclassed model; or if input_shape
+            does not fit it.
         DataError: If the data do not fit the model, or some of them cannot be read.
         TrainingError: If the compiled loss or metric cannot be computed from the labels.
         UnsupportedOperationError: If the compiler cannot import one of the model's layers.
     """
+    settings = _settings(config, model, device, input_shape)
     arguments = RunArguments(
-        model, train_data, validation_data, test_data, device, _settings(config, model, device),
+        model, train_data, validation_data, test_data, device, settings,
         short_term_train, long_term_train, evaluate, sparsifier, console,
     )  # fmt: skip
     root = pathlib.Path(workdir) if workdir is not None else _temporary()
@@ -166,6 +173,7 @@ def dry_run(
     test_data: Any = None,
     device: str | Device = "local",
     config: configs.PruneConfig | Mapping[str, Any] | None = None,
+    input_shape: InputShape | None = None,
     short_term_train: Train | None = None,
     long_term_train: Train | None = None,
     evaluate: Evaluate | None = None,
@@ -182,6 +190,7 @@ def dry_run(
         test_data: See `prune`.
         device: See `prune`.
         config: See `prune`.
+        input_shape: See `prune`.
         short_term_train: See `prune`; it is not called.
         long_term_train: See `prune`; it is not called.
         evaluate: See `prune`; it is called with the original.
@@ -190,8 +199,9 @@ def dry_run(
     Raises:
         UserError: Whatever `prune` would raise.
     """
+    settings = _settings(config, model, device, input_shape)
     arguments = RunArguments(
-        model, train_data, validation_data, test_data, device, _settings(config, model, device),
+        model, train_data, validation_data, test_data, device, settings,
         short_term_train, long_term_train, evaluate, None, console,
     )  # fmt: skip
     with (
@@ -205,14 +215,18 @@ def dry_run(
 
 
 def _settings(
-    config: configs.PruneConfig | Mapping[str, Any] | None, model: Any, device: str | Device
+    config: configs.PruneConfig | Mapping[str, Any] | None,
+    model: Any,
+    device: str | Device,
+    input_shape: InputShape | None,
 ) -> configs.PruneConfig:
     """The whole config, validated, with the names of the given model and device."""
     settings = (
         config
         if isinstance(config, configs.PruneConfig)
         else configs.from_mapping(dict(config or {}))
-    ).validate()
+    )
+    settings = with_input_shape(settings, input_shape).validate()
     settings.training.check_one_process()
     name = str(model) if is_name(model) else str(model.name)
     return dataclasses.replace(

@@ -53,6 +53,23 @@ def tensors(interpreter: Any) -> tuple:
     return tuple([details[name]["index"] for name in sorted(details)] for details in both)
 
 
+def random_input(spec: dict) -> np.ndarray:
+    """Returns numbers of 0..1; or pixels, or 0 for larger integers, which may be indices."""
+    kind = np.dtype(spec["dtype"])
+    if kind.kind in "iu":
+        high = np.iinfo(kind).max if kind.itemsize == 1 else 0
+        return np.random.default_rng(0).integers(0, high, spec["shape"], endpoint=True)
+    return np.random.default_rng(0).random(spec["shape"])
+
+
+def in_type(array: np.ndarray, name: str) -> np.ndarray:
+    """Converts an array; for a model that takes integers, numbers become the nearest ones."""
+    kind = np.dtype(name)
+    if kind.kind in "iu" and array.dtype.kind == "f":
+        array = np.clip(np.rint(array), np.iinfo(kind).min, np.iinfo(kind).max)
+    return array.astype(kind)
+
+
 def main() -> None:
     """Reads the inputs, runs the model and prints the outputs."""
     specs = json.loads((HERE / "metadata.json").read_text())["inputs"]
@@ -63,9 +80,9 @@ def main() -> None:
     if arguments:
         read = [np.load(path) for path in arguments]
     else:
-        read = [np.random.default_rng(0).random(spec["shape"]) for spec in specs]
+        read = [random_input(spec) for spec in specs]
     arrays = [
-        array.astype(spec["dtype"]).reshape(spec["shape"])
+        in_type(array, spec["dtype"]).reshape(spec["shape"])
         for array, spec in zip(read, specs, strict=True)
     ]
     has_library = (HERE / "model.so").exists()

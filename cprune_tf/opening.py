@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cprune_tf import config as configs
+from cprune_tf.config.shapes import write_input_shape
 
 if TYPE_CHECKING:
     import keras
@@ -69,8 +70,17 @@ def opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterato
     Raises:
         UserError: See `api.prune`.
     """
+    _check_confidence(given.settings, given.evaluate)
+    from cprune_tf.graph import any_names
+
+    with any_names(), _opened_run(given, root, resume) as context:
+        yield context
+
+
+@contextlib.contextmanager
+def _opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterator[RunContext]:
+    """See `opened_run`."""
     settings, console = given.settings, given.console
-    _check_confidence(settings, given.evaluate)
     from cprune_tf import models, pipeline
     from cprune_tf.runs import Progress, RunDirectory
     from cprune_tf.training import distribution
@@ -82,6 +92,7 @@ def opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterato
             unsafe_lambda=settings.unsafe_lambda,
             compiled=not settings.strategy.judged_by.is_rank,
         )
+    keras_model, fixed = models.with_fixed_inputs(keras_model, settings.input_shape)
     own_compile = given.train_data is not None and bool(getattr(keras_model, "compiled", False))
     _check_distribute(settings, own_compile, given.own_training)
     _check_ray(settings, own_compile or given.short_term_train is not None)
@@ -98,6 +109,8 @@ def opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterato
             on_stage_end=lambda name, sec: _journal_stage(run, name, sec),
         ) as progress,
     ):
+        if fixed:
+            progress.note(fixed)
         if settings.ray_address and cluster is None:
             progress.note(
                 f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
@@ -132,11 +145,14 @@ def _checked_task(given: RunArguments, model: keras.Model, own_compile: bool) ->
     """Loads and checks the data."""
     from cprune_tf.data import ImageData
     from cprune_tf.data.image_files import FileChecks
+    from cprune_tf.data.suggested_shape import require_fixed_inputs
     from cprune_tf.runs import Progress
     from cprune_tf.task import check_task, load_data, metric_of, prepare_task
     from cprune_tf.training.compiled import check_compiled
 
     settings, own_score = given.settings, given.evaluate is not None
+    some_data = given.train_data if given.validation_data is None else given.validation_data
+    require_fixed_inputs(model, settings.data, some_data)
     with Progress(given.console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
         metric = metric_of(settings, model, own_score=own_score)
@@ -253,6 +269,7 @@ def _judged(
 ) -> Judged:
     """The data with the images that decide: as at the run's beginning if it is resumed."""
     from cprune_tf import data as image_data
+    from cprune_tf.data.whole_numbers import fit_to_input
     from cprune_tf.runs import events
     from cprune_tf.training.judging import Judged, choose_judges
 
@@ -267,8 +284,11 @@ def _judged(
         model,
         data,
         config,
-        lambda other: image_data.load(
-            other, input_shape=data.input_shape, num_classes=data.num_classes, files=files
+        lambda other: fit_to_input(
+            image_data.load(
+                other, input_shape=data.input_shape, num_classes=data.num_classes, files=files
+            ),
+            model,
         ),
         metric=settings.strategy.metric,
     )
@@ -331,11 +351,13 @@ def _teacher(settings: configs.PruneConfig, model: keras.Model, data: Data) -> k
 
     if not path or not isinstance(data, ImageData):
         return model
-    from cprune_tf import models
+    from cprune_tf import graph, models
     from cprune_tf.training.errors import check_model
     from cprune_tf.training.evaluation import evaluate
 
-    teacher = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
+    loaded = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
+    shape = write_input_shape(data.input_shape) if graph.unknown_sizes(loaded) else ""
+    teacher, _ = models.with_fixed_inputs(loaded, shape)
     check_model(teacher, data)
     metric = settings.strategy.metric
     known, own = (evaluate(one, data, metric, part="validation") for one in (teacher, model))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cprune_tf import api
 from cprune_tf import config as configs
+from cprune_tf.config.shapes import InputShape, with_input_shape
 from cprune_tf.opening import opened_device
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ class Pruner:
             `cprune_tf.prune`. Or an `ImageData`. None: the data that config.data names.
         device: A device's name (see open_device), or an open Device, which stays open.
         config: All other settings; missing fields keep their defaults.
+        input_shape: Sizes for a model that takes any; see `cprune_tf.prune`.
         workdir: The folder; None: a new temporary one, which is kept.
 
     Raises:
         ConfigError: If the config or the data's form is invalid.
+        GraphError: If the model has no graph of layers, or input_shape does not fit it.
         ModelError: If the model cannot be read.
     """
 
@@ -65,6 +68,7 @@ class Pruner:
         *,
         device: str | Device = "local",
         config: configs.PruneConfig | Mapping[str, Any] | None = None,
+        input_shape: InputShape | None = None,
         workdir: str | os.PathLike[str] | None = None,
     ) -> None:
         given = (
@@ -72,12 +76,12 @@ class Pruner:
             if isinstance(config, configs.PruneConfig)
             else configs.from_mapping(dict(config or {}))
         )
-        self.config = given.validate()
+        self.config = with_input_shape(given, input_shape).validate()
         self.device = device
         self._data = _named(data)
         self._model_or_path = model
         self.workdir = pathlib.Path(workdir or tempfile.mkdtemp(prefix="cprune_pruner_"))
-        self.model: keras.Model = _loaded(model, self.config.unsafe_lambda)
+        self.model: keras.Model = _loaded(model, self.config)
         self.result: api.PruneResult | None = None
 
     def inspect(self) -> Inspection:
@@ -192,7 +196,7 @@ class Pruner:
             return self.result.save(directory)
         from cprune_tf.front import export_point
 
-        original = _loaded(self._model_or_path, self.config.unsafe_lambda)
+        original = _loaded(self._model_or_path, self.config)
         export_point(self.result.workdir, point, pathlib.Path(directory), original=original)
         return pathlib.Path(directory)
 
@@ -222,9 +226,9 @@ def _named(data: ImageData | tuple[Any, ...] | None) -> dict[str, Any]:
     return {f"{name}_data": part for name, part in zip(_PARTS, data, strict=False)}
 
 
-def _loaded(model: Any, unsafe_lambda: bool) -> keras.Model:
+def _loaded(model: Any, config: configs.PruneConfig) -> keras.Model:
     from cprune_tf import models
 
-    if not isinstance(model, (str, os.PathLike)):
-        return model
-    return models.load_model(os.fspath(model), unsafe_lambda=unsafe_lambda)
+    if isinstance(model, (str, os.PathLike)):
+        model = models.load_model(os.fspath(model), unsafe_lambda=config.unsafe_lambda)
+    return models.with_fixed_inputs(model, config.input_shape)[0]

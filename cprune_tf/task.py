@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cprune_tf import config as configs
 from cprune_tf import data as data_lib
 from cprune_tf import models
@@ -12,7 +14,7 @@ from cprune_tf.data import Data, SampleData
 from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
-from cprune_tf.graph import check_names
+from cprune_tf.data.whole_numbers import fit_to_input, is_integer
 from cprune_tf.training.compiled import check_compiled, check_whole_labels
 from cprune_tf.training.heads import compiled_by_heads
 from cprune_tf.training.scoring import Scorer
@@ -187,10 +189,58 @@ def load_data(
         ConfigError: If data are missing.
         DataError: If they do not fit the model.
     """
-    check_names(model)
+    check_integer_inputs(settings, model)
     if not metric.is_rank:
         given = (train_data, validation_data, test_data)
         return _samples(settings, interface_of(model), *given, on_progress)
+    images = _images(settings, model, train_data, validation_data, test_data, files, on_progress)
+    return fit_to_input(images, model)
+
+
+def check_integer_inputs(settings: configs.PruneConfig, model: keras.Model) -> None:
+    """Refuses models that cannot compute from the integers that they say they take.
+
+    Keras finds out only when such a model is called, e.g. for a convolution of uint8.
+
+    Args:
+        settings: The run's config.
+        model: The original.
+
+    Raises:
+        ConfigError: If Keras cannot compute the model's outputs, or if the config asks for a second
+            file that takes pixels.
+    """
+    interface = interface_of(model)
+    types = sorted({port.dtype for port in interface.inputs if is_integer(port.dtype)})
+    if not types:
+        return
+    if settings.deploy.pixel_input:
+        raise configs.ConfigError(
+            "config.deploy.pixel_input is True, which is for models of preprocessed images, and "
+            f"this one takes {types[0]}; expected False, since its own files take pixels."
+        )
+    zeros = [np.zeros((1, *map(int, filter(None, p.shape))), p.dtype) for p in interface.inputs]
+    try:
+        model(interface.nested(zeros), training=False)
+    except Exception as error:  # TensorFlow and layers raise what they like for such types.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise configs.ConfigError(
+            f"The model {model.name!r} takes {', '.join(types)}, and Keras cannot compute it: "
+            f"{' '.join(lines[:2])[:300]} Expected a layer after the input that makes numbers of "
+            "floating point, e.g. Rescaling, Embedding or keras.ops.cast."
+        ) from error
+
+
+def _images(
+    settings: configs.PruneConfig,
+    model: keras.Model,
+    train_data: Any,
+    validation_data: Any,
+    test_data: Any,
+    files: FileChecks,
+    on_progress: FileProgress,
+) -> data_lib.ImageData:
+    """Checks the data of a classifier of one image."""
     shape, classes = models.shape_and_classes(model)
     if isinstance(train_data, data_lib.ImageData):
         return check_image_data(train_data, train_data.name, shape, classes)

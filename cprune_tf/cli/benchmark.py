@@ -22,6 +22,7 @@ from cprune_tf.cli import command_line, loading
 from cprune_tf.devices import Latency, ModelFile, ToolLatency
 from cprune_tf.storage import files
 
+flags.adopt_module_key_flags(loading)
 _DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
 _MODELS = flags.DEFINE_list("models", None, "The models' files: .so, .tflite or .keras.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Number of threads of each model.", lower_bound=1)

@@ -26,6 +26,7 @@ from cprune_tf import config as configs
 from cprune_tf.cli import command_line, loading
 from cprune_tf.storage import files
 
+flags.adopt_module_key_flags(loading)
 _DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
 _MODEL = flags.DEFINE_string("model", None, "The .keras file, with which the others are compared.")
 _LIBRARY = flags.DEFINE_string("library", None, "The TVM library (.so).")

@@ -20,6 +20,7 @@ from cprune_tf.cli import command_line, loading
 if typing.TYPE_CHECKING:
     from cprune_tf.graph import ChannelGraph, LayerStatistics, ModelStatistics
 
+flags.adopt_module_key_flags(loading)
 _MODEL = flags.DEFINE_string(
     "model", None, "An embedded model's name, a .keras or .h5 file, or a keras.applications name."
 )

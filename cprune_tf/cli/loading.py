@@ -7,8 +7,9 @@ import typing
 
 from absl import flags
 
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, shape_flag
 
+flags.adopt_module_key_flags(shape_flag)
 UNSAFE_LAMBDA = flags.DEFINE_bool(
     "unsafe_lambda",
     False,
@@ -17,7 +18,9 @@ UNSAFE_LAMBDA = flags.DEFINE_bool(
 
 
 def load(name: str) -> typing.Any:
-    """Loads a model by file or name; models of keras.applications get random weights.
+    """Loads a model by file or name, with the sizes of --input_shape and a batch of any size.
+
+    Models of keras.applications get random weights.
 
     Args:
         name: A file, the name of an embedded model, or a name in keras.applications.
@@ -27,6 +30,8 @@ def load(name: str) -> typing.Any:
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
+        ConfigError: --input_shape cannot be read.
+        GraphError: --input_shape does not fit the model, or a layer is made for one batch size.
     """
     import keras
 
@@ -34,8 +39,13 @@ def load(name: str) -> typing.Any:
 
     builder = getattr(keras.applications, name, None)
     if builder is not None and name[0].isupper() and not pathlib.Path(name).exists():
-        return builder(weights=None)
-    return models.load_model(name, unsafe_lambda=UNSAFE_LAMBDA.value)
+        loaded = builder(weights=None)
+    else:
+        loaded = models.load_model(name, unsafe_lambda=UNSAFE_LAMBDA.value)
+    model, remark = models.with_fixed_inputs(loaded, shape_flag.input_shape())
+    if remark:
+        print(remark)
+    return model
 
 
 def load_for_compiling(name: str) -> typing.Any:
@@ -49,15 +59,13 @@ def load_for_compiling(name: str) -> typing.Any:
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
-        UsageError: An input has no fixed size, or a batch size other than 1.
+        ConfigError: --input_shape cannot be read.
+        GraphError: --input_shape does not fit the model, or a layer is made for one batch size.
+        UsageError: An input has no fixed size.
     """
+    from cprune_tf.graph import unknown_sizes
+
     model = load(name)
-    for tensor in model.inputs:
-        shape = tuple(tensor.shape)
-        if None in shape[1:] or shape[0] not in (None, 1):
-            raise command_line.UsageError(
-                f"--model: the input {tensor.name!r} of {model.name!r} has the shape {shape}; "
-                "expected fixed sizes and a batch of 1 (or any), since programs are compiled for "
-                "one size. Rebuild the model with such an Input."
-            )
+    if problem := unknown_sizes(model):
+        raise command_line.UsageError(problem)
     return model

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cprune_tf import config as configs
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, shape_flag
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
@@ -31,6 +31,7 @@ if typing.TYPE_CHECKING:
     from cprune_tf.litert import Quantized
     from cprune_tf.training.aware import AwareResult
 
+flags.adopt_module_key_flags(shape_flag)
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -58,7 +59,9 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Quantises the model that the flags describe."""
     del argv
-    config = configs.from_mapping(command_line.read_config(_CONFIG))
+    values = command_line.read_config(_CONFIG)
+    shape_flag.replace_in(values)
+    config = configs.from_mapping(values)
     output = _checked_output("output", _OUTPUT.value)
     trained_output = None
     if _TRAINED_OUTPUT.value:
@@ -73,7 +76,10 @@ def main(argv: Sequence[str]) -> None:
         float_output = _checked_output("float_output", _FLOAT_OUTPUT.value)
     # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
-    _quantize(config, output, float_output, trained_output)
+    from cprune_tf.graph import any_names
+
+    with any_names():
+        _quantize(config, output, float_output, trained_output)
 
 
 def _checked_output(flag_name: str, name: str, suffix: str = ".tflite") -> pathlib.Path:
@@ -98,12 +104,19 @@ def _quantize(
     from cprune_tf import data as image_data
     from cprune_tf import models
     from cprune_tf.data.representative import representative_images
+    from cprune_tf.data.suggested_shape import require_fixed_inputs
+    from cprune_tf.data.whole_numbers import fit_to_input
     from cprune_tf.graph.storing import stored_form
     from cprune_tf.training.deployed import quantize_as_configured
 
-    model = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
+    loaded = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
+    model, remark = models.with_fixed_inputs(loaded, config.input_shape)
+    if remark:
+        print(remark)
+    require_fixed_inputs(model, config.data)
     shape, num_classes = models.shape_and_classes(model)
-    data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
+    loaded_data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
+    data = fit_to_input(loaded_data, model)
     settings = config.quantization
     images = representative_images(data, settings.num_images, seed=config.seed)
     if settings.aware.epochs:

@@ -6,8 +6,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from cprune_tf import config as configs
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, shape_flag
 
+flags.adopt_module_key_flags(shape_flag)
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a Python file with get_config()."
 )
@@ -47,6 +48,7 @@ def read() -> configs.PruneConfig:
     for flag in (DEVICE, RUNTIME, PRECISION):
         if flag.value is not None:
             setattr(values, flag.name, flag.value)
+    shape_flag.replace_in(values)
     if CORES.value is not None:
         values.measure.cores = CORES.value
     if RAY.value is not None:

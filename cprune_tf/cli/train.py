@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cprune_tf import config as configs
-from cprune_tf.cli import command_line
+from cprune_tf.cli import command_line, shape_flag
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
@@ -34,6 +34,7 @@ if typing.TYPE_CHECKING:
     from cprune_tf.data import Data
     from cprune_tf.training.scoring import Scorer
 
+flags.adopt_module_key_flags(shape_flag)
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -57,13 +58,18 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Trains and saves the model that the flags describe."""
     del argv
-    config = configs.from_mapping(command_line.read_config(_CONFIG))
+    values = command_line.read_config(_CONFIG)
+    shape_flag.replace_in(values)
+    config = configs.from_mapping(values)
     output = _check_output(_OUTPUT.value, _OVERWRITE.value)
     if _TENSORBOARD_DIR.value:
         command_line.writable_folder("tensorboard_dir", _TENSORBOARD_DIR.value)
     # The import takes seconds, so the command line was checked first.
     command_line.import_tensorflow_quietly()
-    _train(config, output)
+    from cprune_tf.graph import any_names
+
+    with any_names():
+        _train(config, output)
 
 
 def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
@@ -144,6 +150,8 @@ def _model_and_data(
     from cprune_tf import data as image_data
     from cprune_tf import models, task
     from cprune_tf.data.interface import interface_of
+    from cprune_tf.data.suggested_shape import require_fixed_inputs
+    from cprune_tf.data.whole_numbers import fit_to_input
 
     builders = {
         "resnet8": models.resnet8,
@@ -155,20 +163,22 @@ def _model_and_data(
     if config.model in builders:
         data = image_data.load(data_config)
         return builders[config.model](data.input_shape, data.num_classes), data, "", None
-    model = models.load_model(
+    loaded = models.load_model(
         config.model,
         unsafe_lambda=config.unsafe_lambda,
         compiled=not config.strategy.judged_by.is_rank,
     )
+    model, fixed = models.with_fixed_inputs(loaded, config.input_shape)
+    require_fixed_inputs(model, data_config)
     metric = task.metric_of(config, model, own_score=False)
     if metric.is_rank:
         shape, num_classes = models.shape_and_classes(model)
         images = image_data.load(data_config, input_shape=shape, num_classes=num_classes)
-        return model, images, "", None
+        return model, fit_to_input(images, model), fixed, None
     samples = image_data.load_samples(data_config, interface_of(model))
     task.check_training(config, samples)
     model, remark, scorer = task.prepare_task(model, samples, metric, False, own_score=False)
-    return model, samples, remark, scorer
+    return model, samples, " ".join(filter(None, (fixed, remark))), scorer
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from cprune_tf.config.data import DataConfig
 from cprune_tf.config.deploy import DeployConfig
 from cprune_tf.config.measure import MeasureConfig
 from cprune_tf.config.quantization import QuantizationConfig
+from cprune_tf.config.shapes import read_input_shape
 from cprune_tf.config.strategy import StrategyConfig, default_strategy
 from cprune_tf.config.tfmot import TfmotConfig
 from cprune_tf.config.training import TrainingConfig
@@ -33,6 +34,9 @@ class PruneConfig:
         model: An embedded model's name or a path to a `.keras` / `.h5` file.
         unsafe_lambda: Whether the Python code of Lambda layers in the model's file may run, with
             all your rights; only for a file whose maker you trust. See docs/models.md.
+        input_shape: The sizes to which inputs of a model for any size are fixed, without the batch:
+            "224,224,3", or "image=224,224,3;vector=8" by the names of several inputs; "": the sizes
+            of the model. See docs/models.md.
         device: The device: "local", "rpc://HOST:PORT?key=KEY", "tracker://HOST:PORT?key=KEY" or
             "adb:SERIAL", with options, e.g. "local?gpu=cuda"; see docs/devices.md.
         runtime: The runtime that measures latencies and that the result is deployed in: "tvm" or
@@ -65,6 +69,7 @@ class PruneConfig:
 
     model: str = "resnet8_fashion"
     unsafe_lambda: bool = False
+    input_shape: str = ""
     device: str = "local"
     runtime: str = "tvm"
     precision: str = "float32"
@@ -92,6 +97,7 @@ class PruneConfig:
     def validate(self) -> PruneConfig:
         """Returns self, or raises ConfigError that names the first invalid field."""
         require(bool(self.model), "model", self.model, "a model's name or path")
+        read_input_shape(self.input_shape)
         require(bool(self.device), "device", self.device, "a device, e.g. 'local'")
         require(bool(self.runtime), "runtime", self.runtime, "a runtime: 'tvm' or 'litert'")
         require(bool(self.precision), "precision", self.precision, "a precision, e.g. 'float32'")

@@ -11,7 +11,7 @@ import numpy as np
 
 from cprune_tf.config import ConfigError
 from cprune_tf.data.image_data import DataError
-from cprune_tf.graph import inputs_and_outputs, keras_internals
+from cprune_tf.graph import inputs_and_outputs, keras_internals, unknown_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +97,12 @@ class Interface:
 IMAGES = Interface((Port("image", (None, None, None), "float32"),), (Port("class", (), "int32"),))
 
 
-def interface_of(model: keras.Model) -> Interface:
+def interface_of(model: keras.Model, *, any_size: bool = False) -> Interface:
     """Returns what a model takes and gives.
 
     Args:
         model: A built functional or Sequential model.
+        any_size: Whether inputs may have sizes that are not fixed.
 
     Raises:
         GraphError: If it has no inputs and outputs.
@@ -114,19 +115,13 @@ def interface_of(model: keras.Model) -> Interface:
         numbers = keras.tree.pack_sequence_as(given, list(range(len(inputs))))
         structure = _without_lists(numbers)
     names = [getattr(tensor, "name", "") for tensor in inputs]
-    found = Interface(
+    if not any_size and (problem := unknown_sizes(model)):
+        raise ConfigError(problem)
+    return Interface(
         tuple(map(_port, names, inputs)),
         tuple(map(_port, _output_names(model), outputs)),
         structure,
     )
-    for port in found.inputs:
-        if None in port.shape:
-            raise ConfigError(
-                f"The model's input {port} has no fixed size; expected a fixed height and "
-                "width, since programs are compiled for one size. Rebuild the model with a fixed "
-                "keras.Input."
-            )
-    return found
 
 
 def _without_lists(structure: Any) -> Any:

@@ -48,7 +48,7 @@ def load(
         raw = arrays.read_keras(rest)
     elif kind == "tfds":
         return tfds.read_tfds(rest, config, input_shape=input_shape, num_classes=num_classes)
-    elif _FUNCTION.fullmatch(name):
+    elif is_function(name):
         return datasets.call_function(
             name, config, input_shape=input_shape, num_classes=num_classes
         )
@@ -60,6 +60,11 @@ def load(
             )
         raw = arrays.read_npz(_existing_npz(name, path))
     return arrays.to_image_data(raw, config, input_shape=input_shape, num_classes=num_classes)
+
+
+def is_function(name: str) -> bool:
+    """Whether `config.data.name` names a function: "module:function"."""
+    return _FUNCTION.fullmatch(name) is not None
 
 
 def load_samples(config: DataConfig, interface: Interface) -> SampleData:
@@ -77,7 +82,7 @@ def load_samples(config: DataConfig, interface: Interface) -> SampleData:
     """
     config.validate()
     name = config.name
-    if not _FUNCTION.fullmatch(name):
+    if not is_function(name):
         raise DataError(
             f"data.name is {name!r}, which gives classified images; expected 'module:function' for "
             f"any other task. The function takes no arguments and gives {_PARTS}."

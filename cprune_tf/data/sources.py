@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import itertools
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ from cprune_tf.data.image_data import DataError
 from cprune_tf.data.image_files import FileProgress
 from cprune_tf.data.interface import IMAGES, Interface
 from cprune_tf.data.splitting import SPLIT_SEED, split_samples
+from cprune_tf.data.whole_numbers import to_type
 
 # More than any set that is trained on: data of unknown length that go on are taken for endless.
 _MAX_TRAIN = 1 << 25
@@ -207,7 +208,7 @@ class _Dataset(Source):
 
         def convert(*element: Any) -> tuple[Any, ...]:
             inputs, *rest = _parts(element[0] if len(element) == 1 else element, interface)
-            return (_cast(inputs, what, interface, tf.cast), *rest)
+            return (_cast(inputs, what, interface), *rest)
 
         converted = (dataset.batch(batch_size) if rank == single else dataset).map(convert)
         self.what = what
@@ -313,14 +314,14 @@ class _Arrays(Source):
     def in_order(self) -> Iterator[tuple[Any, ...]]:
         for batch in in_batches(self._batch_size, *keras.tree.flatten(self.items)):
             inputs, *rest = keras.tree.pack_sequence_as(self.items, list(batch))
-            yield (_cast(inputs, self.what, self._interface, np.ndarray.astype), *rest)
+            yield (_cast(inputs, self.what, self._interface), *rest)
 
     def dataset(self, seed: int) -> tf.data.Dataset:
         tensors = keras.tree.map_structure(tf.constant, self.items)
 
         def gather(indices: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
             inputs, *rest = keras.tree.map_structure(lambda one: tf.gather(one, indices), tensors)
-            return (_cast(inputs, self.what, self._interface, tf.cast), *rest)
+            return (_cast(inputs, self.what, self._interface), *rest)
 
         count = len(_first(self.items[0]))
         plan = pipeline.epoch_plan(count, self._batch_size, seed)
@@ -369,7 +370,7 @@ def _as_arrays(
         flat = [np.asarray(one) for one in interface.in_order(inputs, what)]
     nested = interface.nested(flat)
     if cast:
-        nested = _cast(nested, what, interface, np.ndarray.astype)
+        nested = _cast(nested, what, interface)
     return (nested, *(_labels(part, interface) for part in rest))
 
 
@@ -382,11 +383,11 @@ def _labels(labels: Any, interface: Interface) -> Any:
     return np.asarray(labels)
 
 
-def _cast(inputs: Any, what: str, interface: Interface, cast: Callable[[Any, str], Any]) -> Any:
+def _cast(inputs: Any, what: str, interface: Interface) -> Any:
     """Inputs in the model's types, nested as the model takes them."""
     flat = interface.in_order(inputs, what)
     return interface.nested(
-        [cast(one, port.dtype) for one, port in zip(flat, interface.inputs, strict=True)]
+        [to_type(one, port.dtype) for one, port in zip(flat, interface.inputs, strict=True)]
     )
 
 

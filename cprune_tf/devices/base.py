@@ -166,6 +166,16 @@ class ModelFile:
             )
         object.__setattr__(self, "path", os.fspath(self.path))
 
+    def rounded(self, arrays: Sequence[Array]) -> list[Array]:
+        """Returns arrays for the inputs, with the nearest integers where `inputs` says so."""
+        types = [dtype for dtype, _ in self.inputs] or [""] * len(arrays)
+        return [
+            np.rint(array).astype(dtype)
+            if array.dtype.kind == "f" and ("int" in dtype or dtype == "bool")
+            else array
+            for array, dtype in zip(arrays, types, strict=True)
+        ]
+
 
 class Device(abc.ABC):
     """Runs and times compiled code in a separate process, on this machine or another.
@@ -343,7 +353,8 @@ class Device(abc.ABC):
         Args:
             model_file: The model.
             inputs: One array for each input of the model, [num_samples, ...]; a single array also
-                works for a model with one input.
+                works for a model with one input. Inputs that `model_file` says are integers get the
+                nearest ones.
             num_threads: Number of threads.
             timeout_sec: Longest time that all samples together may take.
 
@@ -352,7 +363,7 @@ class Device(abc.ABC):
         """
         self._check_threads(num_threads)
         path = self._upload(model_file.path)
-        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        arrays = model_file.rounded([inputs] if isinstance(inputs, np.ndarray) else list(inputs))
         if model_file.runtime == "tvm":
             return typing.cast(
                 list[Array],

@@ -9,11 +9,12 @@ from cprune_tf.graph.counting import (
     statistics,
 )
 from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.fixing import fix_inputs, fixing_remark, unknown_sizes
 from cprune_tf.graph.flat import inputs_and_outputs
 from cprune_tf.graph.folding import Folding, plan_folding
 from cprune_tf.graph.history import PruningHistory, PruningStep
 from cprune_tf.graph.masking import mask
-from cprune_tf.graph.naming import check_names, traceable_twin
+from cprune_tf.graph.naming import any_names, savable_twin
 from cprune_tf.graph.rebuilding import functional_twin, rebuild
 from cprune_tf.graph.rules import Effect, Keep, LayerCall, Rule, Weight, register_rule
 from cprune_tf.graph.sparsity import SparsityBudget, plan_removal
@@ -38,9 +39,11 @@ __all__ = [
     "SparsityBudget",
     "Weight",
     "analyze",
-    "check_names",
+    "any_names",
     "check_storable",
     "count_subnormals",
+    "fix_inputs",
+    "fixing_remark",
     "flush_subnormals",
     "functional_twin",
     "group_statistics",
@@ -51,7 +54,8 @@ __all__ = [
     "plan_removal",
     "rebuild",
     "register_rule",
+    "savable_twin",
     "statistics",
     "stored_form",
-    "traceable_twin",
+    "unknown_sizes",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from cprune_tf.graph.naming import any_names
+
 
 def plain_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """Yields all layers that are no models, those inside nested models too."""
@@ -28,7 +30,7 @@ def copy_model(
     Args:
         model: Functional or Sequential. It is not changed.
         copy_layer: Makes the copy of one layer that is no model.
-        input_dtype: The type of the copy's inputs; None: as the model's.
+        input_dtype: The type of the copy's inputs of floating point; None: as the model's.
 
     Returns:
         An independent model whose `get_weights()` fit the given one.
@@ -49,9 +51,14 @@ def copy_model(
     arguments: dict[str, Any] = {}
     if input_dtype is not None:
         arguments["input_tensors"] = keras.tree.map_structure(
-            lambda tensor: keras.Input(tensor.shape[1:], dtype=input_dtype, name=tensor.name),
+            lambda tensor: keras.Input(
+                tensor.shape[1:],
+                dtype=input_dtype if "float" in tensor.dtype else tensor.dtype,
+                name=tensor.name,
+            ),
             model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
         )
-    twin = keras.models.clone_model(model, clone_function=copy, **arguments)
+    with any_names():
+        twin = keras.models.clone_model(model, clone_function=copy, **arguments)
     twin.set_weights(model.get_weights())
     return twin

@@ -1,71 +1,62 @@
-"""Names of layers that TensorFlow cannot trace, because it makes name scopes of them."""
+"""Names of layers that TensorFlow would not take, because it makes names of scopes of them."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
-import keras
+import tensorflow as tf
 
-from cprune_tf.graph import keras_internals
-from cprune_tf.graph.errors import GraphError
-from cprune_tf.graph.flat import Call, flatten
-from cprune_tf.graph.replaying import copy_weights, make_operation, replay
+from cprune_tf.graph.rebuilding import functional_twin
 
-# What tf.function takes for a scope inside others, and for one outside all others.
-_INNER = re.compile(r"[A-Za-z0-9_.>-]+")
-_OUTER = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")
-_OTHER_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
+# What TensorFlow does not take in all names of scopes and operations, or not at their start.
+_NO_CHARACTER = re.compile(r"[^A-Za-z0-9_./-]")
+_NO_START = re.compile(r"[^A-Za-z0-9.]")
 
 
-def check_names(model: Any) -> None:
-    """Raises GraphError for names of layers with which Keras can neither train nor predict.
+@contextlib.contextmanager
+def any_names() -> Iterator[None]:
+    """Lets TensorFlow trace layers, optimizers and metrics of any names, which stay as they are.
 
-    Args:
-        model: A functional or built Sequential model.
+    Keras opens a scope of the layer's name wherever it builds or calls a layer. TensorFlow refuses
+    spaces, symbols and letters of other alphabets there when it traces a function. Inside of this
+    context, the scope gets another name. TensorFlow numbers scopes whose names become equal.
     """
-    names = [model.name] if not _OUTER.fullmatch(model.name) else []
-    names += [name for name in _scopes(model) if not _INNER.fullmatch(name)]
-    if names:
-        listed = ", ".join(repr(name) for name in list(dict.fromkeys(names))[:5])
-        raise GraphError(
-            f"The model {model.name!r} has layers (or is itself) named {listed}; expected letters "
-            "of English, digits and _.>- only, since Keras with TensorFlow can neither train nor "
-            "evaluate others. Give them other names before the run: layer.name = '...'."
-        )
+    in_graph, anywhere = tf.Graph.name_scope, tf.name_scope.__init__
+
+    # Variables of optimizers get their scopes from the graph.
+    def graph_scope(graph: Any, name: Any) -> Any:
+        return in_graph(graph, _scope(name) if isinstance(name, str) else name)
+
+    def scope(self: Any, name: Any) -> None:
+        anywhere(self, _scope(name) if isinstance(name, str) else name)
+
+    tf.Graph.name_scope, tf.name_scope.__init__ = graph_scope, scope
+    try:
+        yield
+    finally:
+        tf.Graph.name_scope, tf.name_scope.__init__ = in_graph, anywhere
 
 
-def traceable_twin(model: Any) -> Any:
-    """Returns a model whose names TensorFlow can trace and save.
+def savable_twin(model: Any) -> Any:
+    """Returns a model whose variables TensorFlow can save.
 
     Args:
         model: A functional or built Sequential model; it is not changed.
 
     Returns:
-        `model` itself if its names allow it, or a copy with other names that computes the same.
+        `model` itself, or a copy with the same names if its layers were built with a colon in them.
     """
-    if all(_OUTER.fullmatch(name) for name in _scopes(model)):
+    names = (weight.value.name for weight in model.weights)
+    if not any(":" in name.rpartition(":")[0] for name in names):
         return model
-    copies: dict[str, Any] = {}
-    calls: dict[str, Call] = {}
-
-    def make(call: Call) -> Any:
-        layer = make_operation(call, {})
-        layer.name = f"layer_{len(copies)}_{_OTHER_CHARACTER.sub('_', call.name)}"
-        copies[call.name], calls[call.name] = layer, call
-        return layer
-
-    twin = replay(flatten(model), make)
-    for name, layer in copies.items():
-        copy_weights(calls[name], layer, {}, None)
-    twin.name = f"model_{_OTHER_CHARACTER.sub('_', model.name)}"
-    return twin
+    with any_names():
+        return functional_twin(model)
 
 
-def _scopes(model: Any) -> list[str]:
-    """The names of a model and its layers, but those of inputs, which compute nothing."""
-    return [
-        one.name
-        for one in keras_internals.all_layers(model)
-        if not isinstance(one, keras.layers.InputLayer)
-    ]
+def _scope(name: str) -> str:
+    """A name that TensorFlow takes anywhere; "" stands for the outermost scope, and stays."""
+    plain = _NO_CHARACTER.sub("_", name)
+    return f"x{plain}" if _NO_START.match(plain) else plain

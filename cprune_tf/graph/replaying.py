@@ -14,7 +14,7 @@ import numpy as np
 
 from cprune_tf.graph import keras_internals
 from cprune_tf.graph.errors import GraphError
-from cprune_tf.graph.flat import Call, FlatGraph, Tensor
+from cprune_tf.graph.flat import Call, FlatGraph, Shape, Tensor
 from cprune_tf.graph.rules.registry import Indices, Keep, Weight
 
 # Calls a new operation: (position of the call, the operation, args, kwargs) -> its outputs.
@@ -38,6 +38,7 @@ def replay(
     invoke: Invoke = plain_invoke,
     arguments: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     stand_ins: Mapping[int, Tensor | None] | None = None,
+    input_shapes: Mapping[str, Shape] | None = None,
 ) -> Any:
     """Repeats all calls on new inputs.
 
@@ -52,6 +53,7 @@ def replay(
             None to keep all arguments.
         stand_ins: The positions of calls to leave out, each with the Tensor that takes the place of
             its output, or None if no other call reads the output.
+        input_shapes: The new inputs' shapes with the batch axis, by name; None: as the original's.
 
     Returns:
         A new functional keras.Model with the original's name and input and output structure.
@@ -59,7 +61,7 @@ def replay(
     random_state = random.getstate()
     values: dict[int, Any] = {}
     for layer, tensor in zip(flat.input_layers, flat.inputs, strict=True):
-        values[id(tensor)] = new_input(layer)
+        values[id(tensor)] = new_input(layer, (input_shapes or {}).get(layer.name))
     operations: dict[str, Any] = {}
     initializers: list[tuple[Any, str, Any]] = []
 
@@ -153,9 +155,11 @@ def model_class(model: Any) -> Any:
     return keras.Model
 
 
-def new_input(layer: Any) -> Any:
-    """Makes a new model input like that of an existing InputLayer."""
+def new_input(layer: Any, shape: Shape | None = None) -> Any:
+    """Makes a new model input like that of an existing InputLayer, or of another shape."""
     config = layer.get_config()
+    if shape is not None:
+        config["batch_shape"] = shape
     return keras.layers.InputLayer.from_config(config).output
 
 

@@ -21,6 +21,7 @@ from scipy.cluster.hierarchy import DisjointSet
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import ModelFile
 from cprune_tf.graph.flat import flatten
+from cprune_tf.graph.naming import savable_twin
 from cprune_tf.latency.operator_ties import tie_operators
 from cprune_tf.latency.workspace import OpenedModel
 from cprune_tf.litert.tracing import TracedFile, trace
@@ -120,7 +121,7 @@ def compare_layers(
     """
     runtime = require_tvm(opened.runtime, "A comparison of single layers")
     num_threads = runtime.num_threads
-    file = trace(flatten(opened.model))
+    file = trace(flatten(savable_twin(opened.model)))
     tasks: list[Any] = [cost.task for cost in runtime.task_costs(opened.prepared)]
     wholes_ms: list[tuple[float, float]] = []
     samples_ms: dict[int, list[float]] = {task.key: [] for task in tasks}

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from cprune_tf import native_output
 from cprune_tf.graph.copying import plain_layers
-from cprune_tf.graph.errors import GraphError
-from cprune_tf.graph.naming import traceable_twin
+from cprune_tf.graph.fixing import unknown_sizes
+from cprune_tf.graph.naming import any_names, savable_twin
 from cprune_tf.litert import precisions
 from cprune_tf.litert.errors import ConversionError
 
@@ -87,16 +87,11 @@ def convert(
         )
     plain, remarks = convertible(model)
     if plain is not model and forward is not None:
-        raise ConversionError(f"{remarks[0]} So it takes no `forward`; expected None.")
+        remark = (*remarks, "Its layers were built with a colon in their names.")[0]
+        raise ConversionError(f"{remark} So it takes no `forward`; expected None.")
     _warn(remarks)
     half = precision == "float16"
-    if forward is None:
-        try:
-            plain = traceable_twin(plain)
-        except GraphError as error:
-            raise ConversionError(f"Its layers need other names, and {error}") from error
-        forward = _forward_of(plain)
-    return to_tflite(plain, forward, half=half, sparse=sparse)
+    return to_tflite(plain, forward or _forward_of(plain), half=half, sparse=sparse)
 
 
 def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
@@ -116,7 +111,7 @@ def convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
     _require_no_tables(model)
     types = precisions.other_float_types(model)
     if not types:
-        return model, ()
+        return savable_twin(model), ()
     remark = (
         f"Model {model.name!r} uses {', '.join(types)}; it is converted through a float32 copy, "
         "whose outputs differ a little."
@@ -148,6 +143,7 @@ def to_tflite(
     with (
         tempfile.TemporaryDirectory(prefix="cprune_tf_convert_") as directory,
         native_output.silenced(),
+        any_names(),
     ):
         try:
             return _convert(model, forward, directory, half, sparse)
@@ -227,12 +223,8 @@ def _require_fixed_inputs(model: keras.Model) -> None:
             f"Model {model.name!r} has no defined inputs; expected a built model. Call it on data "
             "once, or build it from keras.Input, before converting it."
         )
-    for tensor in model.inputs:
-        if any(size is None for size in tensor.shape[1:]):
-            raise ConversionError(
-                f"Input {tensor.name!r} of model {model.name!r} has shape {tuple(tensor.shape)}; "
-                "every size but the batch must be fixed. Build the model with a fixed input shape."
-            )
+    if problem := unknown_sizes(model):
+        raise ConversionError(f"{problem} cprune_tf.graph.fix_inputs does it for a model.")
 
 
 def _forward_of(model: keras.Model) -> Callable[..., Any]:

@@ -207,7 +207,8 @@ def _stored(values: npt.NDArray[np.float32], detail: Any) -> npt.NDArray[Any]:
         return values.astype(dtype, copy=False)
     scale, zero_point = detail["quantization"]
     limits = np.iinfo(dtype)
-    steps = np.rint(values / scale) + zero_point
+    # An integer that is not quantized stands for itself.
+    steps = np.rint(values / (scale or 1.0)) + zero_point
     return np.clip(steps, limits.min, limits.max).astype(dtype)
 
 

@@ -23,7 +23,6 @@ from cprune_tf.devices.agent.arrays import random_array
 from cprune_tf.graph import flat
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import FlatGraph
-from cprune_tf.graph.naming import check_names
 from cprune_tf.litert import conversion, scopes, tflite_graph
 from cprune_tf.litert.bias_correction import BiasCorrection, correct_biases
 from cprune_tf.litert.bias_range import fit_biases
@@ -109,11 +108,8 @@ def quantize(
     arrays = conversion.as_arrays(plain, images)
     try:
         graph = flat.flatten(plain)
-        check_names(plain)
     except GraphError as error:
-        raise ConversionError(
-            f"int8 needs a model with a known graph and plain names: {error}"
-        ) from error
+        raise ConversionError(f"int8 needs a model with a known graph: {error}") from error
     float_content = base = conversion.to_tflite(plain, scopes.scoped_forward(graph))
     kept = _kept_operators(float_content, graph, keep_float)
     correction = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cprune_tf.config import ConfigError
-from cprune_tf.graph import inputs_and_outputs
+from cprune_tf.graph import inputs_and_outputs, unknown_sizes
 
 if TYPE_CHECKING:
     import keras
@@ -35,18 +35,6 @@ def shape_and_classes(model: keras.Model) -> tuple[tuple[int, int, int], int]:
             "[batch, height, width, channels] and one output [batch, classes]."
         )
     shape = tuple(inputs[0].shape[1:])
-    dtype = str(inputs[0].dtype)
-    if "float" not in dtype:
-        raise ConfigError(
-            f"The model's input is of the type {dtype}; expected float32, since images are "
-            "preprocessed in floating point for Keras, TVM and LiteRT alike. Make it again with "
-            "such an input, which computes the same: copy = keras.models.clone_model(model, "
-            "input_tensors=keras.Input(model.input_shape[1:])); "
-            "copy.set_weights(model.get_weights())."
-        )
-    if None in shape:
-        raise ConfigError(
-            f"The model's input shape is {tuple(inputs[0].shape)}; expected a fixed height and "
-            "width, since programs are compiled for one size. Rebuild the model with a fixed Input."
-        )
+    if problem := unknown_sizes(model):
+        raise ConfigError(problem)
     return (int(shape[0]), int(shape[1]), int(shape[2])), int(outputs[0].shape[1])

@@ -79,8 +79,8 @@ def required_accuracy(context: RunContext, original: Any) -> tuple[float, float]
         required = accuracy - metric.drop(strategy.max_accuracy_drop, accuracy)
         required = max(0.0, required) if metric.is_accuracy else required
     context.progress.note(
-        f"{metric.word.capitalize()} of the original: {metric.text(accuracy)} ({metric.name}); "
-        f"required: {metric.text(required)}"
+        f"{metric.word[:1].upper()}{metric.word[1:]} of the original: {metric.text(accuracy)} "
+        f"({metric.name}); required: {metric.text(required)}"
     )
     guessing = "" if context.given.own_score else _guessing(context, accuracy)
     if guessing:

@@ -81,9 +81,7 @@ def saved(draw: Callable[[theme.Palette], Figure], palette: theme.Palette, kind:
     Returns:
         The contents of the file; the same plot always gives the same bytes.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(theme.settings(palette)):
+    with theme.drawing(palette):
         figure = draw(palette)
         buffer = io.BytesIO()
         # Dates and versions are left out, so that the same report always gives the same bytes.
@@ -285,7 +283,7 @@ def _draw_channels(report: types.Report, palette: theme.Palette) -> Figure:
             va="center",
             fontsize=8.5,
         )
-    axes.set_yticks(y, [layer.layer for layer in layers], fontsize=8.5)
+    axes.set_yticks(y, [theme.short_name(layer.layer) for layer in layers], fontsize=8.5)
     axes.invert_yaxis()
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.margins(x=0.14)

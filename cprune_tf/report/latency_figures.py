@@ -172,12 +172,12 @@ def _draw_staircase(axes: Axes, staircase: Staircase) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("channels kept")
     axes.set_ylabel("µs")
-    axes.set_title(f"{staircase.group} ({staircase.num_channels})", fontsize=9.5)
+    axes.set_title(f"{theme.short_name(staircase.group)} ({staircase.num_channels})", fontsize=9.5)
 
 
 def _task_label(subgraphs: Sequence[Sequence[str]]) -> str:
     first = subgraphs[0][0] if subgraphs and subgraphs[0] else formats.MISSING
-    return first + (f" (x{len(subgraphs)})" if len(subgraphs) > 1 else "")
+    return theme.short_name(first) + (f" (x{len(subgraphs)})" if len(subgraphs) > 1 else "")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -188,7 +188,5 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _write(path: pathlib.Path, draw: Callable[[], Figure]) -> None:
-    import matplotlib
-
-    with matplotlib.rc_context(theme.settings(theme.LIGHT)), files.replacing(path) as temporary:
+    with theme.drawing(theme.LIGHT), files.replacing(path) as temporary:
         draw().savefig(temporary, dpi=130)

@@ -33,8 +33,8 @@ def profile_table(profile: ModelProfile) -> rich.console.Group:
         task = row.task
         table.add_row(
             task.name,
-            _layers([layers[0] for layers in task.subgraphs if layers]),
-            _layers(row.groups),
+            rich.text.Text(_layers([layers[0] for layers in task.subgraphs if layers])),
+            rich.text.Text(_layers(row.groups)),
             formats.counts(task.keeping_counts, task.filters),
             str(task.weight),
             formats.significant(task.flops / 1e6),
@@ -82,7 +82,7 @@ def side_by_side_table(compared: SideBySide) -> rich.console.Group:
         table.add_column(column, justify="right", no_wrap=True)
     for row in compared.rows:
         table.add_row(
-            ", ".join(row.layers) or "(layers unknown)",
+            rich.text.Text(", ".join(row.layers) or "(layers unknown)"),
             ", ".join(dict.fromkeys(row.litert)),
             "-" if row.tvm_ms is None else formats.milliseconds(row.tvm_ms),
             "-" if row.litert_ms is None else formats.milliseconds(row.litert_ms),
@@ -115,7 +115,7 @@ def staircase_table(staircases: Sequence[Staircase]) -> rich.table.Table:
             for count in staircase.steps()
         ]
         table.add_row(
-            staircase.group,
+            rich.text.Text(staircase.group),
             ", ".join(steps),
             str(staircase.num_channels),
             str(len(staircase.stairs)),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import rich.box
 import rich.table
+import rich.text
 
 if typing.TYPE_CHECKING:
     from cprune_tf.litert import LayerError
@@ -31,7 +32,7 @@ def layer_error_table(errors: Sequence[LayerError], limit: int) -> rich.table.Ta
     table.add_column("most of the error", overflow="fold")
     for error in errors[:limit]:
         table.add_row(
-            ", ".join(error.layers) or "unknown",
+            rich.text.Text(", ".join(error.layers) or "unknown"),
             error.code,
             f"{error.introduced:.2%}",
             *map(

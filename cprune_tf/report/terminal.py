@@ -50,14 +50,16 @@ def _heading(report: types.Report) -> rich.panel.Panel:
     text.append(f"{report.status}\n")
     text.append(f"Device: {device}{' (emulated)' if report.device.emulated else ''}", style="dim")
     border = "green" if report.finished else "yellow"
-    return rich.panel.Panel(text, title=f"cprune_tf: {report.title}", border_style=border)
+    return rich.panel.Panel(
+        text, title=rich.text.Text(f"cprune_tf: {report.title}"), border_style=border
+    )
 
 
 def _table(title: str, *columns: str, numbers: int = 0) -> rich.table.Table:
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
         justify = "right" if i >= len(columns) - numbers else "left"
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(rich.text.Text(column), justify=justify)  # type: ignore[arg-type]
     return table
 
 

@@ -6,8 +6,12 @@ variables. The page's style sheet sets these variables.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import html
 import re
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -57,14 +61,37 @@ LIGHT = Palette(
     series_6="#7a5c00",
 )
 
+_LONGEST_NAME = 48
 _NAMES = tuple(field.name for field in dataclasses.fields(Palette))
 
 # These colours are nearly black, so that a colour that is not replaced would still be legible.
 PLACEHOLDER = Palette(**{name: f"#0000{i + 1:02x}" for i, name in enumerate(_NAMES)})
 
 
-def settings(palette: Palette) -> dict[str, Any]:
-    """Returns matplotlib's settings for one plot, for use with `rc_context`."""
+@contextlib.contextmanager
+def drawing(palette: Palette) -> Iterator[None]:
+    """Sets matplotlib's settings for one plot.
+
+    Args:
+        palette: The plot's colours.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(_settings(palette)), warnings.catch_warnings():
+        # Names of layers may be in any alphabet; a page shows them in the reader's own fonts.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
+
+
+def short_name(name: str) -> str:
+    """Returns a layer's name as plots show it: its middle is left out if it is very long."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _settings(palette: Palette) -> dict[str, Any]:
     return {
         "axes.edgecolor": palette.grid,
         "axes.facecolor": "none",
@@ -88,6 +115,8 @@ def settings(palette: Palette) -> dict[str, Any]:
         "svg.fonttype": "none",
         "svg.hashsalt": "cprune_tf",
         "text.color": palette.text,
+        # A dollar in the name of a layer is no formula.
+        "text.parse_math": False,
         "xtick.color": palette.grid,
         "xtick.labelcolor": palette.muted,
         "ytick.color": palette.grid,
@@ -123,6 +152,6 @@ def themed_svg(svg: str, title: str, prefix: str) -> str:
     content = re.sub(r'\bid="', f'id="{prefix}-', content)
     content = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", content)
     return (
-        f'<svg viewBox="{view_box.group(1)}" role="img" aria-label="{title}" '
+        f'<svg viewBox="{view_box.group(1)}" role="img" aria-label="{html.escape(title)}" '
         f'class="plot {prefix}">{content.strip()}'
     )

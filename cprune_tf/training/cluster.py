@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from cprune_tf.errors import UserError
+from cprune_tf.graph import any_names
 from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.hooks import Trainer
 
@@ -159,7 +160,8 @@ class SharedTrainer:
 
 def _train(trainer: Trainer, model: keras.Model) -> list[np.ndarray]:
     """Runs in a worker."""
-    trainer.short_term_train(model)
+    with any_names():
+        trainer.short_term_train(model)
     weights: list[np.ndarray] = model.get_weights()
     return weights
 

@@ -103,7 +103,15 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         ((*_INSPECT, "--draw=graph.txt"), "expected a name ending in .dot"),
         (("make_bundle", "--output=a_file/bundles"), "this folder cannot be made"),
         (("profile", "--workdir=a_file/work", "--model=tiny.keras"), "this folder cannot be made"),
-        ((*_PROFILE, "--model=open.keras"), "expected fixed sizes"),
+        ((*_PROFILE, "--model=open.keras"), "e.g. --input_shape=224,224,3"),
+        ((*_STAIRCASE, "--model=open.keras", "--input_shape=8,8,1"), "that the model fixes"),
+        (("prune", _PRUNE_CONFIG, "--workdir=run", "--input_shape=8x8"), "is '8x8'; expected"),
+        (
+            ("compare", _PRUNE_CONFIG, "--workdir=run", "--input_shape=a=8", "--input_shape=a=9"),
+            "(--input_shape) is 'a=8;a=9'",
+        ),
+        (("quantize", _PRUNE_CONFIG, "--output=m.tflite", "--input_shape=0"), "is '0'; expected"),
+        (("train", _TRAIN_CONFIG, "--output=m.keras", "--input_shape=0"), "is '0'; expected"),
         ((*_PROFILE, "--threads=9999"), "9999 threads were asked for"),
         ((*_PROFILE, "--database=a_file"), "tuning.database is 'a_file'"),
         ((*_PROFILE, "--protect=none*"), "'none*' matches no layer"),
@@ -166,6 +174,14 @@ def test_the_code_of_a_trusted_file_runs(folder):
     script = str(_ROOT / "tools" / "inspect_model.py")
     done = _run(script, "--model=lambda.keras", "--unsafe_lambda", folder=folder)
     assert done.returncode == 0 and "conv" in done.stdout, done.stderr
+
+
+def test_a_size_is_given_on_the_command_line(folder):
+    script = str(_ROOT / "tools" / "inspect_model.py")
+    done = _run(script, "--model=open.keras", "--input_shape=18,10,3", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "'image' from (None, None, None, 3) to (None, 18, 10, 3)" in done.stdout
+    assert "16x8x4" in done.stdout
 
 
 def test_a_damaged_bundle_is_made_anew_or_named(folder):

@@ -119,7 +119,7 @@ def _branched(num_inputs: int, num_outputs: int, size: int | None = 28) -> keras
     [
         ((2, 1), "Set it to a metric of its task"),
         ((1, 2), "Set it to a metric of its task"),
-        ((1, 1, None), "expected a fixed height and width"),
+        ((1, 1, None), "with --input_shape=28,28,1, the shape of the data"),
     ],
 )
 def test_other_models_than_classifiers_are_refused(tmp_path, arguments, message):

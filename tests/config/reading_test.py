@@ -9,6 +9,7 @@ import pytest
 
 from cprune_tf.config import ConfigError, from_mapping
 from cprune_tf.config.reading import text_lists
+from cprune_tf.config.shapes import read_input_shape, write_input_shape
 
 _PROGRAM = """
 from ml_collections import config_flags
@@ -58,3 +59,23 @@ def test_a_run_at_int8_refuses_files_with_int8_inputs():
     with pytest.raises(ConfigError, match=r"quantization\.inputs is .*tools/quantize\.py"):
         from_mapping(fields)
     assert from_mapping({"quantization": {"inputs": "int8"}}).precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ("", {}),
+        ("224,224,3", {"": (224, 224, 3)}),
+        ("image=224, 224,3;vector=8", {"image": (224, 224, 3), "vector": (8,)}),
+        ("a b;c=d=8,3;x=1", {"a b;c=d": (8, 3), "x": (1,)}),
+    ],
+)
+def test_shapes_of_inputs_as_text(text, shapes):
+    assert read_input_shape(text) == shapes
+    assert read_input_shape(write_input_shape(shapes.get("", shapes))) == shapes
+
+
+@pytest.mark.parametrize("text", ["8x8", "a=0", "a=1;a=2", "a=1;3", "a=", "8,-1"])
+def test_other_texts_are_no_shapes(text):
+    with pytest.raises(ConfigError, match=r"input_shape \(--input_shape\) is .*'224,224,3'"):
+        from_mapping({"input_shape": text})

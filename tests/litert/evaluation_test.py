@@ -30,6 +30,19 @@ def test_a_batch_gives_what_single_images_give(classifier):
     np.testing.assert_allclose(found, np.asarray(model(IMAGES)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_file_that_takes_pixels_gets_the_nearest(policy):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 2), dtype="uint8")
+    x = keras.layers.Rescaling(0.5)(image)
+    dense = keras.layers.Dense(6, dtype=policy)
+    model = keras.Model(image, dense(keras.layers.Flatten(dtype="float32")(x)))
+    content = litert.convert(model)
+    pixels = np.random.default_rng(0).integers(1, 5, (5, 4, 4, 2))
+    found = np.concatenate(list(evaluation.run(content, pixels.astype(np.float32) - 0.4)))
+    np.testing.assert_allclose(found, np.asarray(model(pixels)), rtol=1e-2, atol=1e-2)
+
+
 def test_a_file_for_one_image_alone_is_run_one_by_one():
     # The shape in the file holds the batch of 1: in a batch, it would mix the images.
     _, content = file_of(

@@ -13,13 +13,16 @@ import numpy as np
 from cprune_tf.baselines.tfmot.errors import TfmotError
 from cprune_tf.config import MeasureConfig
 from cprune_tf.devices import Device, ModelFile
+from cprune_tf.devices.base import TensorSpec
 from cprune_tf.devices.latency import Latency
+from cprune_tf.runtimes.base import input_specs
 from cprune_tf.storage import codec, files
 
 SPARSE_FILE = "sparse.tflite"
 _RESULT = "sparse.json"
 _FILES = {"original": "original.tflite", "dense": "final.tflite", "sparse": SPARSE_FILE}
 _NUM_IMAGES = 16
+_LARGEST_PIXEL = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +110,7 @@ def write_sparse_files(
         name: _tflite_file(path, latency)
         for (name, path), latency in zip(paths.items(), latencies, strict=True)
     }
-    shape = tuple(int(size) for size in model.inputs[0].shape[1:])
-    error = _difference(device, paths, shape)
+    error = _difference(device, paths, input_specs(model))
     result = SparseFiles(zeros_of(model).fraction, max_relative_error=error, **written)
     files.write_json(root / _RESULT, codec.to_fields(result))
     return result
@@ -119,11 +121,16 @@ def _tflite_file(path: pathlib.Path, latency: Latency) -> TfliteFile:
     return TfliteFile(path.name, len(data), len(gzip.compress(data, mtime=0)), latency)
 
 
-def _difference(device: Device, paths: Mapping[str, pathlib.Path], shape: tuple[int, ...]) -> float:
+def _difference(
+    device: Device, paths: Mapping[str, pathlib.Path], inputs: tuple[TensorSpec, ...]
+) -> float:
     """The largest difference of the sparse file's outputs from the dense one's, relative."""
-    images = np.random.default_rng(0).random((_NUM_IMAGES, *shape), dtype=np.float32)
+    ((dtype, shape),) = inputs
+    images = np.random.default_rng(0).random((_NUM_IMAGES, *shape[1:]), dtype=np.float32)
+    if "int" in dtype:
+        images *= _LARGEST_PIXEL
     dense, sparse = (
-        device.run_model(ModelFile(name, "litert", str(paths[name])), images)[0]
+        device.run_model(ModelFile(name, "litert", str(paths[name]), inputs), images)[0]
         for name in ("dense", "sparse")
     )
     return float(np.max(np.abs(sparse - dense)) / (np.max(np.abs(dense)) or 1.0))

@@ -9,7 +9,7 @@ from tvm import relax
 
 from cprune_tf.compiler.importer.activation import apply_activation
 from cprune_tf.compiler.importer.convolution import add_bias_and_activation
-from cprune_tf.compiler.importer.emitter import Emitter, dtype
+from cprune_tf.compiler.importer.emitter import Emitter, as_float, dtype
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 from cprune_tf.graph.fused_layers import fold_kernel_and_bias, layer_bias
 
@@ -20,9 +20,7 @@ def convert_dense(emitter: Emitter, layer: Any, x: Any) -> Any:
     kernel, bias = fold_kernel_and_bias(
         layer.kernel, layer_bias(layer), emitter.absorbed.batch_norm, -1
     )
-    if "float" not in dtype(x):  # Keras multiplies integers as numbers of the kernel's type.
-        x = emitter.emit(relax.op.astype(x, "float32"))
-    y = emitter.emit(relax.op.matmul(x, emitter.param("kernel", kernel)))
+    y = emitter.emit(relax.op.matmul(as_float(emitter, x), emitter.param("kernel", kernel)))
     return add_bias_and_activation(emitter, layer, y, bias)
 
 

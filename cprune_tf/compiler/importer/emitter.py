@@ -162,6 +162,11 @@ def dtype(var: Any) -> str:
     return str(var.ty.dtype)
 
 
+def as_float(emitter: Emitter, var: Any) -> Any:
+    """Returns integers as float32, in which Keras computes whatever may not be whole."""
+    return var if "float" in dtype(var) else emitter.emit(relax.op.astype(var, "float32"))
+
+
 def scalar(value: float, like: Any) -> Any:
     """Creates a constant of the same element type as the variable `like`."""
     return relax.const(value, dtype(like))

@@ -127,15 +127,14 @@ def _input_vars(
         if any(extent is None for extent in extents):
             raise InputShapeError(
                 f"Input {name!r} has the shape {tensor.shape}; expected fixed sizes, which "
-                "compiled code needs. Rebuild the model with such an Input, or call "
-                f'import_model(..., input_shapes={{"{name}": (height, width, channels)}}).'
+                "compiled code needs. Fix them with --input_shape, or in Python with "
+                f'cprune_tf.graph.fix_inputs(model, {{"{name}": (height, width, channels)}}).'
             )
         if tensor.shape[0] not in (None, batch_size):
             raise InputShapeError(
                 f"Input {name!r} has the fixed batch size {tensor.shape[0]}; expected none, or "
-                f"{batch_size}, which this is compiled for. Rebuild the model with "
-                "keras.Input(shape), which has no batch size, or call "
-                f"import_model(..., batch_size={tensor.shape[0]})."
+                f"{batch_size}, which this is compiled for. cprune_tf.graph.fix_inputs(model) "
+                "frees the batch."
             )
         dtype = computed_dtype(tensor.dtype)
         inputs.append(relax.Var(name, relax.TensorType((batch_size, *extents), dtype)))

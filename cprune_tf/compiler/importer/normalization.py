@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
+from cprune_tf.compiler.importer.emitter import Emitter, as_float, dtype, scalar, shape
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 from cprune_tf.graph.fused_layers import batch_norm_scale_shift, to_numpy
 
@@ -34,7 +34,7 @@ def convert_batch_normalization(emitter: Emitter, layer: Any, x: Any, mask: Any 
             "a mask is passed; expected none: masks are not supported here"
         )
     scale, shift = batch_norm_scale_shift(layer)
-    rank = len(shape(x))
+    x, rank = as_float(emitter, x), len(shape(x))
     scale = emitter.param("scale", along_axes(scale, [layer.axis], rank))
     shift = emitter.param("shift", along_axes(shift, [layer.axis], rank))
     return emitter.emit(_op.add(_op.multiply(x, scale), shift))
@@ -47,6 +47,7 @@ def normalize(
 
     Without `centered`, computes x / sqrt(mean(x^2) + epsilon).
     """
+    x = as_float(emitter, x)
     if centered:
         x = emitter.emit(_op.subtract(x, _op.mean(x, axis=list(axes), keepdims=True)))
     power = _op.mean(_op.multiply(x, x), axis=list(axes), keepdims=True)
@@ -74,6 +75,7 @@ def convert_layer_normalization(emitter: Emitter, layer: Any, x: Any) -> Any:
         raise UnsupportedOperationError("rms_scaling=True; expected False: use RMSNormalization")
     last = rank - 1
     if axes == [last] and gamma is not None and beta is not None:
+        x = as_float(emitter, x)
         scale, shift = emitter.param("gamma", gamma), emitter.param("beta", beta)
         return emitter.emit(_op.nn.layer_norm(x, scale, shift, axes=[last], epsilon=layer.epsilon))
     y = normalize(emitter, x, axes, layer.epsilon)

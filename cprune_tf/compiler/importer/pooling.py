@@ -9,7 +9,7 @@ import keras
 from tvm import relax
 
 from cprune_tf.compiler.importer.convolution import require_channels_last
-from cprune_tf.compiler.importer.emitter import Emitter, shape
+from cprune_tf.compiler.importer.emitter import Emitter, as_float, shape
 from cprune_tf.compiler.importer.padding import resolve_padding, tvm_order
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
@@ -54,6 +54,7 @@ def pool(
     Returns:
         The result's variable.
     """
+    x = x if is_max else as_float(emitter, x)
     sizes = shape(x)[1:-1]
     amounts = list(extra) or resolve_padding(padding, sizes, pool_size, strides)
     return emitter.emit(
@@ -122,7 +123,7 @@ def convert_global_average_pooling(emitter: Emitter, layer: Any, x: Any, mask: A
         raise UnsupportedOperationError(
             "a mask is passed; expected none: masks are not supported here"
         )
-    return _global(emitter, layer, x, relax.op.mean)
+    return _global(emitter, layer, as_float(emitter, x), relax.op.mean)
 
 
 @register_converter(
@@ -158,6 +159,7 @@ def _adaptive(emitter: Emitter, x: Any, output_size: int | Sequence[int], *, is_
         window = [size // target for size, target in zip(sizes, targets, strict=True)]
         return pool(emitter, x, is_max=is_max, pool_size=window, strides=window, padding="valid")
     reduce = relax.op.max if is_max else relax.op.mean
+    x = x if is_max else as_float(emitter, x)
     for axis, (size, target) in enumerate(zip(sizes, targets, strict=True), start=1):
         parts = []
         for index in range(target):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
+from cprune_tf.compiler.importer.emitter import Emitter, as_float, dtype, scalar, shape
 from cprune_tf.compiler.importer.merging import concatenate
 from cprune_tf.compiler.importer.normalization import normalize
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
@@ -153,6 +153,7 @@ def convert_reduction(emitter: Emitter, operation: Any, x: Any) -> Any:
         raise UnsupportedOperationError(f"initial is {operation.initial!r}; expected None")
     axes = list(axis) if isinstance(axis, tuple | list) else axis
     keepdims = bool(operation.keepdims)
+    x = as_float(emitter, x) if name in ("Mean", "Var", "Std") else x
     return emitter.emit(_REDUCTIONS[name](x, axis=axes, keepdims=keepdims))
 
 

@@ -10,7 +10,7 @@ import keras
 from tvm import relax
 
 from cprune_tf.compiler.importer.convolution import require_channels_last
-from cprune_tf.compiler.importer.emitter import Emitter, shape
+from cprune_tf.compiler.importer.emitter import Emitter, as_float, shape
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
 
 
@@ -161,6 +161,8 @@ def convert_resizing(emitter: Emitter, layer: Any, x: Any) -> Any:
     for setting in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
         if settings.get(setting):
             raise UnsupportedOperationError(f"{setting}=True; expected False")
+    # Not rounded, as in Keras's predict and in LiteRT; Keras's eager calls round integers.
+    x = as_float(emitter, x)
     return resize(emitter, x, (layer.height, layer.width), layer.interpolation)
 
 

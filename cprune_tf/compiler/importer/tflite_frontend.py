@@ -25,6 +25,7 @@ from cprune_tf.compiler.importer.frontends import MissingTfliteError
 from cprune_tf.compiler.importer.importing import ImportedModel
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor, flatten
+from cprune_tf.graph.naming import savable_twin
 from cprune_tf.litert.tracing import Operator, TracedFile, trace
 
 _LOGGER = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def import_through_tflite(model: keras.Model) -> ImportedModel:
             names the operator and its layers.
         GraphError: The model is not a built functional or Sequential Keras 3 model.
     """
-    graph = flatten(model)
+    graph = flatten(savable_twin(model))
     tflite = _require_tflite()
     file = trace(graph)
     operator_of: dict[str, int] = {}

@@ -31,7 +31,9 @@ def render(comparison: types.Comparison) -> rich.console.Group:
     text.append(f"{comparison.verdict}\n", style="bold")
     emulated = " (emulated)" if comparison.emulated else ""
     text.append(f"Device: {comparison.device_name or 'not recorded'}{emulated}", style="dim")
-    panel = rich.panel.Panel(text, title=f"cprune_tf: strategies for {comparison.title}")
+    panel = rich.panel.Panel(
+        text, title=rich.text.Text(f"cprune_tf: strategies for {comparison.title}")
+    )
     notes = [rich.text.Text(f"! {note}", style="yellow") for note in comparison.notes]
     return rich.console.Group(panel, _table(comparison), *notes)
 
@@ -47,7 +49,7 @@ def _table(comparison: types.Comparison) -> rich.table.Table:
         "search\ntime",
         "candidates\n(trained)",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(rich.text.Text(heading), justify="right")
     original = comparison.original
     table.add_row(
         types.ORIGINAL, "", _percent(original.test_accuracy), _percent(original.deciding_accuracy)
