@@ -263,13 +263,21 @@ def refuse_other_config(root: pathlib.Path, config: config_lib.PruneConfig) -> N
             "choose another --workdir."
         )
     compared = differences.compare(_read_json(path), config.to_json_dict())
-    changes = [change for change in compared if change.field not in _MAY_DIFFER]
+    changes = [change for change in compared if not _changes_nothing(change)]
     if changes:
         fields = "; ".join(f"config.{change}" for change in changes)
         raise RunDirectoryError(
             f"The run in {root} began with another config, so it cannot be resumed with this one "
             f"({fields}). Pass the same values, or choose another --workdir."
         )
+
+
+def _changes_nothing(change: differences.Difference) -> bool:
+    """Whether a run may go on with this difference: also a later version's field at its default."""
+    if change.before is differences.ABSENT:
+        defaults = differences.flatten(config_lib.PruneConfig().to_json_dict())
+        return change.field in defaults and change.now == defaults[change.field]
+    return change.field in _MAY_DIFFER
 
 
 def _read_json(path: pathlib.Path) -> Any:

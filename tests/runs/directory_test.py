@@ -34,6 +34,18 @@ def test_create_lays_out_the_directory(tmp_path):
         assert run.read_json("environment.json")["packages"]["numpy"] == np.__version__
 
 
+def test_a_run_of_an_earlier_version_resumes_where_a_later_field_has_its_default(tmp_path):
+    RunDirectory.create(tmp_path, _CONFIG).close()
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dry_run"], config["training"]["teacher"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with RunDirectory.open(tmp_path, _CONFIG, resume=True) as run:
+        assert run.resumed
+    taught = config_lib.from_mapping({"training": {"teacher": "large.keras"}})
+    with pytest.raises(RunDirectoryError, match=r"training.teacher: was \(absent\), is 'large"):
+        RunDirectory.open(tmp_path, taught, resume=True)
+
+
 def test_existing_run_needs_resume(tmp_path):
     with RunDirectory.create(tmp_path, _CONFIG) as run:
         run.journal.append(Evaluated(0.9))
@@ -85,8 +97,8 @@ def test_config_written_by_a_version_with_other_fields_differs(tmp_path):
     del stored["seed"]
     (tmp_path / "config.json").write_text(json.dumps({**stored, "gone": 1}))
     with pytest.raises(RunDirectoryError) as caught:
-        RunDirectory.open(tmp_path, _CONFIG, resume=True)
-    assert "config.seed: was (absent), is 0" in str(caught.value)
+        RunDirectory.open(tmp_path, dataclasses.replace(_CONFIG, seed=7), resume=True)
+    assert "config.seed: was (absent), is 7" in str(caught.value)
     assert "config.gone: was 1, is (absent)" in str(caught.value)
 
 
