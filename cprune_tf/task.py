@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from cprune_tf import config as configs
@@ -19,6 +20,54 @@ from cprune_tf.training.scoring import Scorer
 
 if TYPE_CHECKING:
     import keras
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A model with its data and how it is judged.
+
+    Attributes:
+        model: The model, compiled if it is to be trained by a loss of its own.
+        data: The data.
+        metric: What the scores are.
+        scorer: Computes them; None: a classifier's accuracies, or the caller's own function.
+        remark: How the model is trained, for people; "" if there is nothing to say.
+    """
+
+    model: keras.Model
+    data: Data
+    metric: Metric
+    scorer: Scorer | None = None
+    remark: str = ""
+
+
+def open_task(settings: configs.PruneConfig) -> Task:
+    """Loads the model and the data that a config names, for tools that do not prune.
+
+    Args:
+        settings: The config.
+
+    Raises:
+        ConfigError: If the metric is not for such a model, or the config asks for what is there
+            for classifiers of one image only.
+        DataError: If the data do not fit the model.
+        ModelError: If the model cannot be loaded.
+        TrainingError: If the labels fit no loss, or there is no such metric.
+    """
+    model = models.load_model(
+        settings.model,
+        unsafe_lambda=settings.unsafe_lambda,
+        compiled=not settings.strategy.judged_by.is_rank,
+    )
+    metric = metric_of(settings, model, own_score=False)
+    if metric.is_rank:
+        shape, num_classes = models.shape_and_classes(model)
+        images = data_lib.load(settings.data, input_shape=shape, num_classes=num_classes)
+        return Task(model, images, metric)
+    samples = data_lib.load_samples(settings.data, interface_of(model))
+    check_training(settings, samples)
+    model, remark, scorer = prepare_task(model, samples, metric, False, own_score=False)
+    return Task(model, samples, metric, scorer, remark)
 
 
 def metric_of(settings: configs.PruneConfig, model: keras.Model, *, own_score: bool) -> Metric:
@@ -86,6 +135,8 @@ def check_task(
     own_training: bool,
     judges_only: bool,
     is_sparsified: bool,
+    *,
+    own_score: bool,
 ) -> None:
     """Refuses what is there for classifiers of one image only.
 
@@ -95,6 +146,7 @@ def check_task(
         own_training: Whether the caller's functions train in all phases.
         judges_only: Whether only validation data were given.
         is_sparsified: Whether a sparsifier was given.
+        own_score: Whether the caller's own function evaluates.
 
     Raises:
         ConfigError: If the config asks for such a thing.
@@ -105,11 +157,11 @@ def check_task(
             "long_term_train, since a training on the samples that decide would judge itself."
         )
     check_training(settings, data)
-    if settings.makes_int8:
+    aware = settings.quantization.aware
+    if own_score and settings.precision == "int8" and aware.epochs:
         raise configs.ConfigError(
-            "config.precision or config.compared_precisions names int8, which is judged only for "
-            f"classifiers of one image, and the model has {data.interface}; expected float32 or "
-            "float16."
+            f"config.quantization.aware.epochs is {aware.epochs}, and evaluate is a function of "
+            "your own, which does not judge int8 files; expected 0, or a metric of the model."
         )
     if confidence := settings.strategy.gate_confidence:
         raise configs.ConfigError(

@@ -76,7 +76,7 @@ def test_a_file_of_any_task_is_pruned(tmp_path, name, metric, compiled, trained)
 
 
 @pytest.mark.slow
-def test_a_model_of_two_inputs_is_trained_and_what_cannot_be_is_one_error(tmp_path):
+def test_a_model_of_two_inputs_is_trained_and_quantised_and_what_cannot_be_is_one_error(tmp_path):
     flags = _task_flags(tmp_path, "image_and_vector", "accuracy", compiled=False)
     output = tmp_path / "trained.keras"
     done = _run("train", *flags, f"--output={output}")
@@ -84,6 +84,18 @@ def test_a_model_of_two_inputs_is_trained_and_what_cannot_be_is_one_error(tmp_pa
     assert "training, 32 test samples" in done.stdout and "test accuracy" in done.stdout
     assert "top1" not in done.stdout
     assert keras.models.load_model(output).loss.name == "sparse_categorical_crossentropy"
+    int8 = _run(
+        "quantize",
+        *flags,
+        f"--output={tmp_path / 'int8.tflite'}",
+        "--max_drop=-1",
+        "--config.quantization.aware.epochs=1",
+        "--config.measure.max_time_sec=0.05",
+    )
+    assert int8.returncode == 0, int8.stderr
+    assert "ranges from 64 training samples" in int8.stdout and "int8, untrained" in int8.stdout
+    assert "On the test samples: int8 file" in int8.stdout
+    assert "most of the error" in int8.stdout and "images" not in int8.stdout
     for tool in ("train", "quantize"):
         suffix = {"train": ".keras", "quantize": ".tflite"}[tool]
         refused = _run(
