@@ -114,17 +114,17 @@ def _checked_task(
     given: RunArguments, model: keras.Model, own_compile: bool
 ) -> tuple[Task, FileChecks]:
     """Loads and checks the data; returns what was found out about image files, too."""
+    from cprune_tf import task
     from cprune_tf.data import ImageData
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.runs import Progress
-    from cprune_tf.task import Task, check_task, load_data, metric_of, prepare_task
     from cprune_tf.training.compiled import check_compiled
 
     settings, own_score = given.settings, given.evaluate is not None
     with Progress(given.console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
-        metric = metric_of(settings, model, own_score=own_score)
-        data = load_data(
+        metric = task.metric_of(settings, model, own_score=own_score)
+        data = task.load_data(
             settings, metric, model, given.train_data, given.validation_data, given.test_data,
             files, stage.progress,
         )  # fmt: skip
@@ -132,15 +132,16 @@ def _checked_task(
         if not isinstance(data, ImageData):
             judges_only = given.train_data is None and given.validation_data is not None
             sparsifies = given.sparsifier is not None
-            check_task(
+            task.check_task(
                 settings, data, given.own_training, judges_only, sparsifies, own_score=own_score
             )
-            model, remark, scorer = prepare_task(
+            model, remark, scorer = task.prepare_task(
                 model, data, metric, given.own_training, own_score=own_score
             )
         elif own_compile and not given.own_training:
             check_compiled(model, data)
-    return Task(model, data, metric, scorer, remark), files
+        teacher = task.load_teacher(settings, model, data, own_compile or given.own_training)
+    return task.Task(model, data, metric, scorer, remark, teacher), files
 
 
 def _pipeline_input(
@@ -155,6 +156,7 @@ def _pipeline_input(
 ) -> PipelineInput:
     """What the stages work on: the model, the images that decide, and the functions."""
     from cprune_tf.pipeline import PipelineInput
+    from cprune_tf.task import check_teacher
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
 
@@ -165,8 +167,12 @@ def _pipeline_input(
         if note:
             progress.note(note)
     judge = Int8Judge(settings, data, scorer) if settings.makes_int8 else None
+    teacher = task.model
+    if task.teacher is not None:
+        teacher = task.teacher
+        check_teacher(settings, teacher, dataclasses.replace(task, data=data))
     hooks = _hooks(
-        settings, data, task.model, own_compile, replicas, cluster, run, progress.innermost,
+        settings, data, teacher, own_compile, replicas, cluster, run, progress.innermost,
         given.short_term_train, given.long_term_train, given.evaluate, judge, task.metric, scorer,
     )  # fmt: skip
     return PipelineInput(
@@ -264,7 +270,7 @@ def _judged(
 def _hooks(
     settings: configs.PruneConfig,
     data: Data,
-    model: keras.Model,
+    teacher: keras.Model,
     own_compile: bool,
     replicas: tf.distribute.Strategy | None,
     cluster: TrainingCluster | None,
@@ -285,7 +291,7 @@ def _hooks(
     default = Trainer(
         settings,
         data,
-        _teacher(settings, model, data),
+        teacher,
         own_compile=own_compile,
         log_dir=run.tensorboard_dir,
         on_step=on_step,
@@ -308,30 +314,6 @@ def _hooks(
         metric,
         None if long_term_train else default.train_one_step,
     )
-
-
-def _teacher(settings: configs.PruneConfig, model: keras.Model, data: Data) -> keras.Model:
-    """Returns the model whose outputs candidates are trained to keep, after a check."""
-    path = settings.training.teacher
-    from cprune_tf.data import ImageData
-
-    if not path or not isinstance(data, ImageData):
-        return model
-    from cprune_tf import models
-    from cprune_tf.training.errors import check_model
-    from cprune_tf.training.evaluation import evaluate
-
-    teacher = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
-    check_model(teacher, data)
-    metric = settings.strategy.metric
-    known, own = (evaluate(one, data, metric, part="validation") for one in (teacher, model))
-    if known < own:
-        raise configs.ConfigError(
-            f"config.training.teacher {path!r} has {known:.2%} ({metric}) on the images that "
-            f"decide; expected at least the original's {own:.2%}. Check that it was trained with "
-            "the preprocessing that config.data describes."
-        )
-    return teacher
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
 from cprune_tf.graph import check_names
+from cprune_tf.graph.heads import LINEAR, output_activations
 from cprune_tf.training.compiled import check_compiled, check_whole_labels
+from cprune_tf.training.errors import check_model
+from cprune_tf.training.evaluation import evaluate
 from cprune_tf.training.heads import compiled_by_heads
 from cprune_tf.training.scoring import Scorer
 
@@ -32,6 +35,7 @@ class Task:
         metric: What the scores are.
         scorer: Computes them; None: a classifier's accuracies, or the caller's own function.
         remark: How the model is trained, for people; "" if there is nothing to say.
+        teacher: The model of `config.training.teacher`; None: the original.
     """
 
     model: keras.Model
@@ -39,6 +43,7 @@ class Task:
     metric: Metric
     scorer: Scorer | None = None
     remark: str = ""
+    teacher: keras.Model | None = None
 
 
 def open_task(settings: configs.PruneConfig) -> Task:
@@ -197,7 +202,6 @@ def check_training(settings: configs.PruneConfig, data: SampleData) -> None:
     """
     training = settings.training
     for name, value, expected in (
-        ("teacher", training.teacher, "''"),
         ("distribute", training.distribute, "''"),
         ("short_term.label_smoothing", training.short_term.label_smoothing, "0"),
         ("long_term.label_smoothing", training.long_term.label_smoothing, "0"),
@@ -208,6 +212,95 @@ def check_training(settings: configs.PruneConfig, data: SampleData) -> None:
                 f"are judged by top1 or top5, and the model has {data.interface}; expected "
                 f"{expected}."
             )
+
+
+def load_teacher(
+    settings: configs.PruneConfig, model: keras.Model, data: Data, own_training: bool
+) -> keras.Model | None:
+    """Loads the model of `config.training.teacher`, and checks that its outputs can be taught.
+
+    Args:
+        settings: The run's config.
+        model: The original.
+        data: Its data.
+        own_training: Whether the caller's functions, or the compiled model's own optimizer, train.
+
+    Returns:
+        The teacher; None if the config names none.
+
+    Raises:
+        ConfigError: If nothing would learn from it, or its inputs and outputs are others.
+        ModelError: If it cannot be loaded.
+        TrainingError: If a classifier's teacher is for other images or classes.
+    """
+    path = settings.training.teacher
+    if not path:
+        return None
+    if own_training:
+        raise configs.ConfigError(
+            f"config.training.teacher is {path!r}; expected '' where your own functions or the "
+            "optimizer of your compiled model train: teach there, or leave training to "
+            "config.training."
+        )
+    teacher = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
+    if isinstance(data, data_lib.ImageData):
+        check_model(teacher, data)
+        return teacher
+    theirs = interface_of(teacher)
+    for kind, own, other in (
+        ("inputs", data.interface.inputs, theirs.inputs),
+        ("outputs", data.interface.outputs, theirs.outputs),
+    ):
+        names, other_names = ([port.name for port in ports] for ports in (own, other))
+        is_other_order = names != other_names and sorted(names) == sorted(other_names)
+        if is_other_order or [port.shape for port in own] != [port.shape for port in other]:
+            raise configs.ConfigError(
+                f"config.training.teacher {path!r} has the {kind} {', '.join(map(str, other))}; "
+                f"expected as many as the model has, of the same shapes and in the same order: "
+                f"{', '.join(map(str, own))}."
+            )
+    for port, end, other_end in zip(
+        theirs.outputs, output_activations(model), output_activations(teacher), strict=True
+    ):
+        if end != other_end:
+            raise configs.ConfigError(
+                f"config.training.teacher {path!r}: the output {port} ends in "
+                f"{_ending(other_end)}, and the model's in {_ending(end)}; expected the "
+                "same, so that they can be compared. Change the end of one of them."
+            )
+    return teacher
+
+
+def _ending(activation: str) -> str:
+    return "neither a sigmoid nor a softmax" if activation == LINEAR else f"a {activation}"
+
+
+def check_teacher(settings: configs.PruneConfig, teacher: keras.Model, task: Task) -> None:
+    """Refuses a teacher that is worse than its pupil.
+
+    Args:
+        settings: The run's config.
+        teacher: From `load_teacher`.
+        task: The original, and the data with the samples that decide.
+
+    Raises:
+        ConfigError: If it has a lower score on the samples that decide.
+    """
+    metric, data = task.metric, task.data
+    if isinstance(data, data_lib.ImageData):
+        name = settings.strategy.metric
+        known, own = (evaluate(one, data, name, part="validation") for one in (teacher, task.model))
+    elif task.scorer is not None:
+        known, own = (task.scorer.of_model(one, *data.judges) for one in (teacher, task.model))
+    else:  # only the caller's own function knows
+        return
+    if known < own:
+        limit = "at most" if metric.is_minimized else "at least"
+        raise configs.ConfigError(
+            f"config.training.teacher {settings.training.teacher!r} has {metric.text(known)} "
+            f"({metric.name}) on the {metric.items} that decide; expected {limit} the original's "
+            f"{metric.text(own)}. Check that it was trained with the same preprocessing."
+        )
 
 
 def load_data(

@@ -65,6 +65,7 @@ def test_a_file_of_any_task_is_pruned(tmp_path, name, metric, compiled, trained)
         "--config.strategy.name=uniform",
         "--config.strategy.max_iterations=1",
         "--config.training.short_term.distill=0.5",
+        f"--config.training.teacher={tmp_path / 'model.keras'}",
         "--config.measure.max_time_sec=0.05",
     )
     assert done.returncode == 0, done.stderr
