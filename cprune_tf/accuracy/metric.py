@@ -62,6 +62,11 @@ class Metric:
         return _PRESET_LABELS.get(self.name) or self.name.replace("_", " ").replace("io u", "IoU")
 
     @property
+    def heading(self) -> str:
+        """The label at the beginning of a line, e.g. "Mean IoU"."""
+        return capitalized(self.label)
+
+    @property
     def word(self) -> str:
         """What a score is called in a sentence: "accuracy", or the metric's name."""
         return _ACCURACY if self.is_rank else self.label
@@ -101,6 +106,11 @@ class Metric:
     def text(self, score: float) -> str:
         """Writes a score as the metric's value: "88.10%", or "0.1234"."""
         return f"{score:.2%}" if self.is_accuracy else f"{self.score(score):.4g}"
+
+
+def capitalized(text: str) -> str:
+    """Writes a text at the beginning of a sentence; unlike `str.capitalize`, it keeps "IoU"."""
+    return text[:1].upper() + text[1:]
 
 
 TOP1 = Metric()

@@ -234,6 +234,7 @@ def _time(
 
 def _print_layers(quantized: Quantized, task: Task, drop: float) -> None:
     from cprune_tf import litert
+    from cprune_tf.accuracy import capitalized
     from cprune_tf.report import formats, quantization_tables
 
     metric = task.metric
@@ -241,7 +242,7 @@ def _print_layers(quantized: Quantized, task: Task, drop: float) -> None:
     if not metric.is_accuracy:
         allowed += " of the float32 file's value"
     print(
-        f"{metric.word.capitalize()} changes by {formats.score_change(metric, -drop)}; --max_drop "
+        f"{capitalized(metric.word)} changes by {formats.score_change(metric, -drop)}; --max_drop "
         f"allows a loss of {allowed}. The layers that add most noise to their outputs:"
     )
     errors = litert.compare_layers(quantized, task.data.test_images)

@@ -25,7 +25,7 @@ RUNTIME_NAMES = {
 DECISION_NAMES = {
     ACCEPTED: "accepted",
     REFUSED_LATENCY: "refused: latency",
-    REFUSED_ACCURACY: "refused: accuracy",
+    REFUSED_ACCURACY: "refused: {word}",
 }
 
 
@@ -206,9 +206,9 @@ def runtime(name: str, processor: str = "", items: str = "images") -> str:
     return f"{label} on {processor}" if processor else label
 
 
-def decision(name: str) -> str:
-    """Returns a decision's name for people."""
-    return DECISION_NAMES.get(name, name.replace("_", " "))
+def decision(name: str, metric: Metric) -> str:
+    """Returns a decision's name for people, e.g. "refused: mean IoU"."""
+    return DECISION_NAMES.get(name, name.replace("_", " ")).format(word=metric.word)
 
 
 def metric(name: str | None) -> str:

@@ -122,7 +122,9 @@ def _decisions(report: types.Report) -> rich.table.Table:
         channels = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
         table.add_row(
             str(row.number),
-            rich.text.Text(formats.decision(row.decision), style=_STYLES.get(row.decision, "")),
+            rich.text.Text(
+                formats.decision(row.decision, metric), style=_STYLES.get(row.decision, "")
+            ),
             rich.text.Text(row.task),
             rich.text.Text(channels),
             _candidate_latency(row),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -37,8 +38,8 @@ def _task_flags(folder: pathlib.Path, name: str, metric: str, compiled: bool) ->
     ]
 
 
-def _page(workdir: pathlib.Path) -> str:
-    html = (workdir / "report.html").read_text()
+def _page(workdir: pathlib.Path, name: str = "report.html") -> str:
+    html = (workdir / name).read_text()
     return re.sub(r"<style>.*?</style>|<[^>]*>", "", html, flags=re.S).rpartition("Conditions")[0]
 
 
@@ -74,6 +75,28 @@ def test_a_file_of_any_task_is_pruned(tmp_path, name, metric, compiled, trained)
     for shown in (done.stdout, _page(tmp_path / "run")):
         assert (label in shown) and "io u" not in shown
         assert not re.search("top-?1|images|first class", shown)
+
+
+@pytest.mark.slow
+def test_strategies_are_compared_by_the_tasks_score(tmp_path):
+    workdir = tmp_path / "compared"
+    done = _run(
+        "compare",
+        *_task_flags(tmp_path, "two_heads", "size_mae", True),
+        f"--workdir={workdir}",
+        "--strategies=uniform,global_ranking",
+        "--runtime=litert",
+        "--config.measure.max_time_sec=0.05",
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    values = json.loads((workdir / "comparison.json").read_text())
+    assert values["is_minimized"] and {row["state"] for row in values["rows"]} == {"met"}
+    error = -values["original"]["deciding_accuracy"]
+    assert "required size mae of at most" in values["verdict"]
+    page = _page(workdir, "comparison.html")
+    assert f"{error:#.4g}" in page and "Size mae against speed" in page
+    for shown in (done.stdout, page):
+        assert "size mae" in shown and not re.search("accuracy|images", shown)
 
 
 @pytest.mark.slow
