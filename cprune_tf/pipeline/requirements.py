@@ -81,7 +81,7 @@ def required_accuracy(context: RunContext, original: Any) -> tuple[float, float]
         required = max(0.0, required) if metric.is_accuracy else required
     context.progress.note(
         f"{capitalized(metric.word)} of the original: {metric.text(accuracy)} ({metric.name}); "
-        f"required: {metric.text(required)}"
+        f"required: {metric.limit}{metric.text(required)}"
     )
     guessing = "" if context.given.own_score else _guessing(context, accuracy)
     if guessing:

@@ -169,5 +169,4 @@ def _requirement(metric: Metric, accuracy: float, required: float | None) -> str
     if required is None:
         return ""
     state = "met" if accuracy >= required else "MISSED"
-    limit = "at most " if metric.is_minimized else ""
-    return f" (required {limit}{formats.score(metric, required)}: {state})"
+    return f" (required {metric.limit}{formats.score(metric, required)}: {state})"

@@ -107,8 +107,8 @@ def _difference(metric: Metric, row: types.Comparison) -> str:
 def _latency(latency: types.Latency | None) -> str:
     if latency is None:
         return formats.MISSING
-    low, high = (formats.significant(q) for q in (latency.q1_ms, latency.q3_ms))
-    return f"{formats.milliseconds(latency.median_ms)} [{low}–{high}]"
+    quartiles = formats.milliseconds_like(latency.median_ms, latency.q1_ms, latency.q3_ms)
+    return f"{formats.milliseconds(latency.median_ms)} [{'–'.join(quartiles)}]"
 
 
 def _decisions(report: types.Report) -> rich.table.Table:

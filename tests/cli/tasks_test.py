@@ -92,11 +92,11 @@ def test_strategies_are_compared_by_the_tasks_score(tmp_path):
     values = json.loads((workdir / "comparison.json").read_text())
     assert values["is_minimized"] and {row["state"] for row in values["rows"]} == {"met"}
     error = -values["original"]["deciding_accuracy"]
-    assert "required size mae of at most" in values["verdict"]
+    assert "required size MAE of at most" in values["verdict"]
     page = _page(workdir, "comparison.html")
-    assert f"{error:#.4g}" in page and "Size mae against speed" in page
+    assert f"{error:#.4g}" in page and "Size MAE against speed" in page
     for shown in (done.stdout, page):
-        assert "size mae" in shown and not re.search("accuracy|images", shown)
+        assert "size MAE" in shown and not re.search("accuracy|images", shown)
 
 
 @pytest.mark.slow

@@ -88,6 +88,15 @@ def test_two_heads_with_labels_by_name():
     result = prune(task)
     _check(result, task)
     assert [tuple(output.shape) for output in result.model.outputs] == [(None, 3), (None, 1)]
+    deploy = result.workdir / "deploy"
+    metadata = json.loads((deploy / "metadata.json").read_text())
+    assert [(one["name"], one["shape"]) for one in metadata["outputs"]] == [
+        ("kind", [1, 3]),
+        ("size", [1, 1]),
+    ]
+    command = [sys.executable, str(deploy / "run.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"kind, 1x3:\n\[\[.*\]\]\nsize, 1x1:\n\[\[.*\]\]\n", printed)
 
 
 @pytest.mark.slow

@@ -37,8 +37,7 @@ def verdict(
         return "No strategy has a pruned model."
     required = f"the required {metric.word}"
     if required_accuracy is not None:
-        limit = "at most " if metric.is_minimized else ""
-        required += f" of {limit}{formats.score(metric, required_accuracy)}"
+        required += f" of {metric.limit}{formats.score(metric, required_accuracy)}"
     met = [row for row in results if row.state == types.MET]
     if not met:
         known = [row for row in results if row.deciding_accuracy is not None]
