@@ -156,14 +156,15 @@ def _pipeline_input(
 ) -> PipelineInput:
     """What the stages work on: the model, the images that decide, and the functions."""
     from cprune_tf.pipeline import PipelineInput
-    from cprune_tf.task import check_teacher
+    from cprune_tf.task import check_teacher, ignored_fields
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
 
     settings, scorer = given.settings, task.scorer
     judged = _judged(settings, task.data, task.model, given.evaluate, run, progress, files)
     data = judged.data
-    for note in (*data.notes, task.remark, scaling_note(task.model, data)):
+    ignored = ignored_fields(settings) if own_compile and not given.own_training else ""
+    for note in (*data.notes, task.remark, scaling_note(task.model, data), ignored):
         if note:
             progress.note(note)
     judge = Int8Judge(settings, data, scorer) if settings.makes_int8 else None

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import keras
 
 
+# What `model.fit` of a compiled model takes from a training phase.
+_FIT_FIELDS_OF_COMPILED = ("epochs", "max_steps_per_epoch")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """A model with its data and how it is judged.
@@ -212,6 +216,35 @@ def check_training(settings: configs.PruneConfig, data: SampleData) -> None:
                 f"are judged by top1 or top5, and the model has {data.interface}; expected "
                 f"{expected}."
             )
+
+
+def ignored_fields(settings: configs.PruneConfig) -> str:
+    """Says what `config.training` asks for in vain where a compiled model trains itself.
+
+    Args:
+        settings: The run's config.
+
+    Returns:
+        A sentence; "" if nothing is ignored.
+    """
+    training, default = settings.training, configs.TrainingConfig()
+    ignored = []
+    if training.recalibration_batches != default.recalibration_batches:
+        ignored.append("config.training.recalibration_batches")
+    for phase in ("short_term", "long_term"):
+        fit, usual = getattr(training, phase), getattr(default, phase)
+        ignored += [
+            f"config.training.{phase}.{field.name}"
+            for field in dataclasses.fields(fit)
+            if field.name not in _FIT_FIELDS_OF_COMPILED
+            and getattr(fit, field.name) != getattr(usual, field.name)
+        ]
+    if not ignored:
+        return ""
+    return (
+        "The model was given compiled, so that its own optimizer and losses train it; what follows "
+        f"has no effect: {', '.join(ignored)}."
+    )
 
 
 def load_teacher(
