@@ -89,6 +89,7 @@ def make_plan(
     """
     config.training.check_one_process()
     names = _checked_names(strategies)
+    _check_contenders(names, config.strategy)
     workdir = workdir.resolve()
     if workdir.exists() and not workdir.is_dir():
         raise CompareError(f"{workdir} is a file; expected a directory for the comparison.")
@@ -163,6 +164,16 @@ def _checked_names(strategies: Sequence[str]) -> tuple[str, ...]:
     if repeated:
         raise CompareError(f"--strategies names {', '.join(repeated)} twice; expected each once.")
     return names
+
+
+def _check_contenders(names: Sequence[str], strategy: StrategyConfig) -> None:
+    contenders = [name for name in names if name in CONTENDERS]
+    if contenders and not strategy.judged_by.is_rank:
+        raise CompareError(
+            f"--strategies names {', '.join(contenders)}, which are for classifiers of one image, "
+            f"and config.strategy.metric is {strategy.metric!r}; expected 'top1' or 'top5' there, "
+            "or only strategies that prune."
+        )
 
 
 def _config_name(name: str) -> str:

@@ -72,7 +72,8 @@ def in_type(array: np.ndarray, name: str) -> np.ndarray:
 
 def main() -> None:
     """Reads the inputs, runs the model and prints the outputs."""
-    specs = json.loads((HERE / "metadata.json").read_text())["inputs"]
+    metadata = json.loads((HERE / "metadata.json").read_text())
+    specs = metadata["inputs"]
     arguments = [argument for argument in sys.argv[1:] if argument not in ("tvm", "litert")]
     if len(arguments) not in (0, len(specs)):
         names = ", ".join(spec["name"] for spec in specs)
@@ -87,7 +88,9 @@ def main() -> None:
     ]
     has_library = (HERE / "model.so").exists()
     run = run_litert if sys.argv[-1] == "litert" or not has_library else run_tvm
-    for output in run(arrays):
+    for spec, output in zip(metadata["outputs"], run(arrays), strict=True):
+        if len(metadata["outputs"]) > 1:
+            print(f"{spec['name']}, {'x'.join(map(str, output.shape))}:")
         print(output)
 
 

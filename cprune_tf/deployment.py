@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cprune_tf.config import DataConfig
+from cprune_tf.data.interface import interface_of
 from cprune_tf.devices import ModelFile
 from cprune_tf.runs import RunDirectory
 from cprune_tf.runs.results import file_label
@@ -106,6 +107,10 @@ def write_deploy_folder(
         "inputs": [
             {"name": tensor.name, "dtype": str(tensor.dtype), "shape": [1, *tensor.shape[1:]]}
             for tensor in deployment.keras_model.inputs
+        ],
+        "outputs": [
+            {"name": port.name, "dtype": port.dtype, "shape": [1, *port.shape]}
+            for port in interface_of(deployment.keras_model).outputs
         ],
         **({} if data is None else {"mean": data.mean, "std": data.std}),
         "class_names": class_names,

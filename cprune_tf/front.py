@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import typing
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.errors import UserError
 from cprune_tf.runs import read_records
 from cprune_tf.runs.directory import JOURNAL_NAME
@@ -27,7 +28,8 @@ class Point:
 
     Attributes:
         number: 0 for the original.
-        accuracy: On the images that decide, 0..1, after whatever training the model had.
+        accuracy: On the images that decide, 0..1, or the score by another metric, after whatever
+            training the model had.
         latency_ms: Median on the device.
         speedup: The original's latency / the model's, measured side by side.
         params: Number of parameters.
@@ -77,6 +79,17 @@ def read_front(workdir: pathlib.Path) -> tuple[Point, ...]:
         dataclasses.replace(point, is_dominated=any(_dominates(other, point) for other in points))
         for point in points
     )
+
+
+def read_metric(workdir: pathlib.Path) -> Metric:
+    """Returns what the points of a run are judged by.
+
+    Args:
+        workdir: The run directory, which `read_front` has read.
+    """
+    events = [record.event for record in read_records(workdir / JOURNAL_NAME, RUN_EVENTS)]
+    baseline = next(event for event in events if isinstance(event, Baseline))
+    return Metric(baseline.metric, baseline.is_minimized)
 
 
 def export_point(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cprune_tf import config as configs
-from cprune_tf.config.shapes import write_input_shape
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from cprune_tf.pipeline import PipelineInput, RunContext
     from cprune_tf.runs import Progress, RunDirectory
     from cprune_tf.strategies.workbench.reweighting import Sparsifier
+    from cprune_tf.task import Task
     from cprune_tf.training.cluster import TrainingCluster
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.judging import Judged
@@ -97,7 +97,7 @@ def _opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterat
     _check_distribute(settings, own_compile, given.own_training)
     _check_ray(settings, own_compile or given.short_term_train is not None)
     replicas = distribution.open_strategy(settings.training.distribute)
-    task = _checked_task(given, keras_model, own_compile)
+    task, files = _checked_task(given, keras_model, own_compile)
     with (
         _cluster(settings) as cluster,
         opened_device(given.device, settings.measure.cores) as opened,
@@ -116,38 +116,21 @@ def _opened_run(given: RunArguments, root: pathlib.Path, resume: bool) -> Iterat
                 f"config.ray_address has no effect: the trainings of {settings.strategy.name} "
                 "depend on each other, and run in this process."
             )
-        pipeline_input = _pipeline_input(given, task, own_compile, replicas, cluster, run, progress)
+        pipeline_input = _pipeline_input(
+            given, task, files, own_compile, replicas, cluster, run, progress
+        )
         yield pipeline.RunContext(settings, run, opened, progress, pipeline_input)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Task:
-    """A model with its data and how it is judged.
-
-    Attributes:
-        model: The model, compiled if it is to be trained by a loss of its own.
-        data: The data.
-        metric: What the scores are.
-        scorer: Computes them; None: a classifier's accuracies, or the caller's own function.
-        remark: How the model is trained, for people; "" if there is nothing to say.
-        files: What was found out about image files.
-    """
-
-    model: keras.Model
-    data: Data
-    metric: Metric
-    scorer: Scorer | None
-    remark: str
-    files: FileChecks
-
-
-def _checked_task(given: RunArguments, model: keras.Model, own_compile: bool) -> _Task:
-    """Loads and checks the data."""
+def _checked_task(
+    given: RunArguments, model: keras.Model, own_compile: bool
+) -> tuple[Task, FileChecks]:
+    """Loads and checks the data; returns what was found out about image files, too."""
+    from cprune_tf import task
     from cprune_tf.data import ImageData
     from cprune_tf.data.image_files import FileChecks
     from cprune_tf.data.suggested_shape import require_fixed_inputs
     from cprune_tf.runs import Progress
-    from cprune_tf.task import check_task, load_data, metric_of, prepare_task
     from cprune_tf.training.compiled import check_compiled
 
     settings, own_score = given.settings, given.evaluate is not None
@@ -155,8 +138,8 @@ def _checked_task(given: RunArguments, model: keras.Model, own_compile: bool) ->
     require_fixed_inputs(model, settings.data, some_data)
     with Progress(given.console) as checking, checking.stage("Check the data") as stage:
         files = FileChecks(stage.progress)
-        metric = metric_of(settings, model, own_score=own_score)
-        data = load_data(
+        metric = task.metric_of(settings, model, own_score=own_score)
+        data = task.load_data(
             settings, metric, model, given.train_data, given.validation_data, given.test_data,
             files, stage.progress,
         )  # fmt: skip
@@ -164,18 +147,22 @@ def _checked_task(given: RunArguments, model: keras.Model, own_compile: bool) ->
         if not isinstance(data, ImageData):
             judges_only = given.train_data is None and given.validation_data is not None
             sparsifies = given.sparsifier is not None
-            check_task(settings, data, given.own_training, judges_only, sparsifies)
-            model, remark, scorer = prepare_task(
+            task.check_task(
+                settings, data, given.own_training, judges_only, sparsifies, own_score=own_score
+            )
+            model, remark, scorer = task.prepare_task(
                 model, data, metric, given.own_training, own_score=own_score
             )
         elif own_compile and not given.own_training:
             check_compiled(model, data)
-    return _Task(model, data, metric, scorer, remark, files)
+        teacher = task.load_teacher(settings, model, data, own_compile or given.own_training)
+    return task.Task(model, data, metric, scorer, remark, teacher), files
 
 
 def _pipeline_input(
     given: RunArguments,
-    task: _Task,
+    task: Task,
+    files: FileChecks,
     own_compile: bool,
     replicas: tf.distribute.Strategy | None,
     cluster: TrainingCluster | None,
@@ -183,22 +170,25 @@ def _pipeline_input(
     progress: Progress,
 ) -> PipelineInput:
     """What the stages work on: the model, the images that decide, and the functions."""
-    from cprune_tf.data import ImageData
     from cprune_tf.pipeline import PipelineInput
+    from cprune_tf.task import check_teacher, ignored_fields
     from cprune_tf.training.deployed import Int8Judge
     from cprune_tf.training.plausibility import scaling_note
 
     settings, scorer = given.settings, task.scorer
-    judged = _judged(settings, task.data, task.model, given.evaluate, run, progress, task.files)
+    judged = _judged(settings, task.data, task.model, given.evaluate, run, progress, files)
     data = judged.data
-    for note in (*data.notes, task.remark, scaling_note(task.model, data)):
+    ignored = ignored_fields(settings) if own_compile and not given.own_training else ""
+    for note in (*data.notes, task.remark, scaling_note(task.model, data), ignored):
         if note:
             progress.note(note)
-    judge = None
-    if settings.makes_int8 and isinstance(data, ImageData):
-        judge = Int8Judge(settings, data)
+    judge = Int8Judge(settings, data, scorer) if settings.makes_int8 else None
+    teacher = task.model
+    if task.teacher is not None:
+        teacher = task.teacher
+        check_teacher(settings, teacher, dataclasses.replace(task, data=data))
     hooks = _hooks(
-        settings, data, task.model, own_compile, replicas, cluster, run, progress.innermost,
+        settings, data, teacher, own_compile, replicas, cluster, run, progress.innermost,
         given.short_term_train, given.long_term_train, given.evaluate, judge, task.metric, scorer,
     )  # fmt: skip
     return PipelineInput(
@@ -300,7 +290,7 @@ def _judged(
 def _hooks(
     settings: configs.PruneConfig,
     data: Data,
-    model: keras.Model,
+    teacher: keras.Model,
     own_compile: bool,
     replicas: tf.distribute.Strategy | None,
     cluster: TrainingCluster | None,
@@ -317,11 +307,11 @@ def _hooks(
     from cprune_tf.strategies.workbench import Hooks
     from cprune_tf.training.hooks import Trainer
 
-    judge_by_file = settings.precision == "int8" and evaluate is None
+    file_judge = judge if settings.precision == "int8" and evaluate is None else None
     default = Trainer(
         settings,
         data,
-        _teacher(settings, model, data),
+        teacher,
         own_compile=own_compile,
         log_dir=run.tensorboard_dir,
         on_step=on_step,
@@ -330,44 +320,20 @@ def _hooks(
         scorer=scorer,
     )
     own_score = None if evaluate is None else (lambda model: metric.score(float(evaluate(model))))
+    by_image = evaluate is None and scorer is None
     return Hooks(
         short_term_train or default.short_term_train,
         long_term_train or default.long_term_train,
         own_score or default.evaluate,
         default.sample,
-        default.evaluate_batches if evaluate is None and scorer is None else None,
-        judge.evaluate_batches if judge is not None and judge_by_file else None,
+        default.evaluate_batches if by_image else None,
+        file_judge.evaluate_batches if file_judge is not None and by_image else None,
+        file_judge.score if file_judge is not None and not by_image else None,
         None if own_compile or short_term_train else default.soft_start,
         None if cluster is None else cluster.share(default).short_term_train_all,
         metric,
         None if long_term_train else default.train_one_step,
     )
-
-
-def _teacher(settings: configs.PruneConfig, model: keras.Model, data: Data) -> keras.Model:
-    """Returns the model whose outputs candidates are trained to keep, after a check."""
-    path = settings.training.teacher
-    from cprune_tf.data import ImageData
-
-    if not path or not isinstance(data, ImageData):
-        return model
-    from cprune_tf import graph, models
-    from cprune_tf.training.errors import check_model
-    from cprune_tf.training.evaluation import evaluate
-
-    loaded = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
-    shape = write_input_shape(data.input_shape) if graph.unknown_sizes(loaded) else ""
-    teacher, _ = models.with_fixed_inputs(loaded, shape)
-    check_model(teacher, data)
-    metric = settings.strategy.metric
-    known, own = (evaluate(one, data, metric, part="validation") for one in (teacher, model))
-    if known < own:
-        raise configs.ConfigError(
-            f"config.training.teacher {path!r} has {known:.2%} ({metric}) on the images that "
-            f"decide; expected at least the original's {own:.2%}. Check that it was trained with "
-            "the preprocessing that config.data describes."
-        )
-    return teacher
 
 
 @contextlib.contextmanager

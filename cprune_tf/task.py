@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,17 +11,79 @@ from cprune_tf import config as configs
 from cprune_tf import data as data_lib
 from cprune_tf import models
 from cprune_tf.accuracy import Metric
+from cprune_tf.config.shapes import write_input_shape
 from cprune_tf.data import Data, SampleData
 from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
 from cprune_tf.data.interface import Interface, interface_of
+from cprune_tf.data.suggested_shape import require_fixed_inputs
 from cprune_tf.data.whole_numbers import fit_to_input, is_integer
+from cprune_tf.graph import unknown_sizes
+from cprune_tf.graph.heads import LINEAR, output_activations
 from cprune_tf.training.compiled import check_compiled, check_whole_labels
+from cprune_tf.training.errors import check_model
+from cprune_tf.training.evaluation import evaluate
 from cprune_tf.training.heads import compiled_by_heads
 from cprune_tf.training.scoring import Scorer
 
 if TYPE_CHECKING:
     import keras
+
+
+# What `model.fit` of a compiled model takes from a training phase.
+_FIT_FIELDS_OF_COMPILED = ("epochs", "max_steps_per_epoch")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A model with its data and how it is judged.
+
+    Attributes:
+        model: The model, compiled if it is to be trained by a loss of its own.
+        data: The data.
+        metric: What the scores are.
+        scorer: Computes them; None: a classifier's accuracies, or the caller's own function.
+        remark: How the model is trained, for people; "" if there is nothing to say.
+        teacher: The model of `config.training.teacher`; None: the original.
+    """
+
+    model: keras.Model
+    data: Data
+    metric: Metric
+    scorer: Scorer | None = None
+    remark: str = ""
+    teacher: keras.Model | None = None
+
+
+def open_task(settings: configs.PruneConfig) -> Task:
+    """Loads the model and the data that a config names, for tools that do not prune.
+
+    Args:
+        settings: The config.
+
+    Raises:
+        ConfigError: If the metric is not for such a model, or the config asks for what is there
+            for classifiers of one image only.
+        DataError: If the data do not fit the model.
+        ModelError: If the model cannot be loaded.
+        TrainingError: If the labels fit no loss, or there is no such metric.
+    """
+    loaded = models.load_model(
+        settings.model,
+        unsafe_lambda=settings.unsafe_lambda,
+        compiled=not settings.strategy.judged_by.is_rank,
+    )
+    model, fixed = models.with_fixed_inputs(loaded, settings.input_shape)
+    require_fixed_inputs(model, settings.data)
+    metric = metric_of(settings, model, own_score=False)
+    if metric.is_rank:
+        shape, num_classes = models.shape_and_classes(model)
+        images = data_lib.load(settings.data, input_shape=shape, num_classes=num_classes)
+        return Task(model, fit_to_input(images, model), metric, remark=fixed)
+    samples = data_lib.load_samples(settings.data, interface_of(model))
+    check_training(settings, samples)
+    model, remark, scorer = prepare_task(model, samples, metric, False, own_score=False)
+    return Task(model, samples, metric, scorer, " ".join(filter(None, (fixed, remark))))
 
 
 def metric_of(settings: configs.PruneConfig, model: keras.Model, *, own_score: bool) -> Metric:
@@ -88,6 +151,8 @@ def check_task(
     own_training: bool,
     judges_only: bool,
     is_sparsified: bool,
+    *,
+    own_score: bool,
 ) -> None:
     """Refuses what is there for classifiers of one image only.
 
@@ -97,6 +162,7 @@ def check_task(
         own_training: Whether the caller's functions train in all phases.
         judges_only: Whether only validation data were given.
         is_sparsified: Whether a sparsifier was given.
+        own_score: Whether the caller's own function evaluates.
 
     Raises:
         ConfigError: If the config asks for such a thing.
@@ -107,11 +173,11 @@ def check_task(
             "long_term_train, since a training on the samples that decide would judge itself."
         )
     check_training(settings, data)
-    if settings.makes_int8:
+    aware = settings.quantization.aware
+    if own_score and settings.precision == "int8" and aware.epochs:
         raise configs.ConfigError(
-            "config.precision or config.compared_precisions names int8, which is judged only for "
-            f"classifiers of one image, and the model has {data.interface}; expected float32 or "
-            "float16."
+            f"config.quantization.aware.epochs is {aware.epochs}, and evaluate is a function of "
+            "your own, which does not judge int8 files; expected 0, or a metric of the model."
         )
     if confidence := settings.strategy.gate_confidence:
         raise configs.ConfigError(
@@ -147,7 +213,6 @@ def check_training(settings: configs.PruneConfig, data: SampleData) -> None:
     """
     training = settings.training
     for name, value, expected in (
-        ("teacher", training.teacher, "''"),
         ("distribute", training.distribute, "''"),
         ("short_term.label_smoothing", training.short_term.label_smoothing, "0"),
         ("long_term.label_smoothing", training.long_term.label_smoothing, "0"),
@@ -158,6 +223,126 @@ def check_training(settings: configs.PruneConfig, data: SampleData) -> None:
                 f"are judged by top1 or top5, and the model has {data.interface}; expected "
                 f"{expected}."
             )
+
+
+def ignored_fields(settings: configs.PruneConfig) -> str:
+    """Says what `config.training` asks for in vain where a compiled model trains itself.
+
+    Args:
+        settings: The run's config.
+
+    Returns:
+        A sentence; "" if nothing is ignored.
+    """
+    training, default = settings.training, configs.TrainingConfig()
+    ignored = []
+    if training.recalibration_batches != default.recalibration_batches:
+        ignored.append("config.training.recalibration_batches")
+    for phase in ("short_term", "long_term"):
+        fit, usual = getattr(training, phase), getattr(default, phase)
+        ignored += [
+            f"config.training.{phase}.{field.name}"
+            for field in dataclasses.fields(fit)
+            if field.name not in _FIT_FIELDS_OF_COMPILED
+            and getattr(fit, field.name) != getattr(usual, field.name)
+        ]
+    if not ignored:
+        return ""
+    return (
+        "The model was given compiled, so that its own optimizer and losses train it; what follows "
+        f"has no effect: {', '.join(ignored)}."
+    )
+
+
+def load_teacher(
+    settings: configs.PruneConfig, model: keras.Model, data: Data, own_training: bool
+) -> keras.Model | None:
+    """Loads the model of `config.training.teacher`, and checks that its outputs can be taught.
+
+    Args:
+        settings: The run's config.
+        model: The original.
+        data: Its data.
+        own_training: Whether the caller's functions, or the compiled model's own optimizer, train.
+
+    Returns:
+        The teacher; None if the config names none.
+
+    Raises:
+        ConfigError: If nothing would learn from it, or its inputs and outputs are others.
+        ModelError: If it cannot be loaded.
+        TrainingError: If a classifier's teacher is for other images or classes.
+    """
+    path = settings.training.teacher
+    if not path:
+        return None
+    if own_training:
+        raise configs.ConfigError(
+            f"config.training.teacher is {path!r}; expected '' where your own functions or the "
+            "optimizer of your compiled model train: teach there, or leave training to "
+            "config.training."
+        )
+    teacher = models.load_model(path, unsafe_lambda=settings.unsafe_lambda)
+    if isinstance(data, data_lib.ImageData):
+        shape = write_input_shape(data.input_shape) if unknown_sizes(teacher) else ""
+        teacher, _ = models.with_fixed_inputs(teacher, shape)
+        check_model(teacher, data)
+        return teacher
+    theirs = interface_of(teacher)
+    for kind, own, other in (
+        ("inputs", data.interface.inputs, theirs.inputs),
+        ("outputs", data.interface.outputs, theirs.outputs),
+    ):
+        names, other_names = ([port.name for port in ports] for ports in (own, other))
+        is_other_order = names != other_names and sorted(names) == sorted(other_names)
+        if is_other_order or [port.shape for port in own] != [port.shape for port in other]:
+            raise configs.ConfigError(
+                f"config.training.teacher {path!r} has the {kind} {', '.join(map(str, other))}; "
+                f"expected as many as the model has, of the same shapes and in the same order: "
+                f"{', '.join(map(str, own))}."
+            )
+    for port, end, other_end in zip(
+        theirs.outputs, output_activations(model), output_activations(teacher), strict=True
+    ):
+        if end != other_end:
+            raise configs.ConfigError(
+                f"config.training.teacher {path!r}: the output {port} ends in "
+                f"{_ending(other_end)}, and the model's in {_ending(end)}; expected the "
+                "same, so that they can be compared. Change the end of one of them."
+            )
+    return teacher
+
+
+def _ending(activation: str) -> str:
+    return "neither a sigmoid nor a softmax" if activation == LINEAR else f"a {activation}"
+
+
+def check_teacher(settings: configs.PruneConfig, teacher: keras.Model, task: Task) -> None:
+    """Refuses a teacher that is worse than its pupil.
+
+    Args:
+        settings: The run's config.
+        teacher: From `load_teacher`.
+        task: The original, and the data with the samples that decide.
+
+    Raises:
+        ConfigError: If it has a lower score on the samples that decide.
+    """
+    metric, data = task.metric, task.data
+    if isinstance(data, data_lib.ImageData):
+        name = settings.strategy.metric
+        known, own = (evaluate(one, data, name, part="validation") for one in (teacher, task.model))
+    elif task.scorer is not None:
+        known, own = (task.scorer.of_model(one, *data.judges) for one in (teacher, task.model))
+    else:  # only the caller's own function knows
+        return
+    if known < own:
+        limit = "at most" if metric.is_minimized else "at least"
+        raise configs.ConfigError(
+            f"config.training.teacher {settings.training.teacher!r} has {metric.text(known)} "
+            f"({metric.name}) on the {metric.items} that decide; expected {limit} the original's "
+            f"{metric.text(own)}. Check that it was trained with the same preprocessing."
+        )
 
 
 def load_data(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cprune_tf.accuracy.gate import AccuracyGate, Evaluation
 from cprune_tf.accuracy.hits import RANKS, Hits, pack_hits, unpack_hits
-from cprune_tf.accuracy.metric import TOP1, Metric
+from cprune_tf.accuracy.metric import TOP1, Metric, capitalized
 from cprune_tf.accuracy.paired import PairedDifference
 from cprune_tf.accuracy.refusal import RefusalTest
 
@@ -17,6 +17,7 @@ __all__ = [
     "Metric",
     "PairedDifference",
     "RefusalTest",
+    "capitalized",
     "pack_hits",
     "unpack_hits",
 ]

@@ -16,6 +16,10 @@ _ACCURACY = "accuracy"
 _MINIMIZED_PARTS = ("error", "loss", "crossentropy", "divergence", "hinge", "poisson", "log_cosh")
 _MINIMIZED_NAMES = ("mae", "mse", "mape", "msle", "rmse", "logcosh")
 MODES = ("auto", "max", "min")
+# How people write parts of the names of metrics.
+_SPELLINGS = {"iou": "IoU"} | {
+    name: name.upper() for name in ("auc", "mae", "mse", "mape", "msle", "rmse", "psnr", "ssim")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +62,15 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The metric's name for people, e.g. "top-1 accuracy"."""
-        return _PRESET_LABELS.get(self.name) or self.name.replace("_", " ").replace("io u", "IoU")
+        """The metric's name for people, e.g. "top-1 accuracy" or "mean IoU"."""
+        words = self.name.replace("io_u", "iou").split("_")
+        spelled = " ".join(_SPELLINGS.get(word, word) for word in words)
+        return _PRESET_LABELS.get(self.name, spelled)
+
+    @property
+    def heading(self) -> str:
+        """The label at the beginning of a line, e.g. "Mean IoU"."""
+        return capitalized(self.label)
 
     @property
     def word(self) -> str:
@@ -101,6 +112,16 @@ class Metric:
     def text(self, score: float) -> str:
         """Writes a score as the metric's value: "88.10%", or "0.1234"."""
         return f"{score:.2%}" if self.is_accuracy else f"{self.score(score):.4g}"
+
+    @property
+    def limit(self) -> str:
+        """What stands before a required value: "at most " where lower values are better."""
+        return "at most " if self.is_minimized else ""
+
+
+def capitalized(text: str) -> str:
+    """Writes a text at the beginning of a sentence; unlike `str.capitalize`, it keeps "IoU"."""
+    return text[:1].upper() + text[1:]
 
 
 TOP1 = Metric()

@@ -18,6 +18,7 @@ from absl import flags
 from cprune_tf.cli import command_line
 
 if typing.TYPE_CHECKING:
+    from cprune_tf.accuracy import Metric
     from cprune_tf.front import Point
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     from cprune_tf import front
 
     if _POINT.value is None:
-        _show(front.read_front(workdir))
+        _show(front.read_front(workdir), front.read_metric(workdir))
         return
     command_line.import_tensorflow_quietly()
     output = command_line.writable_folder("output", _OUTPUT.value)
@@ -53,18 +54,18 @@ def main(argv: Sequence[str]) -> None:
         print(output / name)
 
 
-def _show(points: Sequence[Point]) -> None:
+def _show(points: Sequence[Point], metric: Metric) -> None:
     import rich.console
     import rich.table
 
-    table = rich.table.Table("point", "speed-up", "latency", "accuracy", "parameters", "")
+    table = rich.table.Table("point", "speed-up", "latency", metric.word, "parameters", "")
     for point in points:
         remark = "the result" if point.is_result else "dominated" if point.is_dominated else ""
         table.add_row(
             str(point.number),
             f"{point.speedup:.3g}x",
             f"{point.latency_ms:.4g} ms",
-            f"{point.accuracy:.2%}",
+            metric.text(point.accuracy),
             f"{point.params:,}",
             remark,
         )

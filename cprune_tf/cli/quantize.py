@@ -3,14 +3,16 @@ r"""Converts a Keras model to an int8 `.tflite` file and compares it with the fl
     python tools/quantize.py --config=configs/fashion_resnet8.py --output=model_int8.tflite \
         --config.model=model.keras
 
-Printed are accuracy on the test images (with LiteRT on this machine), size, and latency on
-config.device, measured in turns. If accuracy falls by more than --max_drop, the layers follow that
-add most of the error, and why. config.quantization keeps layers float32, corrects biases and, with
---config.quantization.aware.epochs=4, trains the model for int8 first (quantisation-aware training).
+Printed are accuracy on the test images (with LiteRT on this machine), or the score of another task,
+size, and latency on config.device, measured in turns. If the score falls by more than --max_drop,
+the layers follow that add most of the error, and why. config.quantization keeps layers float32,
+corrects biases and, with --config.quantization.aware.epochs=4, trains the model for int8 first
+(quantisation-aware training).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,12 +25,9 @@ from cprune_tf.cli import command_line, shape_flag
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
-    import keras
-    import numpy as np
-
-    from cprune_tf.data import ImageData
     from cprune_tf.devices import Latency
     from cprune_tf.litert import Quantized
+    from cprune_tf.task import Task
     from cprune_tf.training.aware import AwareResult
 
 flags.adopt_module_key_flags(shape_flag)
@@ -45,7 +44,10 @@ _TRAINED_OUTPUT = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the outputs if they exist.")
 _MAX_DROP = flags.DEFINE_float(
-    "max_drop", 0.005, "Fall of accuracy (0..1) from which on the worst layers are listed."
+    "max_drop",
+    0.005,
+    "Fall of accuracy (0..1) from which on the worst layers are listed; of another metric, a part "
+    "of the float32 file's value.",
 )
 _NUM_LAYERS = flags.DEFINE_integer("layers", 8, "Number of layers to list.", lower_bound=1)
 
@@ -101,57 +103,57 @@ def _quantize(
     float_output: pathlib.Path | None,
     trained_output: pathlib.Path | None,
 ) -> None:
-    from cprune_tf import data as image_data
-    from cprune_tf import models
-    from cprune_tf.data.representative import representative_images
-    from cprune_tf.data.suggested_shape import require_fixed_inputs
-    from cprune_tf.data.whole_numbers import fit_to_input
+    from cprune_tf.data.representative import representative_inputs
     from cprune_tf.graph.storing import stored_form
+    from cprune_tf.task import open_task
     from cprune_tf.training.deployed import quantize_as_configured
 
-    loaded = models.load_model(config.model, unsafe_lambda=config.unsafe_lambda)
-    model, remark = models.with_fixed_inputs(loaded, config.input_shape)
-    if remark:
-        print(remark)
-    require_fixed_inputs(model, config.data)
-    shape, num_classes = models.shape_and_classes(model)
-    loaded_data = image_data.load(config.data, input_shape=shape, num_classes=num_classes)
-    data = fit_to_input(loaded_data, model)
-    settings = config.quantization
-    images = representative_images(data, settings.num_images, seed=config.seed)
+    task = open_task(config)
+    if task.remark:
+        print(task.remark)
+    model, data, settings = task.model, task.data, config.quantization
+    inputs = representative_inputs(data, settings.num_images, seed=config.seed)
     if settings.aware.epochs:
-        trained = _train(model, data, config)
+        trained = _train(task, config)
         before, quantized = trained.untrained, trained.quantized
         contents = {"float32": before.float_content, "int8, untrained": before.content}
         if trained_output is not None:
             stored_form(model).save(trained_output)
     else:
-        quantized = quantize_as_configured(model, images, settings)
+        quantized = quantize_as_configured(model, inputs, settings)
         contents = {"float32": quantized.float_content}
     contents["int8"] = quantized.content
     files.write_bytes(output, quantized.content)
     if float_output is not None:
         files.write_bytes(float_output, quantized.float_content)
-    print(f"{model.name}: ranges from {len(images)} training images of {data.name}")
+    count = len(inputs[0])
+    print(f"{model.name}: ranges from {count} training {task.metric.items} of {data.name}")
     _print_notes(quantized)
-    accuracies = _accuracies(contents, data, config.strategy.metric)
-    _print_comparison(config, contents, accuracies, len(data.test_labels))
-    drop = accuracies["float32"] - accuracies["int8"]
-    if drop > _MAX_DROP.value:
-        _print_layers(quantized, data.test_images, drop)
+    scores = _scores(contents, task)
+    _print_comparison(config, contents, scores, task)
+    drop = scores["float32"] - scores["int8"]
+    if drop > task.metric.drop(_MAX_DROP.value, scores["float32"]):
+        _print_layers(quantized, task, drop)
 
 
-def _train(model: keras.Model, data: ImageData, config: configs.PruneConfig) -> AwareResult:
+def _train(task: Task, config: configs.PruneConfig) -> AwareResult:
     """Trains a model in place for int8 and says what came of it."""
     from cprune_tf.training.aware import train_aware
 
-    epochs = config.quantization.aware.epochs
+    model, data, epochs = task.model, task.data, config.quantization.aware.epochs
+    if task.remark:
+        print(task.remark)
     print(f"{model.name}: training for int8, {epochs} epoch{'' if epochs == 1 else 's'}")
     result = train_aware(
-        model, data, config.quantization, seed=config.seed, metric=config.strategy.metric
+        model,
+        data,
+        config.quantization,
+        seed=config.seed,
+        metric=config.strategy.metric,
+        scorer=task.scorer,
     )
     decided = "test" if data.validation_images is None else "validation"
-    print(f"On the {decided} images: {result}.")
+    print(f"On the {decided} {task.metric.items}: {result}.")
     if result.left_out:
         print(f"Weights not rounded in that training: {', '.join(result.left_out)}.")
     return result
@@ -175,11 +177,13 @@ def _print_notes(quantized: Quantized) -> None:
             print(f"No bias to correct in: {', '.join(correction.skipped)}.")
 
 
-def _accuracies(contents: Mapping[str, bytes], data: ImageData, metric: str) -> dict[str, float]:
-    from cprune_tf import litert
+def _scores(contents: Mapping[str, bytes], task: Task) -> dict[str, float]:
+    """The scores of files on the test data."""
+    from cprune_tf.training.deployed import score_of_file
 
+    quoted = dataclasses.replace(task.data, validation_images=None, validation_labels=None)
     return {
-        name: litert.evaluate(content, data.test_images, data.test_labels, metric)
+        name: score_of_file(content, quoted, task.metric.name, task.scorer)
         for name, content in contents.items()
     }
 
@@ -187,8 +191,8 @@ def _accuracies(contents: Mapping[str, bytes], data: ImageData, metric: str) -> 
 def _print_comparison(
     config: configs.PruneConfig,
     contents: Mapping[str, bytes],
-    accuracies: Mapping[str, float],
-    num_images: int,
+    scores: Mapping[str, float],
+    task: Task,
 ) -> None:
     import rich.box
     import rich.table
@@ -199,19 +203,21 @@ def _print_comparison(
     threads = formats.threads(config.measure.num_threads)
     table = rich.table.Table(box=rich.box.SIMPLE)
     table.add_column("LiteRT")
-    for column in (formats.metric(config.strategy.metric), "file", f"latency, {threads}", "speed"):
+    for column in (task.metric.label, "file", f"latency, {threads}", "speed"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, content in contents.items():
         ratio = latencies["float32"].median_ms / latencies[name].median_ms
         table.add_row(
             name,
-            formats.percent(accuracies[name]),
+            formats.score(task.metric, scores[name]),
             formats.file_bytes(len(content)),
             formats.milliseconds(latencies[name].median_ms),
             "—" if emulated else formats.factor(ratio),
         )
     command_line.make_console().print(table)
-    print(f"Accuracies on {num_images:,} test images, latencies on {config.device} in turns.")
+    count, items = task.data.num_test, task.metric.items
+    what = "Accuracies" if task.metric.is_accuracy else "Scores"
+    print(f"{what} on {count:,} test {items}, latencies on {config.device} in turns.")
 
 
 def _time(
@@ -234,15 +240,20 @@ def _time(
     return dict(zip(contents, latencies, strict=True)), emulated
 
 
-def _print_layers(quantized: Quantized, images: np.ndarray, drop: float) -> None:
+def _print_layers(quantized: Quantized, task: Task, drop: float) -> None:
     from cprune_tf import litert
+    from cprune_tf.accuracy import capitalized
     from cprune_tf.report import formats, quantization_tables
 
+    metric = task.metric
+    allowed = formats.percent(_MAX_DROP.value)
+    if not metric.is_accuracy:
+        allowed += " of the float32 file's value"
     print(
-        f"Accuracy changes by {formats.points(-drop)}; --max_drop allows a fall of "
-        f"{formats.percent(_MAX_DROP.value)}. The layers that add most noise to their outputs:"
+        f"{capitalized(metric.word)} changes by {formats.score_change(metric, -drop)}; --max_drop "
+        f"allows a loss of {allowed}. The layers that add most noise to their outputs:"
     )
-    errors = litert.compare_layers(quantized, images)
+    errors = litert.compare_layers(quantized, task.data.test_images)
     table = quantization_tables.layer_error_table(errors, _NUM_LAYERS.value)
     command_line.make_console().print(table)
     print("--config.quantization.keep_float=LAYER keeps one of them float32.")

@@ -29,10 +29,7 @@ from cprune_tf.cli import command_line, shape_flag
 from cprune_tf.storage import files
 
 if typing.TYPE_CHECKING:
-    import keras
-
-    from cprune_tf.data import Data
-    from cprune_tf.training.scoring import Scorer
+    from cprune_tf.task import Task
 
 flags.adopt_module_key_flags(shape_flag)
 _CONFIG = config_flags.DEFINE_config_file(
@@ -82,23 +79,22 @@ def _train(config: configs.PruneConfig, output: pathlib.Path) -> None:
     # First of all: workers cannot be found any more once TensorFlow has computed something.
     replicas = distribution.open_strategy(config.training.distribute)
     keras.utils.set_random_seed(config.seed)
-    model, data, remark, scorer = _model_and_data(config)
+    task = _opened(config)
+    model, data, metric = task.model, task.data, task.metric
     if not distribution.is_chief(replicas):
         # The chief says, judges and writes what is the same everywhere.
         training.fit(model, data, config.training.long_term, seed=config.seed, replicas=replicas)
         return
-    metric = config.strategy.judged_by
 
     def judge() -> str:
         if isinstance(data, ImageData):
             score = training.evaluate(model, data, metric.name)
         else:
-            score = typing.cast("Scorer", scorer).of_model(
-                model, data.test_images, data.test_labels
-            )
+            assert task.scorer is not None
+            score = task.scorer.of_model(model, data.test_images, data.test_labels)
         return f"test {metric.name} {metric.text(score)}"
 
-    for note in (*data.notes, remark, plausibility.scaling_note(model, data)):
+    for note in (*data.notes, task.remark, plausibility.scaling_note(model, data)):
         if note:
             print(note)
     print(
@@ -138,20 +134,11 @@ def _check_output(name: str, overwrite: bool) -> pathlib.Path:
     return command_line.writable_file("output", name)
 
 
-def _model_and_data(
-    config: configs.PruneConfig,
-) -> tuple[keras.Model, Data, str, Scorer | None]:
-    """Loads the model and data that fit it, or the data and a new model that fits them.
-
-    Returns:
-        The model, the data, what is to be said about them, and the judge of another task than
-        classifying one image.
-    """
+def _opened(config: configs.PruneConfig) -> Task:
+    """Loads the model and data that fit it, or the data and a new model that fits them."""
     from cprune_tf import data as image_data
-    from cprune_tf import models, task
-    from cprune_tf.data.interface import interface_of
-    from cprune_tf.data.suggested_shape import require_fixed_inputs
-    from cprune_tf.data.whole_numbers import fit_to_input
+    from cprune_tf import models
+    from cprune_tf.task import Task, open_task
 
     builders = {
         "resnet8": models.resnet8,
@@ -160,25 +147,11 @@ def _model_and_data(
     }
     # Nothing is chosen here, so no image has to be set apart.
     data_config = dataclasses.replace(config.data, validation_fraction=0.0)
-    if config.model in builders:
-        data = image_data.load(data_config)
-        return builders[config.model](data.input_shape, data.num_classes), data, "", None
-    loaded = models.load_model(
-        config.model,
-        unsafe_lambda=config.unsafe_lambda,
-        compiled=not config.strategy.judged_by.is_rank,
-    )
-    model, fixed = models.with_fixed_inputs(loaded, config.input_shape)
-    require_fixed_inputs(model, data_config)
-    metric = task.metric_of(config, model, own_score=False)
-    if metric.is_rank:
-        shape, num_classes = models.shape_and_classes(model)
-        images = image_data.load(data_config, input_shape=shape, num_classes=num_classes)
-        return model, fit_to_input(images, model), fixed, None
-    samples = image_data.load_samples(data_config, interface_of(model))
-    task.check_training(config, samples)
-    model, remark, scorer = task.prepare_task(model, samples, metric, False, own_score=False)
-    return model, samples, " ".join(filter(None, (fixed, remark))), scorer
+    if config.model not in builders:
+        return open_task(dataclasses.replace(config, data=data_config))
+    data = image_data.load(data_config)
+    model = builders[config.model](data.input_shape, data.num_classes)
+    return Task(model, data, config.strategy.judged_by)
 
 
 if __name__ == "__main__":

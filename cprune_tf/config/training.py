@@ -122,7 +122,8 @@ class TrainingConfig:
         short_term: The training of each candidate that passed the latency gate.
         long_term: The training of the result, once at the end of the run.
         teacher: Path of the Keras model whose outputs `distill` keeps; "": the original model. A
-            larger model of the same data teaches more. It takes the original's inputs.
+            larger model of the same data teaches more. It takes the original's inputs and gives
+            outputs of the same shapes.
         recalibration_batches: After the training of a candidate or the result, the statistics of
             its batch normalisation are those of so many training batches together; 0: they stay
             moving averages, which depend on the luck of the last few batches.
@@ -150,6 +151,14 @@ class TrainingConfig:
         """Raises ConfigError if a field is invalid."""
         self.short_term.validate("training.short_term")
         self.long_term.validate("training.long_term")
+        learns = self.short_term.distill or self.long_term.distill
+        require(
+            not self.teacher or bool(learns),
+            "training.teacher",
+            self.teacher,
+            "empty while distill is 0 in training.short_term and training.long_term, for nothing "
+            "learns from it",
+        )
         batches = self.recalibration_batches
         require(batches >= 0, "training.recalibration_batches", batches, "0 (never) or more")
         require(

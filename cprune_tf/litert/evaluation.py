@@ -1,10 +1,10 @@
-"""Accuracy of `.tflite` files on this machine, through LiteRT's interpreter."""
+"""Outputs and accuracy of `.tflite` files on this machine, through LiteRT's interpreter."""
 
 from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from cprune_tf import native_output
 from cprune_tf.accuracy import RANKS, Hits
-from cprune_tf.devices.agent.runtimes import litert_interpreter
+from cprune_tf.devices.agent.runtimes import details_in_order, litert_interpreter
+from cprune_tf.litert.conversion import Images
 from cprune_tf.litert.errors import ConversionError
 
 # Enough to hide the cost of a call from Python; few enough for the tensors to stay in the cache.
@@ -84,7 +85,7 @@ def evaluate_batches(
         )
     rank, start = RANKS[metric], 0
     ordered = np.asarray(labels) if order is None else np.asarray(labels)[order]
-    for outputs in run(content, images, order=order, num_threads=num_threads):
+    for outputs, *_ in run(content, images, order=order, num_threads=num_threads):
         if rank > outputs.shape[-1]:
             raise ConversionError(
                 f"metric {metric} needs {rank} classes or more; the file has {outputs.shape[-1]}."
@@ -100,56 +101,88 @@ def evaluate_batches(
         start += len(outputs)
 
 
+def outputs_of_file(
+    content: bytes, inputs: Images, *, num_threads: int = 0
+) -> list[npt.NDArray[Any]]:
+    """Computes all outputs of a file for all samples.
+
+    Args:
+        content: As for `run`.
+        inputs: As for `run`.
+        num_threads: As for `run`.
+
+    Returns:
+        One array for each output, in the Keras model's order, [num_samples, ...].
+
+    Raises:
+        ConversionError: See `run`.
+    """
+    batches = run(content, inputs, num_threads=num_threads)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
 def run(
     content: bytes,
-    images: npt.NDArray[np.float32],
+    inputs: Images,
     *,
     order: npt.NDArray[np.integer[Any]] | None = None,
     num_threads: int = 0,
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Computes the first output of a file for images, in batches where the file allows them.
+) -> Iterator[list[npt.NDArray[Any]]]:
+    """Computes all outputs of a file, in batches where the file allows them.
 
     Args:
-        content: The content of a file with one input.
-        images: float32 [num_images, ...].
-        order: The indices of the images to compute; None: all, as they are.
+        content: The content of a file.
+        inputs: [num_samples, ...], as the Keras model takes it: one array for each input, in the
+            model's order, or the only one.
+        order: The numbers of the samples to compute; None: all, as they are.
         num_threads: Number of threads; 0: all cores.
 
     Yields:
-        Outputs as float32, [images in the batch, ...]; integers are converted by the file's scale.
+        One array for each output, in the model's order: [samples in the batch, ...]. What the file
+        stores as int8 is float32 here, by the file's scale.
 
     Raises:
-        ConversionError: The file cannot be run, or the images do not fit it.
+        ConversionError: The file cannot be run, or the inputs do not fit it.
     """
+    arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
     num_threads = num_threads or os.cpu_count() or 1
     single = _Model(content, num_threads, 1)
-    single.require_fit(images)
-    order = np.arange(len(images)) if order is None else order
+    single.require_fit(arrays)
+    order = np.arange(len(arrays[0])) if order is None else order
     size = min(_BATCH_SIZE, len(order))
     # A file whose operators hold the batch size of 1 fails in a batch, or computes nonsense there.
-    batched = _try_batches(content, num_threads, single, images[order[:size]])
+    batched = _try_batches(content, num_threads, single, _taken(arrays, order[:size]))
     step, model = (1, single) if batched is None else (size, batched)
     whole = len(order) - len(order) % step
     for first in range(0, whole, step):
-        yield model.run(images[order[first : first + step]])
+        yield model.run(_taken(arrays, order[first : first + step]))
     for first in range(whole, len(order)):
-        yield single.run(images[order[first : first + 1]])
+        yield single.run(_taken(arrays, order[first : first + 1]))
+
+
+def _taken(
+    arrays: Sequence[npt.NDArray[Any]], numbers: npt.NDArray[np.integer[Any]]
+) -> list[npt.NDArray[Any]]:
+    return [array[numbers] for array in arrays]
 
 
 def _try_batches(
-    content: bytes, num_threads: int, single: _Model, images: npt.NDArray[np.float32]
+    content: bytes, num_threads: int, single: _Model, inputs: Sequence[npt.NDArray[Any]]
 ) -> _Model | None:
-    """Returns the model for a larger batch if it computes each image as it does alone."""
-    if len(images) == 1:
+    """Returns the model for a larger batch if it computes each sample as it does alone."""
+    count = len(inputs[0])
+    if count == 1:
         return None
     try:
-        model = _Model(content, num_threads, len(images))
-        outputs = model.run(images)
+        model = _Model(content, num_threads, count)
+        outputs = model.run(inputs)
     except (ConversionError, RuntimeError, ValueError):
         return None
-    last = single.run(images[-1:])
-    same = outputs.shape == (len(images), *last.shape[1:]) and np.allclose(
-        outputs[-1:], last, rtol=1e-3, atol=1e-3 * max(float(np.abs(last).max()), 1e-6)
+    last = single.run([array[-1:] for array in inputs])
+    same = all(
+        many.shape == (count, *one.shape[1:])
+        and np.allclose(many[-1:], one, rtol=1e-3, atol=1e-3 * max(float(np.abs(one).max()), 1e-6))
+        for many, one in zip(outputs, last, strict=True)
     )
     return model if same else None
 
@@ -162,61 +195,54 @@ class _Model:
         try:
             with native_output.silenced():
                 self._interpreter = interpreter(model_content=content, num_threads=num_threads)
-                details = self._interpreter.get_input_details()
                 if batch_size > 1:
-                    shape = [batch_size, *details[0]["shape"][1:]]
-                    self._interpreter.resize_tensor_input(details[0]["index"], shape)
+                    for detail in self._interpreter.get_input_details():
+                        shape = [batch_size, *detail["shape"][1:]]
+                        self._interpreter.resize_tensor_input(detail["index"], shape)
                 self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise ConversionError(f"LiteRT cannot run the file: {error}") from error
-        self._inputs = self._interpreter.get_input_details()
-        self._output = _first_output(self._interpreter)
+        self._inputs, self._outputs = details_in_order(self._interpreter)
 
-    def require_fit(self, images: npt.NDArray[np.float32]) -> None:
-        """Raises ConversionError unless the file takes the images."""
+    def require_fit(self, inputs: Sequence[npt.NDArray[Any]]) -> None:
+        """Raises ConversionError unless the file takes the inputs."""
         expected = [tuple(int(n) for n in detail["shape"][1:]) for detail in self._inputs]
-        if expected != [images.shape[1:]]:
+        if expected != [array.shape[1:] for array in inputs]:
             raise ConversionError(
-                f"The images have shape {images.shape}; the file takes inputs of shape {expected}, "
-                "without the batch."
+                f"The images have shape {', '.join(str(array.shape) for array in inputs)}; the "
+                f"file takes inputs of shape {expected}, without the batch."
             )
 
-    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Computes one batch."""
-        detail = self._inputs[0]
-        self._interpreter.set_tensor(detail["index"], _stored(images, detail))
+        for detail, values in zip(self._inputs, inputs, strict=True):
+            self._interpreter.set_tensor(detail["index"], _stored(values, detail))
         self._interpreter.invoke()
-        return _meant(self._interpreter.get_tensor(self._output["index"]), self._output)
+        return [
+            _meant(self._interpreter.get_tensor(detail["index"]), detail)
+            for detail in self._outputs
+        ]
 
 
-def _first_output(interpreter: Any) -> Any:
-    """Returns the details of "output_00", which need not come first in the file."""
-    details = interpreter.get_output_details()
-    signatures = interpreter.get_signature_list()
-    if len(signatures) != 1 or len(details) == 1:
-        return details[0]
-    runner = interpreter.get_signature_runner()
-    name = runner.get_output_details()[min(runner.get_output_details())]["name"]
-    return next(detail for detail in details if detail["name"] == name)
-
-
-def _stored(values: npt.NDArray[np.float32], detail: Any) -> npt.NDArray[Any]:
+def _stored(values: npt.NDArray[Any], detail: Any) -> npt.NDArray[Any]:
     """Returns numbers as a tensor stores them."""
     dtype = np.dtype(detail["dtype"])
-    if dtype.kind == "f":
-        return values.astype(dtype, copy=False)
     scale, zero_point = detail["quantization"]
+    if dtype.kind == "f" or not scale:
+        return values.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     # An integer that is not quantized stands for itself.
     steps = np.rint(values / (scale or 1.0)) + zero_point
     return np.clip(steps, limits.min, limits.max).astype(dtype)
 
 
-def _meant(values: npt.NDArray[Any], detail: Any) -> npt.NDArray[np.float32]:
-    """Returns the numbers that stored values stand for."""
+def _meant(values: npt.NDArray[Any], detail: Any) -> npt.NDArray[Any]:
+    """Returns the numbers that stored values stand for: float32, unless they are whole numbers."""
     scale, zero_point = detail["quantization"]
-    if values.dtype.kind == "f" or not scale:
+    if values.dtype.kind == "f":
         return values.astype(np.float32, copy=False)
+    if not scale:
+        return values
     return typing.cast(
         npt.NDArray[np.float32],
         ((values.astype(np.int32) - zero_point) * scale).astype(np.float32),

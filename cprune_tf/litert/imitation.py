@@ -18,6 +18,7 @@ from cprune_tf.litert.tflite_graph import FileOperator, FileTensor
 
 _INPUT = re.compile(r"input_(\d+)")
 _LEAST, _GREATEST = -128, 127
+_PROBABILITIES = ("SOFTMAX", "LOGISTIC")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Rounding:
 def read_rounding(quantized: Quantized) -> Rounding:
     """Finds out where an int8 file rounds.
 
-    A softmax that makes an output is left exact: a training needs the logarithms of its small
-    values, which the file rounds to 0, and its largest values stay in their order.
+    A softmax or sigmoid that makes an output is left exact: a training needs the logarithms of its
+    small values, which the file rounds to 0, and its largest values stay in their order.
 
     Args:
         quantized: The int8 file.
@@ -78,7 +79,7 @@ def read_rounding(quantized: Quantized) -> Rounding:
         name = operator.outputs[0].name
         if operator.calls and operator.code not in CASTS and name in ranges.numbers:
             outputs[operator.calls[-1]] = ranges.numbers[name]
-    for position in _final_softmaxes(operators):
+    for position in _final_probabilities(operators):
         outputs.pop(position, None)
     weights, left_out = _rounded_weights(operators, graph)
     if not outputs:
@@ -139,12 +140,12 @@ class _Ranges:
                 self.numbers.update(joined)
 
 
-def _final_softmaxes(operators: Sequence[FileOperator]) -> list[int]:
+def _final_probabilities(operators: Sequence[FileOperator]) -> list[int]:
     read = {t.name for op in operators if op.code not in CASTS for t in op.inputs}
     return [
         op.calls[-1]
         for op in operators
-        if op.code == "SOFTMAX" and op.calls and op.outputs[0].name not in read
+        if op.code in _PROBABILITIES and op.calls and op.outputs[0].name not in read
     ]
 
 

@@ -17,7 +17,7 @@ import rich.console
 from cprune_tf import graph
 from cprune_tf.config import PruneConfig, TuningConfig
 from cprune_tf.cross_check import problems_of_outputs
-from cprune_tf.data import Data, ImageData
+from cprune_tf.data import Data
 from cprune_tf.pipeline.context import PipelineInput, RunContext
 from cprune_tf.pipeline.stages import STAGES, Pipeline
 from cprune_tf.runs import Progress, RunDirectory, events
@@ -108,7 +108,6 @@ def _smaller(given: PipelineInput, config: PruneConfig) -> PipelineInput:
     """The same model with few images, and with functions that take no time."""
     data, hooks, int8 = _few(given.data), given.hooks, given.int8
     if int8 is not None:
-        assert isinstance(data, ImageData)
         int8 = dataclasses.replace(int8, config=config, data=data)
     return dataclasses.replace(
         given,

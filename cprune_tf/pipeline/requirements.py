@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from cprune_tf import graph, litert
+from cprune_tf.accuracy import capitalized
 from cprune_tf.config import ConfigError
 from cprune_tf.data import ImageData
 from cprune_tf.pipeline.context import TFLITE, RunContext
@@ -79,8 +80,8 @@ def required_accuracy(context: RunContext, original: Any) -> tuple[float, float]
         required = accuracy - metric.drop(strategy.max_accuracy_drop, accuracy)
         required = max(0.0, required) if metric.is_accuracy else required
     context.progress.note(
-        f"{metric.word[:1].upper()}{metric.word[1:]} of the original: {metric.text(accuracy)} "
-        f"({metric.name}); required: {metric.text(required)}"
+        f"{capitalized(metric.word)} of the original: {metric.text(accuracy)} ({metric.name}); "
+        f"required: {metric.limit}{metric.text(required)}"
     )
     guessing = "" if context.given.own_score else _guessing(context, accuracy)
     if guessing:

@@ -153,7 +153,7 @@ class Pipeline:
         self, bench: Workbench, original: Any, accuracy: float
     ) -> Evaluation:
         """Evaluates the original as it would be deployed; only int8 makes a difference."""
-        if bench.hooks.evaluate_deployed is None:
+        if not bench.hooks.judges_files:
             return Evaluation(accuracy)
         evaluation = bench.evaluate(original)
         self._context.progress.note(

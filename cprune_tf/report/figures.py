@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.report import formats, theme, types
 from cprune_tf.runs.events import REFUSED_ACCURACY, REFUSED_LATENCY
 from cprune_tf.storage import files
@@ -161,9 +162,14 @@ def _draw_latency_steps(report: types.Report, palette: theme.Palette, axes: Axes
     axes.set_ylabel(f"latency, {_unit(report)}\n{formats.runtime(report.runtime)}, {threads}")
 
 
+def unit_of(metric: Metric) -> float:
+    """What scores are multiplied with in plots: per cent of accuracies, values of the others."""
+    return 100 if metric.is_accuracy else metric.score(1)
+
+
 def _draw_accuracy_steps(report: types.Report, palette: theme.Palette, axes: Axes) -> None:
     metric = report.judged_by
-    unit = 100 if metric.is_accuracy else metric.score(1)
+    unit = unit_of(metric)
     x = [i.after_candidate for i in report.iterations]
     values = [unit * i.accuracy for i in report.iterations]
     axes.step(
@@ -218,7 +224,7 @@ def _draw_refused(
                 color=color,
                 markersize=6,
                 markeredgewidth=1.6,
-                label=formats.decision(decision),
+                label=formats.decision(decision, report.judged_by),
             )
 
 

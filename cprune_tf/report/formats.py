@@ -25,7 +25,7 @@ RUNTIME_NAMES = {
 DECISION_NAMES = {
     ACCEPTED: "accepted",
     REFUSED_LATENCY: "refused: latency",
-    REFUSED_ACCURACY: "refused: accuracy",
+    REFUSED_ACCURACY: "refused: {word}",
 }
 
 
@@ -42,9 +42,18 @@ def significant(value: float, digits: int = 3) -> str:
 
 def milliseconds(value: float) -> str:
     """Formats a latency given in milliseconds; below 0.1 ms in microseconds."""
-    if abs(value) < 0.1:
-        return f"{significant(value * 1000)}{_GAP}µs"
-    return f"{significant(value)}{_GAP}ms"
+    (number,) = milliseconds_like(value, value)
+    return f"{number}{_GAP}{'µs' if _is_short(value) else 'ms'}"
+
+
+def milliseconds_like(leading: float, *values: float) -> tuple[str, ...]:
+    """Formats latencies given in milliseconds in the unit of another one, which is left out."""
+    factor = 1000 if _is_short(leading) else 1
+    return tuple(significant(value * factor) for value in values)
+
+
+def _is_short(value: float) -> bool:
+    return abs(value) < 0.1
 
 
 def percent(value: float) -> str:
@@ -206,9 +215,9 @@ def runtime(name: str, processor: str = "", items: str = "images") -> str:
     return f"{label} on {processor}" if processor else label
 
 
-def decision(name: str) -> str:
-    """Returns a decision's name for people."""
-    return DECISION_NAMES.get(name, name.replace("_", " "))
+def decision(name: str, metric: Metric) -> str:
+    """Returns a decision's name for people, e.g. "refused: mean IoU"."""
+    return DECISION_NAMES.get(name, name.replace("_", " ")).format(word=metric.word)
 
 
 def metric(name: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from cprune_tf.accuracy import TOP1, Metric
+from cprune_tf.accuracy import TOP1, Metric, capitalized
 from cprune_tf.report import figures, formats, types
 from cprune_tf.runs import differences
 from cprune_tf.storage import plain
@@ -51,7 +51,7 @@ def render(report: types.Report, plots: Sequence[figures.Plot]) -> str:
         report,
         plots,
         latency_unit="emulated" if report.device.emulated else "",
-        decision_name=formats.decision,
+        decision_name=functools.partial(formats.decision, metric=report.judged_by),
         threads=formats.threads,
         runtime_name=functools.partial(formats.runtime, items=report.judged_by.items),
         metric=report.judged_by,
@@ -97,6 +97,7 @@ def render_page(
     }
     numbers = _Numbers(values, metric)
     shared = {"n": numbers, "metric": metric, "flatten": differences.flatten, "plots": by_name}
+    environment.filters["capitalized"] = capitalized
     environment.globals.update(shared, **names)
     return environment.get_template(template).render(r=values)
 

@@ -73,7 +73,7 @@ def verdict(
     if not num_accepted:
         return "No candidate has been accepted: the model still has the original's channels."
     parts = [_speed(latencies, emulated)]
-    name = _capitalized(metric.label)
+    name = metric.heading
     if tested is not None and tested.original is not None and tested.pruned is not None:
         change = _change(metric, tested.original, tested.pruned, tested.standard_error)
         parts.append(f"{name} {change} on the test {metric.items}.")
@@ -165,13 +165,8 @@ def _speed_of_runtime(row: types.LatencyComparison) -> str:
     return speed if row.speedup is None or row.speedup >= 1 else f"{speed} (slower)"
 
 
-def _capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _requirement(metric: Metric, accuracy: float, required: float | None) -> str:
     if required is None:
         return ""
     state = "met" if accuracy >= required else "MISSED"
-    limit = "at most " if metric.is_minimized else ""
-    return f" (required {limit}{formats.score(metric, required)}: {state})"
+    return f" (required {metric.limit}{formats.score(metric, required)}: {state})"

@@ -109,8 +109,8 @@ def _difference(metric: Metric, row: types.Comparison) -> str:
 def _latency(latency: types.Latency | None) -> str:
     if latency is None:
         return formats.MISSING
-    low, high = (formats.significant(q) for q in (latency.q1_ms, latency.q3_ms))
-    return f"{formats.milliseconds(latency.median_ms)} [{low}–{high}]"
+    quartiles = formats.milliseconds_like(latency.median_ms, latency.q1_ms, latency.q3_ms)
+    return f"{formats.milliseconds(latency.median_ms)} [{'–'.join(quartiles)}]"
 
 
 def _decisions(report: types.Report) -> rich.table.Table:
@@ -124,7 +124,9 @@ def _decisions(report: types.Report) -> rich.table.Table:
         channels = ", ".join(f"{count} of {group}" for group, count in row.removed.items())
         table.add_row(
             str(row.number),
-            rich.text.Text(formats.decision(row.decision), style=_STYLES.get(row.decision, "")),
+            rich.text.Text(
+                formats.decision(row.decision, metric), style=_STYLES.get(row.decision, "")
+            ),
             rich.text.Text(row.task),
             rich.text.Text(channels),
             _candidate_latency(row),

@@ -113,6 +113,8 @@ class Runtime(abc.ABC):
     name: ClassVar[str]
     # The suffix of the files that `build` writes, e.g. ".so".
     suffix: ClassVar[str]
+    # Whether `task_costs` tells the structure of the fastest programs.
+    exposes_programs: ClassVar[bool] = False
 
     def __init__(self, device: Device, precision: str, num_threads: int) -> None:
         self.device = device

@@ -41,6 +41,7 @@ class TvmRuntime(Runtime):
 
     name = "tvm"
     suffix = ".so"
+    exposes_programs = True
 
     def __init__(self, device: Device, options: RuntimeOptions) -> None:
         super().__init__(device, options.precision, options.num_threads)

@@ -35,8 +35,9 @@ from cprune_tf.strategies.registry import register_strategy
 
 if typing.TYPE_CHECKING:
     from cprune_tf.compiler.structure import ProgramStructure
+    from cprune_tf.config import PruneConfig
     from cprune_tf.latency.staircase import Staircase
-    from cprune_tf.strategies.workbench import CurrentModel, Target
+    from cprune_tf.strategies.workbench import CurrentModel, Hooks, Target
 
 TRANSFER = "transfer"
 RETUNE = "retune"
@@ -164,6 +165,18 @@ class CPrune(Strategy):
             is_visit = not (retuned and event.decision == events.REFUSED_LATENCY)
             self.decisions.record(event.key, groups, event.step, event.decision, is_visit)
 
+    @classmethod
+    def check(cls, config: PruneConfig, hooks: Hooks) -> None:
+        """See Strategy: it needs a runtime that exposes its programs."""
+        from cprune_tf.runtimes.registry import find_runtime  # which imports the config
+
+        if not find_runtime(config.runtime, config.precision).exposes_programs:
+            raise ConfigError(
+                f"config.strategy.name is 'cprune', which reads the structure of programs; the "
+                f"runtime {config.runtime} {config.precision} does not expose programs. Choose "
+                "another strategy or the runtime tvm."
+            )
+
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy. Targets with the fewest visits come first, then the costliest."""
         if reason := self._stop_reason(current):
@@ -219,12 +232,7 @@ class CPrune(Strategy):
             target = self.bench.target(cost.task, current)
             if target.reason is not None or target.groups in self.decisions.banned:
                 continue
-            if cost.structure is None:
-                raise ConfigError(
-                    f"config.strategy.name is 'cprune', which reads the structure of programs; the "
-                    f"runtime {self.bench.runtime} does not expose programs. Choose another "
-                    "strategy or the runtime tvm."
-                )
+            assert cost.structure is not None  # `check` refused a runtime without them
             # Of the tasks that prune the same groups, the costliest comes first and stands for all.
             targets.setdefault(target.key, (target, cost.structure))
         visits = self.decisions.visits

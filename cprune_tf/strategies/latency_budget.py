@@ -226,8 +226,8 @@ class LatencyBudget(Strategy):
         target = self.target_ratio
         missing = f"; the target of {1 / target:.3g}x is not reached" if target else ""
         return Stop(
-            "a round that loses less accuracy would cut the latency by less than "
-            f"{self.settings.smallest_cut:.0%}: accuracy binds at "
+            "a round that loses less would cut the latency by less than "
+            f"{self.settings.smallest_cut:.0%}: {self.metric.word} binds at "
             f"{1 / current.latency_ratio:.3g}x{missing}"
         )
 

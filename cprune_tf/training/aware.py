@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import keras
 
-from cprune_tf import litert
+from cprune_tf.accuracy import Metric
 from cprune_tf.config import QuantizationConfig
-from cprune_tf.data import ImageData
-from cprune_tf.data.representative import representative_images
+from cprune_tf.data import Data
+from cprune_tf.data.representative import representative_inputs
 from cprune_tf.litert import Quantized
 from cprune_tf.litert.imitation import read_rounding
-from cprune_tf.training.deployed import quantize_as_configured
+from cprune_tf.training.deployed import quantize_as_configured, score_of_file
 from cprune_tf.training.rounded import RoundedForward
+from cprune_tf.training.scoring import Scorer
 from cprune_tf.training.trainer import FitResult, fit
 
 
@@ -24,7 +25,8 @@ class AwareResult:
     """What a quantisation-aware training did.
 
     Attributes:
-        before: Accuracy (0..1) of the int8 file before, on the images that decide.
+        metric: What files were judged by.
+        before: Accuracy (0..1) or score of the int8 file before, on the images that decide.
         after: That of the int8 file of the trained weights.
         kept: Whether the trained weights were kept; not if they are worse.
         untrained: The int8 file of the model before.
@@ -33,6 +35,7 @@ class AwareResult:
         training: What the training did.
     """
 
+    metric: Metric
     before: float
     after: float
     kept: bool
@@ -43,16 +46,18 @@ class AwareResult:
 
     def __str__(self) -> str:
         kept = "" if self.kept else "; the weights before it are kept"
-        return f"int8 file {self.before:.2%} before, {self.after:.2%} after{kept}"
+        before, after = map(self.metric.text, (self.before, self.after))
+        return f"int8 file {before} before, {after} after{kept}"
 
 
 def train_aware(
     model: keras.Model,
-    data: ImageData,
+    data: Data,
     settings: QuantizationConfig,
     *,
     seed: int,
     metric: str = "top1",
+    scorer: Scorer | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     log_dir: pathlib.Path | None = None,
     checkpoint: pathlib.Path | None = None,
@@ -64,27 +69,28 @@ def train_aware(
     int8 file is no worse then on the images that decide.
 
     Args:
-        model: A trained classifier, functional or Sequential.
+        model: A trained classifier, functional or Sequential. For `SampleData`, any compiled model.
         data: Training images, and those that decide.
         settings: How int8 files are made, and how the model is trained for that.
         seed: Decides the images that ranges come from, shuffling, augmentation and dropout.
         metric: What int8 files are judged by: "top1" or "top5".
+        scorer: Judges them in its place, for `SampleData`.
         on_step: Called after each step with (steps done, steps in all, loss).
         log_dir: Where to write TensorBoard scalars for each epoch.
         checkpoint: A file that keeps the state after each epoch; see `trainer.fit`.
 
     Returns:
-        What the int8 file classifies right before and after, and the file.
+        How good the int8 file is before and after, and the file.
 
     Raises:
         ConversionError: The model cannot be quantised, or its file cannot be imitated.
         TrainingError: See `trainer.fit`.
     """
-    images = representative_images(data, settings.num_images, seed=seed)
+    images = representative_inputs(data, settings.num_images, seed=seed)
 
     def quantize() -> tuple[Quantized, float]:
         quantized = quantize_as_configured(model, images, settings)
-        return quantized, litert.evaluate(quantized.content, *data.judges, metric)
+        return quantized, score_of_file(quantized.content, data, metric, scorer)
 
     weights = model.get_weights()
     first, before = quantize()
@@ -105,4 +111,7 @@ def train_aware(
     if not kept:
         model.set_weights(weights)
         quantized = first
-    return AwareResult(before, after, kept, first, quantized, rounding.left_out, training)
+    judged_by = Metric(metric) if scorer is None else scorer.metric
+    return AwareResult(
+        judged_by, before, after, kept, first, quantized, rounding.left_out, training
+    )

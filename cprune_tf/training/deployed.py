@@ -15,24 +15,29 @@ import numpy.typing as npt
 from cprune_tf import litert
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import PruneConfig, QuantizationConfig
-from cprune_tf.data import ImageData
-from cprune_tf.data.representative import representative_images
+from cprune_tf.data import Data, ImageData
+from cprune_tf.data.representative import representative_inputs
 from cprune_tf.litert import Quantized
-from cprune_tf.litert.evaluation import evaluate_batches
+from cprune_tf.litert.conversion import Images
+from cprune_tf.litert.evaluation import evaluate_batches, outputs_of_file
 from cprune_tf.litert.pixels import PREPROCESSING, to_pixels
+from cprune_tf.training.scoring import Scorer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Int8Judge:
-    """Quantises models and finds out what their files classify right, with LiteRT here.
+    """Quantises models and finds out how good their files are, with LiteRT here.
 
     Attributes:
         config: The run's configuration.
         data: Ranges come from the training images; the images that decide are judged.
+        scorer: Judges all outputs of another task than classifying one image; None: the images'
+            classes tell.
     """
 
     config: PruneConfig
-    data: ImageData
+    data: Data
+    scorer: Scorer | None = None
     # The last file, by the digest of its model: what was judged is built next.
     _last: dict[str, bytes] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -68,11 +73,11 @@ class Int8Judge:
             ConversionError: The model cannot be quantised.
         """
         data = self.config.data
-        images = to_pixels(self._representative, data.mean, data.std)
+        images = to_pixels(self._representative[0], data.mean, data.std)
         return self._quantize(model, images, (PREPROCESSING,))
 
     def _quantize(
-        self, model: keras.Model, images: npt.NDArray[Any], keep_float: tuple[str, ...] = ()
+        self, model: keras.Model, images: Images, keep_float: tuple[str, ...] = ()
     ) -> bytes:
         return quantize_as_configured(model, images, self.config.quantization, keep_float).content
 
@@ -91,21 +96,57 @@ class Int8Judge:
         Raises:
             ConversionError: The model cannot be quantised.
         """
-        content = self.quantize(model)
+        assert isinstance(self.data, ImageData)
         images, labels = self.data.judges
         yield from evaluate_batches(
-            content, images, labels, self.config.strategy.metric, order=order
+            self.quantize(model), images, labels, self.config.strategy.metric, order=order
         )
 
+    def score(self, model: keras.Model) -> float:
+        """Returns the score of a model's file on the samples that decide.
+
+        Args:
+            model: The model.
+
+        Raises:
+            ConversionError: The model cannot be quantised.
+            TrainingError: The file's outputs are not finite.
+        """
+        content, metric = self.quantize(model), self.config.strategy.metric
+        return score_of_file(content, self.data, metric, self.scorer)
+
     @functools.cached_property
-    def _representative(self) -> npt.NDArray[np.float32]:
+    def _representative(self) -> list[npt.NDArray[Any]]:
         count = self.config.quantization.num_images
-        return representative_images(self.data, count, seed=self.config.seed)
+        return representative_inputs(self.data, count, seed=self.config.seed)
+
+
+def score_of_file(content: bytes, data: Data, metric: str, scorer: Scorer | None) -> float:
+    """Judges a file on the samples that decide.
+
+    Args:
+        content: The content of a `.tflite` file.
+        data: The data.
+        metric: "top1" or "top5", where there is no scorer.
+        scorer: Judges all outputs of another task than classifying one image.
+
+    Returns:
+        The accuracy, 0..1, or the score.
+
+    Raises:
+        ConversionError: LiteRT cannot run the file.
+        TrainingError: The scorer's outputs are not finite.
+    """
+    if scorer is not None:
+        inputs, labels = data.judges
+        return scorer.of_outputs(outputs_of_file(content, inputs), labels)
+    assert isinstance(data, ImageData)
+    return litert.evaluate(content, *data.judges, metric)
 
 
 def quantize_as_configured(
     model: keras.Model,
-    images: npt.NDArray[Any],
+    images: Images,
     settings: QuantizationConfig,
     keep_float: tuple[str, ...] = (),
 ) -> Quantized:
@@ -113,7 +154,8 @@ def quantize_as_configured(
 
     Args:
         model: The model.
-        images: The images that the ranges come from, [num_images, ...].
+        images: The images that the ranges come from, [num_images, ...]; one array for each input,
+            or the only one.
         settings: How files are quantised.
         keep_float: Patterns of further layers that stay float32.
 

@@ -23,6 +23,8 @@ from cprune_tf.training.scoring import LOSS
 
 SIGMOID, SOFTMAX, LOGITS, VALUES = "sigmoid", "softmax", "logits", "values"
 _MEAN_IO_U = "mean_io_u"
+# Parts of the names of metrics that compare probabilities, most of them with 0.5.
+_OF_PROBABILITIES = ("acc", "auc", "precision", "recall", "iou", "io_u", "f1", "crossentropy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +43,16 @@ class Head:
     kind: str
     labels: np.ndarray | None
     has_indices: bool
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether one unit without a sigmoid has labels of 0 and 1: a number, or a logit?"""
+        return (
+            self.kind == VALUES
+            and self.labels is not None
+            and _classes(self.port) == 1
+            and bool(np.isin(self.labels, (0, 1)).all())
+        )
 
     def loss(self) -> keras.losses.Loss | None:
         """Returns the loss that fits; None without labels.
@@ -165,7 +177,14 @@ def compiled_by_heads(
         metrics=next(iter(metrics.values()), None) if is_single else metrics,
     )
     named = [f"{name!r} by {loss.name.replace('_', ' ')}" for name, loss in losses.items() if loss]
-    return twin, f"The model is not compiled. config.training trains {', '.join(named)}."
+    unclear = "".join(
+        f" The labels of {head.port.name!r} are 0 and 1, but without a sigmoid it is taken for a "
+        "number; compile the model if it gives logits."
+        for head in heads
+        if head.is_unclear
+    )
+    trained = f"The model is not compiled. config.training trains {', '.join(named)}."
+    return twin, trained + unclear
 
 
 def _metrics(name: str, heads: Sequence[Head]) -> dict[str, list[keras.metrics.Metric]]:
@@ -189,6 +208,13 @@ def _metrics(name: str, heads: Sequence[Head]) -> dict[str, list[keras.metrics.M
 
 
 def _metric(name: str, head: Head) -> keras.metrics.Metric | str:
+    if head.is_unclear and any(part in name for part in _OF_PROBABILITIES):
+        raise TrainingError(
+            f"config.strategy.metric is {name!r}, which compares probabilities; the output "
+            f"{head.port} has labels of 0 and 1 and does not end in a sigmoid, so nobody can tell "
+            "whether it gives logits. Let it end in a sigmoid, or compile the model with "
+            "keras.losses.BinaryCrossentropy(from_logits=True) and a metric with a threshold of 0."
+        )
     if name in ("accuracy", "acc"):
         return name  # Keras chooses the kind by the shapes.
     if name == _MEAN_IO_U:

@@ -179,10 +179,11 @@ class Trainer:
         log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
         result = train_aware(
             model,
-            self._images,
+            self.data,
             self.config.quantization,
             seed=self.config.seed,
             metric=self.config.strategy.metric,
+            scorer=self.scorer,
             on_step=self._report_of("aware"),
             log_dir=None if log_dir is None else log_dir / f"aware_{model.count_params()}",
             checkpoint=None if kept_in is None else kept_in / "aware.npz",

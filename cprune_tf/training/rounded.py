@@ -58,21 +58,22 @@ class RoundedForward:
         self.variables: Sequence[tf.Variable] = (self._low, self._high)
         self.name = hashlib.sha256(repr(rounding).encode()).hexdigest()
 
-    def __call__(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
-        """Computes the model's output.
+    def __call__(self, images: Any, training: bool = True) -> Any:
+        """Computes the model's outputs.
 
         Args:
-            images: [batch, height, width, channels] float32.
+            images: [batch, height, width, channels] float32; of another task, its inputs, nested
+                as the model takes them.
             training: Whether dropout drops, and ranges follow the values.
 
         Returns:
-            The model's output, float32.
+            The model's outputs, nested as it gives them.
         """
         extremes = _Extremes(len(self._rounding.ranges))
-        values: dict[Tensor, Any] = {self._graph.inputs[0]: images}
-        if 0 in self._rounding.inputs:
-            number = self._rounding.inputs[0]
-            values[self._graph.inputs[0]] = self._rounded(images, number, extremes)
+        inputs = keras.tree.flatten(images)
+        values: dict[Tensor, Any] = dict(zip(self._graph.inputs, inputs, strict=True))
+        for position, number in self._rounding.inputs.items():
+            values[self._graph.inputs[position]] = self._rounded(inputs[position], number, extremes)
         for position, call in enumerate(self._graph.calls):
             results = self._computed(position, call, values, training)
             if position in self._rounding.outputs:
@@ -81,7 +82,7 @@ class RoundedForward:
             values.update(zip(call.outputs, results, strict=True))
         if training:
             self._follow(extremes)
-        return values[keras.tree.flatten(self._graph.outputs)[0]]
+        return keras.tree.map_structure(lambda tensor: values[tensor], self._graph.outputs)
 
     def _computed(
         self, position: int, call: Call, values: dict[Tensor, Any], training: bool

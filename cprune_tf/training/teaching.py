@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from cprune_tf.data import Data, ImageData
+from cprune_tf.data.interface import interface_of
 from cprune_tf.training import losses
 from cprune_tf.training.twin import training_twin
 
@@ -43,6 +44,7 @@ class Teacher:
         self.model = model
         self._twin = training_twin(model, precision=precision)
         self._kept: tf.Variable | None = None
+        self._interface = interface_of(model)
         self._are_classes = isinstance(data, ImageData)
         if not isinstance(data, ImageData):
             return
@@ -59,7 +61,7 @@ class Teacher:
 
         Args:
             images: [batch, height, width, channels] float32; of another task, its inputs, nested
-                as the model takes them.
+                as the pupil takes them.
             indices: [batch] int64, the numbers of the images; of no use where the data do not
                 number them.
 
@@ -81,7 +83,8 @@ class Teacher:
         return tf.cond(are_known, lambda: tf.gather(kept, indices), compute)
 
     def _computed(self, images: Any) -> Any:
-        flat = keras.tree.flatten(self._twin(images, training=False))
+        inputs = self._interface.nested(keras.tree.flatten(images))
+        flat = keras.tree.flatten(self._twin(inputs, training=False))
         outputs = [tf.cast(one, tf.float32) for one in flat]
         if not self._are_classes:
             return outputs

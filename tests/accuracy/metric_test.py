@@ -26,6 +26,18 @@ def test_a_score_of_an_error_is_its_negative_and_reads_as_the_error():
     score = metric.score(0.25)
     assert metric.score(0.2) > score == -0.25
     assert metric.text(score) == "0.25" and metric.label == "mean absolute error"
+    assert metric.limit == "at most " and not TOP1.limit
+
+
+def test_names_read_as_people_write_them():
+    labels = {name: Metric(name).heading for name in ("top1", "mean_io_u", "mask_iou", "size_mae")}
+    assert labels == {
+        "top1": "Top-1 accuracy",
+        "mean_io_u": "Mean IoU",
+        "mask_iou": "Mask IoU",
+        "size_mae": "Size MAE",
+    }
+    assert Metric("kind_accuracy").word == "kind accuracy" and TOP1.word == "accuracy"
 
 
 @pytest.mark.parametrize("metric", [TOP1, Metric("kind_accuracy")])
@@ -44,4 +56,4 @@ def test_a_gate_refuses_an_error_that_is_too_high():
     metric = Metric("mae", is_minimized=True)
     gate = AccuracyGate(metric.score(0.25), metric.score(0.25), metric=metric)
     assert gate.shortfall(Evaluation(metric.score(0.2))) == ""
-    assert gate.shortfall(Evaluation(metric.score(0.3))) == "mae 0.3 > 0.25"
+    assert gate.shortfall(Evaluation(metric.score(0.3))) == "MAE 0.3 > 0.25"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -37,8 +38,8 @@ def _task_flags(folder: pathlib.Path, name: str, metric: str, compiled: bool) ->
     ]
 
 
-def _page(workdir: pathlib.Path) -> str:
-    html = (workdir / "report.html").read_text()
+def _page(workdir: pathlib.Path, name: str = "report.html") -> str:
+    html = (workdir / name).read_text()
     return re.sub(r"<style>.*?</style>|<[^>]*>", "", html, flags=re.S).rpartition("Conditions")[0]
 
 
@@ -65,6 +66,7 @@ def test_a_file_of_any_task_is_pruned(tmp_path, name, metric, compiled, trained)
         "--config.strategy.name=uniform",
         "--config.strategy.max_iterations=1",
         "--config.training.short_term.distill=0.5",
+        f"--config.training.teacher={tmp_path / 'model.keras'}",
         "--config.measure.max_time_sec=0.05",
     )
     assert done.returncode == 0, done.stderr
@@ -76,7 +78,29 @@ def test_a_file_of_any_task_is_pruned(tmp_path, name, metric, compiled, trained)
 
 
 @pytest.mark.slow
-def test_a_model_of_two_inputs_is_trained_and_what_cannot_be_is_one_error(tmp_path):
+def test_strategies_are_compared_by_the_tasks_score(tmp_path):
+    workdir = tmp_path / "compared"
+    done = _run(
+        "compare",
+        *_task_flags(tmp_path, "two_heads", "size_mae", True),
+        f"--workdir={workdir}",
+        "--strategies=uniform,global_ranking",
+        "--runtime=litert",
+        "--config.measure.max_time_sec=0.05",
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    values = json.loads((workdir / "comparison.json").read_text())
+    assert values["is_minimized"] and {row["state"] for row in values["rows"]} == {"met"}
+    error = -values["original"]["deciding_accuracy"]
+    assert "required size MAE of at most" in values["verdict"]
+    page = _page(workdir, "comparison.html")
+    assert f"{error:#.4g}" in page and "Size MAE against speed" in page
+    for shown in (done.stdout, page):
+        assert "size MAE" in shown and not re.search("accuracy|images", shown)
+
+
+@pytest.mark.slow
+def test_a_model_of_two_inputs_is_trained_and_quantised_and_what_cannot_be_is_one_error(tmp_path):
     flags = _task_flags(tmp_path, "image_and_vector", "accuracy", compiled=False)
     output = tmp_path / "trained.keras"
     done = _run("train", *flags, f"--output={output}")
@@ -84,6 +108,18 @@ def test_a_model_of_two_inputs_is_trained_and_what_cannot_be_is_one_error(tmp_pa
     assert "training, 32 test samples" in done.stdout and "test accuracy" in done.stdout
     assert "top1" not in done.stdout
     assert keras.models.load_model(output).loss.name == "sparse_categorical_crossentropy"
+    int8 = _run(
+        "quantize",
+        *flags,
+        f"--output={tmp_path / 'int8.tflite'}",
+        "--max_drop=-1",
+        "--config.quantization.aware.epochs=1",
+        "--config.measure.max_time_sec=0.05",
+    )
+    assert int8.returncode == 0, int8.stderr
+    assert "ranges from 64 training samples" in int8.stdout and "int8, untrained" in int8.stdout
+    assert "On the test samples: int8 file" in int8.stdout
+    assert "most of the error" in int8.stdout and "images" not in int8.stdout
     for tool in ("train", "quantize"):
         suffix = {"train": ".keras", "quantize": ".tflite"}[tool]
         refused = _run(

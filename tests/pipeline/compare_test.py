@@ -15,6 +15,7 @@ import rich.console
 
 from cprune_tf import api, compare
 from cprune_tf import config as configs
+from cprune_tf.accuracy import TOP1, Metric
 from cprune_tf.baselines.tfmot import running
 from cprune_tf.baselines.tfmot.errors import TfmotError
 from cprune_tf.baselines.tfmot.sparse_files import SparseFiles, TfliteFile
@@ -219,14 +220,14 @@ def test_a_note_says_what_zeros_are_worth():
     sparse = SparseFiles(0.8, one(9000, 8000, 1.0), one(9000, 4000, 1.1), one(3000, 2900, 0.9), 0.0)
     row = dataclasses.replace(_row("tfmot_magnitude", 1.0, 0.9), sparse=sparse)
     timing = _timing(sample_run.device(), row)
-    (note,) = (n for n in sentences.notes([row], timing, {}, "") if "removes no filter" in n)
+    (note,) = (n for n in sentences.notes([row], timing, {}, "", TOP1) if "removes no filter" in n)
     said = note.replace("\u00a0", " ")
     for expected in ("80 % of the weights", "9.00 kB (4.00 kB with gzip)", "3.00 kB (2.90 kB)",
                      "the original takes 1.00 ms", "the one with it 0.900 ms"):  # fmt: skip
         assert expected in said, said
     wrong = dataclasses.replace(row, sparse=dataclasses.replace(sparse, max_relative_error=0.5))
     emulated = _timing(sample_run.device(emulated=True), wrong)
-    said = " ".join(sentences.notes([wrong], emulated, {}, ""))
+    said = " ".join(sentences.notes([wrong], emulated, {}, "", TOP1))
     assert "outputs differ by 0.5" in said and "the original takes" not in said
 
 
@@ -238,15 +239,36 @@ def _row(name, ms, accuracy, state=types.MET):
 
 def test_the_verdict_says_what_the_numbers_allow():
     fast, slow, close = _row("a", 0.4, 0.9), _row("b", 0.6, 0.9), _row("c", 0.41, 0.9)
-    assert sentences.verdict([fast, slow], 0.89, False) == (
+    assert sentences.verdict([fast, slow], 0.89, False, TOP1) == (
         "a is the fastest at the required accuracy of 89.00\u00a0%: 2.50× as fast as the original, "
         "and 1.50× as fast as b, the second."
     )
-    assert "no clear difference" in sentences.verdict([fast, close], 0.89, False)
+    assert "no clear difference" in sentences.verdict([fast, close], 0.89, False, TOP1)
     missed = [_row("a", 0.4, 0.7, types.MISSED), _row("b", 0.6, 0.8, types.MISSED)]
-    assert "b comes closest with 80.00" in sentences.verdict(missed, 0.89, False)
-    assert "×" not in sentences.verdict([fast, slow], 0.89, True)
-    assert "No strategy" in sentences.verdict([], 0.89, False)
+    assert "b comes closest with 80.00" in sentences.verdict(missed, 0.89, False, TOP1)
+    assert "×" not in sentences.verdict([fast, slow], 0.89, True, TOP1)
+    assert "No strategy" in sentences.verdict([], 0.89, False, TOP1)
+
+
+def test_a_contender_for_classifiers_is_refused_for_another_task(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, strategy=dataclasses.replace(CONFIG.strategy, metric="mean_io_u")
+    )
+    with pytest.raises(compare.CompareError, match="tfmot_2_4, which are for classifiers"):
+        compare.make_plan(config, ("uniform", "tfmot_2_4"), tmp_path / "out")
+
+
+def test_another_score_is_named_with_its_unit_and_direction():
+    error = Metric("mean_absolute_error", is_minimized=True)
+    met, missed = _row("a", 0.4, -0.1), _row("b", 0.6, -0.25, types.MISSED)
+    worse = dataclasses.replace(missed, strategy="c", deciding_accuracy=-0.5)
+    assert "the required mean absolute error of at most 0.2000: 2.50" in sentences.verdict(
+        [met], -0.2, False, error
+    )
+    assert sentences.verdict([worse, missed], -0.2, False, error) == (
+        "No strategy meets the required mean absolute error of at most 0.2000; b comes closest "
+        "with 0.2500."
+    )
 
 
 def _timing(info: DeviceInfo, *rows):
@@ -258,10 +280,10 @@ def _timing(info: DeviceInfo, *rows):
 def test_notes_say_who_reached_the_target():
     rows = [_row("a", 0.405, 0.9), _row("b", 0.6, 0.9)]
     wanted = {"strategy": {"target_speedup": 2.5}}
-    notes = " ".join(sentences.notes(rows, _timing(sample_run.device(), *rows), wanted, ""))
+    notes = " ".join(sentences.notes(rows, _timing(sample_run.device(), *rows), wanted, "", TOP1))
     assert "target of 2.50×" in notes and "Reached, within 2 %, by: a." in notes
     timing = _timing(sample_run.device(emulated=True), *rows)
-    assert "emulated" in " ".join(sentences.notes(rows, timing, {}, ""))
+    assert "emulated" in " ".join(sentences.notes(rows, timing, {}, "", TOP1))
 
 
 def test_the_front_holds_what_none_beats_in_both():

@@ -23,7 +23,8 @@ from tests.docs_examples import run_section
 from tests.pipeline import task_models, tiny_config
 
 
-def _prune(task, metric=None, strategy=None, **options):
+def prune(task, metric=None, strategy=None, settings=None, **options):
+    """Prunes a task's model in about the shortest run that there is."""
     config = tiny_config.get_config()
     config.runtime = options.pop("runtime", "litert")
     config.strategy.name = "uniform"
@@ -32,14 +33,15 @@ def _prune(task, metric=None, strategy=None, **options):
     config.measure.max_time_sec = 0.05
     for name in ("trials_per_task", "trials_per_accepted_task", "final_trials_per_task"):
         setattr(config.tuning, name, 2)
-    settings = config.to_dict()
+    settings = config.to_dict() | (settings or {})
     settings["strategy"] |= strategy or {}
     given = {"train_data": task.train, "validation_data": task.validation, **options}
     console = rich.console.Console(file=io.StringIO(), width=100)
     return cprune_tf.prune(task.model, config=settings, console=console, **given)
 
 
-def _text(report):
+def shown_text(report):
+    """The terminal's report, without line breaks."""
     console = rich.console.Console(file=io.StringIO(), width=200, record=True)
     console.print(terminal.render(report))
     return " ".join(console.export_text().split()).replace("\u00a0", " ")
@@ -56,7 +58,7 @@ def _check(result, task):
     value = task.model.evaluate(*task.validation, verbose=0, return_dict=True)[task.metric]
     original = result.report.accuracies[0].original
     assert original == pytest.approx(-value if result.report.is_minimized else value, abs=1e-6)
-    text = _text(result.report)
+    text = shown_text(result.report)
     page = re.sub(r"<style>.*?</style>|<[^>]*>", "", html.render(result.report, []), flags=re.S)
     page = page.rpartition("Conditions")[0]
     for shown in (text, page):
@@ -83,15 +85,24 @@ def test_a_regression_is_judged_by_its_error_which_must_not_grow():
 @pytest.mark.slow
 def test_two_heads_with_labels_by_name():
     task = task_models.two_heads()
-    result = _prune(task)
+    result = prune(task)
     _check(result, task)
     assert [tuple(output.shape) for output in result.model.outputs] == [(None, 3), (None, 1)]
+    deploy = result.workdir / "deploy"
+    metadata = json.loads((deploy / "metadata.json").read_text())
+    assert [(one["name"], one["shape"]) for one in metadata["outputs"]] == [
+        ("kind", [1, 3]),
+        ("size", [1, 1]),
+    ]
+    command = [sys.executable, str(deploy / "run.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"kind, 1x3:\n\[\[.*\]\]\nsize, 1x1:\n\[\[.*\]\]\n", printed)
 
 
 @pytest.mark.slow
 def test_two_heads_with_labels_in_order_for_tvm():
     task = task_models.two_heads(as_dict=False)
-    result = _prune(task, runtime="tvm")
+    result = prune(task, runtime="tvm")
     _check(result, task)
     assert {check.runtime for check in result.report.cross_check.checks} == {
         "keras",
@@ -104,12 +115,12 @@ def test_two_heads_with_labels_in_order_for_tvm():
 @pytest.mark.parametrize("name", ["binary", "segmentation", "signal"])
 def test_other_tasks_run_to_the_end(name):
     task = task_models.TASKS[name]()
-    _check(_prune(task), task)
+    _check(prune(task), task)
 
 
 def test_an_image_and_a_vector_are_deployed_together(tmp_path):
     task = task_models.image_and_vector()
-    result = _prune(task)
+    result = prune(task)
     _check(result, task)
     inputs = task.validation[0]
     paths = [tmp_path / "image.npy", tmp_path / "vector.npy"]
@@ -133,7 +144,7 @@ def test_the_callers_own_functions_train_and_judge_by_an_error(drop):
     def error(model):
         return 1 / np.sqrt(model.count_params())
 
-    result = _prune(
+    result = prune(
         task,
         "largest_miss",
         {"metric_mode": "min", "max_accuracy_drop": drop},
@@ -210,6 +221,15 @@ def _sparse(task):
         ),
         (
             lambda: task_models.signal(),
+            {
+                "evaluate": lambda model: 1.0,
+                "settings": {"precision": "int8", "quantization": {"aware": {"epochs": 1}}},
+            },
+            ConfigError,
+            "does not judge int8 files",
+        ),
+        (
+            lambda: task_models.signal(),
             {"validation_data": None},
             ConfigError,
             "train_data and val",
@@ -226,5 +246,5 @@ def _sparse(task):
 )
 def test_what_does_not_fit_is_said_before_any_work(task, options, error, message, tmp_path):
     with pytest.raises(error, match=message):
-        _prune(task(), workdir=tmp_path / "run", **options)
+        prune(task(), workdir=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()

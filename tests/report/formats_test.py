@@ -72,3 +72,8 @@ def test_counts_are_named_shortly(values, limit, expected):
 def test_a_runtime_says_what_it_ran_on_where_there_is_a_choice():
     assert formats.runtime("litert") == "LiteRT"
     assert formats.runtime("tvm", "Tesla T4 (cuda)") == "TVM on Tesla T4 (cuda)"
+
+
+def test_quartiles_have_the_medians_unit():
+    assert formats.milliseconds_like(0.0567, 0.0549, 0.103) == ("54.9", "103")
+    assert formats.milliseconds_like(0.2, 0.19, 0.31) == ("0.190", "0.310")

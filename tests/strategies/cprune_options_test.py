@@ -307,3 +307,10 @@ def test_an_unknown_search_is_refused():
         ConfigError, match=r"cprune.search is 'guess'; expected one of transfer, retune"
     ):
         from_mapping({"strategy": {"cprune": {"search": "guess"}}}).validate()
+
+
+def test_a_runtime_without_programs_is_refused_before_any_work():
+    config = from_mapping({"runtime": "litert", "strategy": {"name": "cprune"}})
+    with pytest.raises(ConfigError, match="runtime litert float32 does not expose programs"):
+        CPrune.check(config, benches.hooks())
+    CPrune.check(from_mapping({}), benches.hooks())

@@ -10,7 +10,6 @@ from cprune_tf.runs import events
 from cprune_tf.strategies import registry
 from cprune_tf.strategies.cprune import CPrune
 from tests.docs_examples import run_section
-from tests.runtimes.analytic import AnalyticRuntime
 
 from . import benches
 from .benches import prune
@@ -121,14 +120,6 @@ def test_what_training_does_is_a_stage_of_its_own_in_the_log(tmp_path):
         prune(bench, CPrune)
         log = bench.run.log_path.read_text()
     assert "Train candidate 1: begins" in log and "3/4; loss 0.5" in log
-
-
-def test_a_runtime_without_programs_is_refused_by_what_reads_programs(tmp_path):
-    with (
-        benches.bench(tmp_path, {"cprune": EASY}, runtime=AnalyticRuntime) as bench,
-        pytest.raises(ConfigError, match=r"'cprune', which reads the structure of programs"),
-    ):
-        prune(bench, CPrune)
 
 
 @pytest.fixture

@@ -99,6 +99,22 @@ def test_all_outputs_are_taught_by_the_teachers(name):
     assert float(losses.distance(kind, teacher(_INPUTS), teacher(_INPUTS))) < 1e-6
 
 
+_BITS = (_INPUTS[:, :1] > 0).astype(np.float32)
+
+
+def test_one_unit_without_a_sigmoid_is_a_number_and_that_is_said():
+    model = _model(keras.layers.Identity(), units=1)
+    interface = interface_of(model)
+    compiled, remark = compiled_by_heads(model, interface, Metric.named("mse"), _BITS)
+    assert compiled.loss.name == "mean_squared_error"
+    assert "are 0 and 1, but without a sigmoid it is taken for a number" in remark
+    _, remark = compiled_by_heads(model, interface, Metric.named("mse"), _BITS + 1)
+    assert "sigmoid" not in remark
+    for name in ("binary_accuracy", "auc"):
+        with pytest.raises(TrainingError, match="nobody can tell whether it gives logits"):
+            compiled_by_heads(model, interface, Metric.named(name), _BITS)
+
+
 @pytest.mark.parametrize(
     ("head", "labels", "metric", "message"),
     [

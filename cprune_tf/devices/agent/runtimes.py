@@ -258,7 +258,7 @@ class LitertModel:
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is not a model that LiteRT can run: {error}") from error
-        self._inputs, self._outputs = _details_in_order(self._interpreter)
+        self._inputs, self._outputs = details_in_order(self._interpreter)
 
     def set_inputs(self, inputs: Sequence[Array]) -> None:
         """See Model."""
@@ -326,10 +326,15 @@ def _another_thread_runs() -> bool:
     return False
 
 
-def _details_in_order(interpreter: Any) -> tuple[list[Any], list[Any]]:
-    """Returns inputs and outputs sorted by the signature's names, or in the file's order.
+def details_in_order(interpreter: Any) -> tuple[list[Any], list[Any]]:
+    """Finds out what a file takes and gives, in the order of the Keras model that it was made from.
 
-    The file's order applies if the file does not have exactly one signature.
+    Args:
+        interpreter: LiteRT's, with the file.
+
+    Returns:
+        The details of inputs and of outputs, sorted by the names in the file's signature; in the
+        file's order if it does not have exactly one signature.
     """
     if len(interpreter.get_signature_list()) != 1:
         return interpreter.get_input_details(), interpreter.get_output_details()

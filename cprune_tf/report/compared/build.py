@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.baselines.tfmot.sparse_files import read_sparse_files
 from cprune_tf.devices.latency import Latency
 from cprune_tf.front import read_front
@@ -63,11 +64,13 @@ def build_comparison(
     emulated = bool(report and report.device.emulated)
     config = _shared_config(workdir, strategies)
     which_images = finished[0].which_images() if finished else ""
+    metric = report.judged_by if report else Metric("accuracy")
     return types.Comparison(
         title=report.title if report else str(config.get("model", "model")),
-        verdict=sentences.verdict(rows, required, emulated),
-        notes=sentences.notes(rows, timing, config, which_images),
+        verdict=sentences.verdict(rows, required, emulated, metric),
+        notes=sentences.notes(rows, timing, config, which_images, metric),
         metric=report.metric if report else None,
+        is_minimized=bool(report and report.is_minimized),
         required_accuracy=required,
         device_name=report.device.name if report else None,
         emulated=emulated,

@@ -1,4 +1,4 @@
-"""Draws accuracy against speed-up for all strategies."""
+"""Draws accuracy, or another score, against speed-up for all strategies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import typing
 from collections.abc import Sequence
 
+from cprune_tf.accuracy import capitalized
 from cprune_tf.report import figures, theme
 from cprune_tf.report.compared import types
 
@@ -14,11 +15,11 @@ if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "front"
-TITLE = "Accuracy against speed"
+_TITLE = "{score} against speed"
 _MARKERS = "osD^vPX"
 _ORIGINAL, _FRONT, _REQUIRED = _OTHERS = ("original", "not dominated", "required")
 
-# (speed-up, accuracy in 0..1)
+# (speed-up, accuracy in 0..1, or another score)
 Position = tuple[float, float]
 
 
@@ -33,11 +34,12 @@ def plots(comparison: types.Comparison) -> tuple[figures.Plot, ...]:
     """
     if not _positions(comparison):
         return ()
-    wide = figures.inline_svg(functools.partial(_draw, comparison, 11.0, 4), TITLE, NAME)
+    title = _TITLE.format(score=capitalized(comparison.judged_by.word))
+    wide = figures.inline_svg(functools.partial(_draw, comparison, 11.0, 4), title, NAME)
     narrow = figures.inline_svg(
-        functools.partial(_draw, comparison, 5.6, 2), TITLE, f"{NAME}-narrow"
+        functools.partial(_draw, comparison, 5.6, 2), title, f"{NAME}-narrow"
     )
-    return (figures.Plot(NAME, TITLE, wide, narrow),)
+    return (figures.Plot(NAME, title, wide, narrow),)
 
 
 def png(comparison: types.Comparison) -> bytes | None:
@@ -70,37 +72,41 @@ def _draw(
 ) -> Figure:
     import matplotlib.figure
 
+    metric = comparison.judged_by
+    unit = figures.unit_of(metric)
     figure = matplotlib.figure.Figure(figsize=(width, 5.0), layout="constrained")
     axes = figure.subplots()
     for number, row in enumerate(sorted(comparison.rows, key=lambda row: row.strategy)):
         color = palette.series[number % len(palette.series)]
-        _draw_row(axes, row, color, _MARKERS[number % len(_MARKERS)], palette)
+        _draw_row(axes, row, unit, color, _MARKERS[number % len(_MARKERS)], palette)
     _draw_front(axes, comparison, palette)
     if comparison.required_accuracy is not None:
         axes.axhline(
-            100 * comparison.required_accuracy,
+            unit * comparison.required_accuracy,
             color=palette.required,
             linewidth=1.2,
             linestyle=(0, (4, 3)),
             label=_REQUIRED,
         )
     axes.set_xlabel("speed-up over the original")
-    axes.set_ylabel("accuracy on the images that decide, %")
+    percent = ", %" if metric.is_accuracy else ""
+    axes.set_ylabel(f"{metric.word} on the {metric.items} that decide{percent}")
     _add_legend(figure, axes, legend_columns)
     return figure
 
 
 def _draw_front(axes: Axes, comparison: types.Comparison, palette: theme.Palette) -> None:
     """Draws the original, and the line through all that is not dominated."""
+    unit = figures.unit_of(comparison.judged_by)
     positions = list(_positions(comparison).values())
     accuracy = comparison.original.deciding_accuracy
     if accuracy is not None:
         positions.append((1.0, accuracy))
-        axes.plot([1], [100 * accuracy], "*", color=palette.muted, markersize=12, label=_ORIGINAL)
+        axes.plot([1], [unit * accuracy], "*", color=palette.muted, markersize=12, label=_ORIGINAL)
     front = undominated(positions)
     axes.plot(
         [speed for speed, _ in front],
-        [100 * accuracy for _, accuracy in front],
+        [unit * accuracy for _, accuracy in front],
         color=palette.muted,
         linewidth=1.2,
         zorder=1.5,
@@ -122,11 +128,13 @@ def _add_legend(figure: Figure, axes: Axes, columns: int) -> None:
     )
 
 
-def _draw_row(axes: Axes, row: types.Row, color: str, marker: str, palette: theme.Palette) -> None:
+def _draw_row(
+    axes: Axes, row: types.Row, unit: float, color: str, marker: str, palette: theme.Palette
+) -> None:
     if row.accepted:
         axes.plot(
             [model.speedup for model in row.accepted],
-            [100 * model.accuracy for model in row.accepted],
+            [unit * model.accuracy for model in row.accepted],
             marker,
             color=color,
             alpha=0.55,
@@ -137,7 +145,7 @@ def _draw_row(axes: Axes, row: types.Row, color: str, marker: str, palette: them
     speedup = row.speedup
     axes.errorbar(
         [speedup.median],
-        [100 * row.deciding_accuracy],
+        [unit * row.deciding_accuracy],
         xerr=[[speedup.median - speedup.low], [speedup.high - speedup.median]],
         fmt=marker,
         color=color,

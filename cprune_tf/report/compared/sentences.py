@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cprune_tf.accuracy import Metric, capitalized
 from cprune_tf.baselines.tfmot.sparse_files import SparseFiles
 from cprune_tf.report import formats
 from cprune_tf.report.compared import types
@@ -16,13 +18,16 @@ _MAX_RELATIVE_IQR = 0.25
 _MAX_RELATIVE_ERROR = 1e-3
 
 
-def verdict(rows: Sequence[types.Row], required_accuracy: float | None, emulated: bool) -> str:
+def verdict(
+    rows: Sequence[types.Row], required_accuracy: float | None, emulated: bool, metric: Metric
+) -> str:
     """Writes which strategy is fastest at the required accuracy, and by how much.
 
     Args:
         rows: The rows, the best first.
         required_accuracy: The accuracy that a result must have.
         emulated: Whether the device is emulated, so that its latencies mean nothing.
+        metric: What the accuracies are.
 
     Returns:
         One sentence.
@@ -30,26 +35,34 @@ def verdict(rows: Sequence[types.Row], required_accuracy: float | None, emulated
     results = [row for row in rows if row.has_result]
     if not results:
         return "No strategy has a pruned model."
-    required = "" if required_accuracy is None else f" of {formats.percent(required_accuracy)}"
+    required = f"the required {metric.word}"
+    if required_accuracy is not None:
+        required += f" of {metric.limit}{formats.score(metric, required_accuracy)}"
     met = [row for row in results if row.state == types.MET]
     if not met:
-        best = max(results, key=lambda row: row.deciding_accuracy or 0.0)
-        return (
-            f"No strategy meets the required accuracy{required}; {best.strategy} comes closest "
-            f"with {formats.percent(best.deciding_accuracy or 0.0)}."
-        )
+        known = [row for row in results if row.deciding_accuracy is not None]
+        closest = ""
+        if known:
+            best = max(known, key=_accuracy)
+            score = formats.score(metric, _accuracy(best))
+            closest = f"; {best.strategy} comes closest with {score}"
+        return f"No strategy meets {required}{closest}."
     if emulated:
         names = listed([row.strategy for row in met])
         return (
-            f"The required accuracy{required} is met by {names}; latencies of an emulated device "
+            f"{capitalized(required)} is met by {names}; latencies of an emulated device "
             "say nothing, so none is called the fastest."
         )
     if met[0].speedup is None:
         return "The results have not been timed against each other."
     return (
-        f"{met[0].strategy} is the fastest at the required accuracy{required}: "
+        f"{met[0].strategy} is the fastest at {required}: "
         f"{formats.factor(met[0].speedup.median)} as fast as the original{_lead(met)}."
     )
+
+
+def _accuracy(row: types.Row) -> float:
+    return -math.inf if row.deciding_accuracy is None else row.deciding_accuracy
 
 
 def _lead(met: Sequence[types.Row]) -> str:
@@ -66,6 +79,7 @@ def notes(
     timing: types.Timing | None,
     config: Mapping[str, Any],
     which_images: str,
+    metric: Metric,
 ) -> tuple[str, ...]:
     """Writes what a reader needs to know to interpret the numbers.
 
@@ -74,6 +88,7 @@ def notes(
         timing: The joint measurement.
         config: The config that all runs share.
         which_images: Which images decided; "" if unknown.
+        metric: What the accuracies are.
 
     Returns:
         Sentences.
@@ -81,7 +96,7 @@ def notes(
     sentences = [f"{row.strategy}: {row.remark}" for row in rows if row.remark]
     emulated = timing is not None and timing.device.emulated
     sentences += [_zeros_note(row.strategy, row.sparse, emulated) for row in rows if row.sparse]
-    sentences += _target_notes(rows, timing, config.get("strategy", {}))
+    sentences += _target_notes(rows, timing, config.get("strategy", {}), metric.word)
     sentences += [which_images] if which_images else []
     sentences += _timing_notes(timing)
     if any(row.cost for row in rows):
@@ -125,7 +140,7 @@ def _zeros_note(strategy: str, sparse: SparseFiles, emulated: bool) -> str:
 
 
 def _target_notes(
-    rows: Sequence[types.Row], timing: types.Timing | None, strategy: Mapping[str, Any]
+    rows: Sequence[types.Row], timing: types.Timing | None, strategy: Mapping[str, Any], word: str
 ) -> list[str]:
     """Says who reached the latency target, where all strategies stop pruning."""
     original = timing.latency(types.ORIGINAL) if timing else None
@@ -138,7 +153,7 @@ def _target_notes(
     reached = [row.strategy for row in rows if row.latency and row.latency.median_ms <= limit_ms]
     return [
         f"All strategies were to stop at the target of {shown}, so what counts among those that "
-        f"reached it is accuracy. Reached, within 2 %, by: {listed(reached) or 'none'}."
+        f"reached it is {word}. Reached, within 2 %, by: {listed(reached) or 'none'}."
     ]
 
 

@@ -8,11 +8,12 @@ import rich.panel
 import rich.table
 import rich.text
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.report import formats
 from cprune_tf.report.compared import types
 
 _STATES = {
-    types.MISSED: ("accuracy missed", "magenta"),
+    types.MISSED: ("{word} missed", "magenta"),
     types.UNPRUNED: ("not pruned", "yellow"),
     types.FAILED: ("failed", "red"),
 }
@@ -41,7 +42,8 @@ def render(comparison: types.Comparison) -> rich.console.Group:
 def _table(comparison: types.Comparison) -> rich.table.Table:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("strategy")
-    accuracy = formats.metric(comparison.metric).replace(" accuracy", "")
+    metric = comparison.judged_by
+    accuracy = metric.label.removesuffix(" accuracy")
     for heading in (
         "speed-up\n[quartiles]",
         f"{accuracy},\ntest",
@@ -52,25 +54,28 @@ def _table(comparison: types.Comparison) -> rich.table.Table:
         table.add_column(rich.text.Text(heading), justify="right")
     original = comparison.original
     table.add_row(
-        types.ORIGINAL, "", _percent(original.test_accuracy), _percent(original.deciding_accuracy)
+        types.ORIGINAL,
+        "",
+        _score(metric, original.test_accuracy),
+        _score(metric, original.deciding_accuracy),
     )
     for row in comparison.rows:
         table.add_row(
-            _name(row),
+            _name(row, metric),
             _speedup(row),
-            _percent(row.test_accuracy),
-            _percent(row.deciding_accuracy),
+            _score(metric, row.test_accuracy),
+            _score(metric, row.deciding_accuracy),
             "" if row.cost is None else formats.duration(row.cost.search_sec),
             "" if row.cost is None else f"{row.cost.num_candidates} ({row.cost.num_trained})",
         )
     return table
 
 
-def _name(row: types.Row) -> rich.text.Text:
+def _name(row: types.Row, metric: Metric) -> rich.text.Text:
     text = rich.text.Text(row.strategy)
     if row.state in _STATES:
         state, style = _STATES[row.state]
-        text.append(f"\n{state}", style=style)
+        text.append(f"\n{state.format(word=metric.word)}", style=style)
     return text
 
 
@@ -81,5 +86,5 @@ def _speedup(row: types.Row) -> str:
     return f"{formats.factor(median)}\n[{low:.2f}–{high:.2f}]"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else formats.percent(value)
+def _score(metric: Metric, value: float | None) -> str:
+    return "" if value is None else formats.score(metric, value)

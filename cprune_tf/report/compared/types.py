@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cprune_tf.accuracy import Metric
 from cprune_tf.baselines.tfmot.sparse_files import SparseFiles
 from cprune_tf.devices.base import DeviceInfo
 from cprune_tf.devices.latency import Latency
@@ -180,7 +181,9 @@ class Comparison:
         title: Name of the pruned model.
         verdict: The sentence to read first.
         notes: Sentences that a reader needs to know to interpret the numbers.
-        metric: The metric of all accuracies: "top1" or "top5"; None if unknown.
+        metric: The name of the metric that all accuracies are of, "top1" for example; None if
+            unknown.
+        is_minimized: Whether the metric is minimised. All accuracies are its negatives then.
         required_accuracy: The accuracy that a result must have on the images that decide.
         device_name: A readable name of the device; None if unknown.
         emulated: Whether the device is emulated, so that its latencies mean nothing.
@@ -194,6 +197,7 @@ class Comparison:
     verdict: str
     notes: tuple[str, ...]
     metric: str | None
+    is_minimized: bool
     required_accuracy: float | None
     device_name: str | None
     emulated: bool
@@ -201,3 +205,8 @@ class Comparison:
     rows: tuple[Row, ...]
     timing: Timing | None
     config: dict[str, Any]
+
+    @property
+    def judged_by(self) -> Metric:
+        """The metric that all accuracies are of; "accuracy" if no run measured the original."""
+        return Metric(self.metric or "accuracy", self.is_minimized)

@@ -50,7 +50,7 @@ def write_comparison(workdir: pathlib.Path, comparison: types.Comparison) -> Wri
         "comparison.html.j2",
         comparison,
         figure.plots(comparison),
-        metric_name=formats.metric(comparison.metric),
+        metric=comparison.judged_by,
         threads=formats.threads,
     )
     files.write_bytes(workdir / HTML_NAME, page.encode("utf-8"))

@@ -40,6 +40,7 @@ class Hooks:
         evaluate_deployed: As evaluate_batches, of the file that would be deployed. With it, all
             models but the original are judged by their files. None: a model computes the same
             outputs where it is deployed.
+        score_deployed: The same in place of `evaluate`, where evaluate_batches is None.
         soft_start: Trains a model in place with a penalty, for so many epochs; None where the
             caller's own functions or optimizer train, which know of no penalty.
         short_term_train_all: Trains models in place, side by side, as short_term_train does;
@@ -55,10 +56,16 @@ class Hooks:
     sample: Callable[[], Any]
     evaluate_batches: EvaluateBatches | None = None
     evaluate_deployed: EvaluateBatches | None = None
+    score_deployed: Callable[[Any], float] | None = None
     soft_start: Callable[[Any, Any, int], None] | None = None
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
     metric: Metric = TOP1
     train_one_step: Callable[[Any], None] | None = None
+
+    @property
+    def judges_files(self) -> bool:
+        """Whether models are judged by the files that would be deployed."""
+        return self.evaluate_deployed is not None or self.score_deployed is not None
 
     def evaluate_original(self, model: Any) -> events.Evaluated:
         """Evaluates the original model, with which all others are compared.
@@ -98,7 +105,7 @@ class Hooks:
             The accuracy. If the evaluation ended early, it is not whole, and the model is refused.
         """
         if self.evaluate_batches is None or original is None or not original.hits:
-            return Evaluation(float(self.evaluate(model)))
+            return Evaluation(float((self.score_deployed or self.evaluate)(model)))
         known = unpack_hits(original.hits, original.num_images)
         # Images may be sorted by their class.
         order = np.random.default_rng(seed).permutation(len(known))

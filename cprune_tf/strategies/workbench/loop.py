@@ -75,6 +75,8 @@ def _decide(
     strategy.learn(event)
     removed = ", ".join(f"{name} -{count}" for name, count in event.removed.items()) or event.key
     decision = verdict.decision.replace("_", " ")
+    if verdict.decision == events.REFUSED_ACCURACY:
+        decision = f"refused {bench.hooks.metric.word}"
     bench.progress.note(f"candidate {index + 1}: {removed}: {decision}: {verdict.reason}")
     return accepted or current
 
