@@ -8,8 +8,11 @@ package; no other module uses an attribute of Keras with a leading underscore or
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import copy
 import inspect
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
+from keras.src.backend.common import global_state, masking
 from keras.src.models.functional import Functional
 
 from cprune_tf.graph.errors import GraphError
@@ -124,13 +128,116 @@ def nodes(model: Any) -> Iterator[Node]:
         level = [n for n in model._nodes_by_depth[depth] if n.operation and not n.is_input]
         level.sort(key=lambda n: (order[id(n.operation)], n.operation._inbound_nodes.index(n)))
         for node in level:
-            yield Node(
-                node.operation,
-                tuple(node.arguments.args),
-                dict(node.arguments.kwargs),
-                tuple(node.input_tensors),
-                tuple(node.outputs),
-            )
+            yield _node(node)
+
+
+def _node(node: Any) -> Node:
+    """Describes a node of Keras."""
+    return Node(
+        node.operation,
+        tuple(node.arguments.args),
+        dict(node.arguments.kwargs),
+        tuple(node.input_tensors),
+        tuple(node.outputs),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The calls that one call of a layer consists of.
+
+    Attributes:
+        inputs: The KerasTensors that the layer received, in the order of its arguments.
+        nodes: The calls inside the layer, in topological order.
+        outputs: The KerasTensors that the layer returned, as a flat list.
+    """
+
+    inputs: tuple[Any, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Any, ...]
+
+
+def trace(layer: Any, args: Any, kwargs: Any) -> Trace:
+    """Runs a layer's `call` on KerasTensors, and leaves no trace of that in the layer.
+
+    Args:
+        layer: A built layer, of which `call` is run directly.
+        args: The positional arguments; their tensors are KerasTensors of `keras.Input`.
+        kwargs: The keyword arguments, likewise.
+
+    Returns:
+        The calls inside.
+
+    Raises:
+        GraphError: `call` does more than call layers and `keras.ops`.
+    """
+    with _unchanged(layer):
+        try:
+            outputs = keras.tree.flatten(layer.call(*args, **kwargs))
+        except Exception as error:  # whatever the layer's own code raises
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise GraphError(f"its call() does not work on a graph ({first[:120]})") from error
+        if not all(isinstance(output, keras.KerasTensor) for output in outputs):
+            raise GraphError("its call() returns a value that is no tensor of a graph")
+        tensors = keras.tree.flatten((args, kwargs))
+        inputs = tuple(tensor for tensor in tensors if isinstance(tensor, keras.KerasTensor))
+        return Trace(inputs, tuple(_nodes_between(inputs, outputs)), tuple(outputs))
+
+
+def _nodes_between(inputs: tuple[Any, ...], outputs: list[Any]) -> Iterator[Node]:
+    """Yields the calls that compute tensors from others, in topological order."""
+    done = {id(tensor) for tensor in inputs}
+    waiting = list(reversed(outputs))
+    while waiting:
+        tensor = waiting[-1]
+        history = tensor._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        missing = [t for t in reversed(node.input_tensors) if id(t) not in done]
+        if id(tensor) in done or not missing:
+            waiting.pop()
+        if id(tensor) in done:
+            continue
+        waiting += missing
+        if not missing:
+            done.update(id(output) for output in node.outputs)
+            yield _node(node)
+
+
+@contextlib.contextmanager
+def _unchanged(layer: Any) -> Iterator[None]:
+    """Undoes what calls on KerasTensors change: the calls of inner layers, and Keras's counters.
+
+    Layers that `call` makes get the same names every time.
+    """
+    inner = layer._flatten_layers(include_self=True, recursive=True)
+    before = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in inner]
+    random_state = random.getstate()
+    names = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", names)
+        random.setstate(random_state)
+        for operation, inbound, outbound in before:
+            del operation._inbound_nodes[inbound:]
+            del operation._outbound_nodes[outbound:]
+
+
+def has_state_of_its_own(layer: Any) -> bool:
+    """Whether a layer has weights, random numbers or metrics besides those of layers inside it."""
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    return bool(own or layer._seed_generators or layer._metrics)
+
+
+def has_mask(tensor: Any) -> bool:
+    """Whether a KerasTensor carries a mask of time steps, which layers pass on unseen."""
+    return masking.get_keras_mask(tensor) is not None
+
+
+def layers_inside(layer: Any) -> list[Any]:
+    """Returns the layers that a layer holds directly."""
+    return list(layer._layers)
 
 
 def input_structure(model: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cprune_tf.graph import keras_internals
+from cprune_tf.graph import keras_internals, unfolding
 from cprune_tf.graph.flat import Call, Shape, Tensor
 from cprune_tf.graph.labels import Axes, Labels, LabelSpace
 
@@ -214,6 +214,7 @@ class RuleRegistry:
         def decorate(rule: Rule) -> Rule:
             for kind in kinds:
                 self._rules[kind] = rule
+                unfolding.keep_whole(kind)
             return rule
 
         return decorate

@@ -1,0 +1,216 @@
+"""Layers that only call other layers: the calls inside take the layer's place in the graph.
+
+Model libraries write blocks (an inverted residual, a transformer's block) as layers of their own,
+whose `call` chains Keras's layers and `keras.ops`. Such a layer needs no rule: its `call` is run on
+KerasTensors, and what it calls is followed as the layers of a nested model are.
+
+A layer stays whole if this would not say all that it computes: if it has weights of its own, if
+training takes another way through it, or if `call` needs values. Then it needs a rule. Layers that
+have a rule or a converter of their own stay whole, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from cprune_tf.graph import keras_internals
+from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.keras_internals import Node, Trace
+from cprune_tf.graph.tensors import Shape, Tensor
+
+# Code that reads the batch size receives this prime, by which sizes made from it are recognised.
+_BATCH = 1031
+
+_WHOLE: set[type | str] = set()
+
+
+class CannotUnfold(Exception):
+    """A layer stays whole; the message says why, as part of what the user reads."""
+
+
+def keep_whole(kind: type | str) -> None:
+    """Declares that layers of a class are never unfolded.
+
+    Args:
+        kind: A layer class, or "module.QualifiedName" of one.
+    """
+    _WHOLE.add(kind)
+
+
+def unfold(layer: Any, args: Any, kwargs: Any, outputs: Sequence[Any]) -> Trace:
+    """Finds the calls of which a layer's call consists.
+
+    Args:
+        layer: A layer of the original model, which is not changed.
+        args: The positional arguments of its call, with KerasTensors or Tensors.
+        kwargs: The keyword arguments, likewise.
+        outputs: The tensors that the call returned, as a flat list.
+
+    Returns:
+        The calls inside. The sizes of its tensors hold for no batch: see `outside`.
+
+    Raises:
+        CannotUnfold: The layer stays whole.
+    """
+    _check_layer(layer)
+    trace = _traced(layer, args, kwargs)
+    if "training" in inspect.signature(layer.call).parameters and kwargs.get("training") is None:
+        trained = _traced(layer, args, {**kwargs, "training": True})
+        if _structure(layer, trained) != _structure(layer, trace):
+            raise CannotUnfold("its training takes another way than its inference")
+    _check_inner_layers(layer, trace)
+    _check_outputs(trace, outputs)
+    nodes = tuple(_for_any_batch(layer, node) for node in trace.nodes)
+    return dataclasses.replace(trace, nodes=nodes)
+
+
+def outside(shape: Shape) -> Shape:
+    """A shape of a trace for any batch: sizes made from the batch size are unknown."""
+    return tuple(None if _is_of_batch(size) else size for size in shape)
+
+
+def passes_at_inference(layer: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a layer returns its only tensor unchanged unless it is trained, as a dropout does.
+
+    Args:
+        layer: Any operation.
+        args: The positional arguments of its call, as in `unfold`.
+        kwargs: The keyword arguments, likewise.
+    """
+    if not isinstance(layer, keras.layers.Layer) or layer.weights or _is_of_keras(layer):
+        return False
+    try:
+        trace = _traced(layer, args, {**kwargs, "training": False})
+    except CannotUnfold:
+        return False
+    return len(trace.inputs) == 1 and trace.outputs == trace.inputs
+
+
+def _is_of_keras(layer: Any) -> bool:
+    return str(type(layer).call.__module__).startswith("keras.")
+
+
+def _check_layer(layer: Any) -> None:
+    kind = type(layer)
+    if _WHOLE & {kind, f"{kind.__module__}.{kind.__qualname__}"} or _is_of_keras(layer):
+        raise CannotUnfold("it has a rule or is Keras's own")
+    if keras_internals.has_state_of_its_own(layer):
+        raise CannotUnfold("it has weights or random numbers of its own")
+
+
+def _traced(layer: Any, args: Any, kwargs: Any) -> Trace:
+    """Runs `call` on new inputs; a batch of unknown size gets `_BATCH`."""
+
+    def new_input(value: Any) -> Any:
+        if not isinstance(value, (keras.KerasTensor, Tensor)):
+            return value
+        if isinstance(value, keras.KerasTensor) and keras_internals.has_mask(value):
+            raise CannotUnfold("it receives a mask of time steps")
+        if value.dtype.startswith(("float", "bfloat")) and value.dtype != layer.compute_dtype:
+            raise CannotUnfold(f"it casts {value.dtype} to {layer.compute_dtype}")
+        shape = tuple(value.shape)
+        if shape and shape[0] is None:
+            shape = (_BATCH, *shape[1:])
+        return keras.Input(batch_shape=shape, dtype=value.dtype)
+
+    args, kwargs = keras.tree.map_structure(new_input, (args, kwargs))
+    accepted = inspect.signature(layer.call).parameters
+    if "training" not in accepted:
+        kwargs.pop("training", None)
+    try:
+        return keras_internals.trace(layer, args, kwargs)
+    except GraphError as error:
+        raise CannotUnfold(str(error)) from error
+
+
+def _structure(layer: Any, trace: Trace) -> list[Any]:
+    """What a trace calls, on which tensors, and with which constants; equal if they are the same."""
+    numbers = {id(tensor): number for number, tensor in enumerate(trace.inputs)}
+    known = {id(inner) for inner in keras_internals.layers_inside(layer)}
+    calls: list[Any] = []
+    for node in trace.nodes:
+        kwargs = {key: value for key, value in node.kwargs.items() if key != "training"}
+        values = keras.tree.flatten((node.args, kwargs))
+        arguments = [numbers[id(v)] if id(v) in numbers else repr(v) for v in values]
+        operation = node.operation
+        config = id(operation) if id(operation) in known else repr(_settings(operation))
+        calls.append((type(operation), config, arguments))
+        numbers.update({id(tensor): len(numbers) + i for i, tensor in enumerate(node.outputs)})
+    return [*calls, [numbers[id(tensor)] for tensor in trace.outputs]]
+
+
+def _settings(operation: Any) -> dict[str, Any]:
+    """The settings of a raw operation or of a layer that `call` made."""
+    if isinstance(operation, keras.layers.Layer):
+        settings = dict(operation.get_config())
+    else:
+        settings = {key: value for key, value in vars(operation).items() if key[0] != "_"}
+    settings.pop("name", None)
+    return settings
+
+
+def _check_inner_layers(layer: Any, trace: Trace) -> None:
+    """Refuses weights that the calls do not show, because `call` used their values."""
+    inside = keras_internals.layers_inside(layer)
+    called = {id(node.operation) for node in trace.nodes}
+    known = {id(inner) for inner in inside}
+    for inner in inside:
+        if inner.weights and id(inner) not in called:
+            raise CannotUnfold(f"the layer {inner.name!r} inside is not called on a tensor")
+    for node in trace.nodes:
+        if getattr(node.operation, "weights", None) and id(node.operation) not in known:
+            raise CannotUnfold(f"the layer {node.operation.name!r} that it calls is not its own")
+
+
+def _check_outputs(trace: Trace, outputs: Sequence[Any]) -> None:
+    """Refuses a trace whose outputs are not what the layer returned."""
+    found = [(outside(tuple(tensor.shape)), tensor.dtype) for tensor in trace.outputs]
+    expected = [(tuple(tensor.shape), tensor.dtype) for tensor in outputs]
+    same = len(found) == len(expected) and all(
+        len(a) == len(b)
+        and a_type == b_type
+        and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
+        for (a, a_type), (b, b_type) in zip(found, expected, strict=True)
+    )
+    if not same:
+        raise CannotUnfold(f"its call() returned {found} where it had returned {expected}")
+
+
+def _for_any_batch(layer: Any, node: Node) -> Node:
+    """Makes a call of a trace fit any batch; only a reshape may contain the batch size."""
+    operation = node.operation
+    if keras_internals.operation_kind(operation) == "ops.Reshape":
+        (output,) = node.outputs
+        new = [-1 if _is_of_batch(size) else size for size in output.shape]
+        if new.count(-1) > 1:
+            raise CannotUnfold("it spreads the batch over several axes")
+        try:
+            operation = keras_internals.recreate_operation(operation, {"newshape": tuple(new)})
+        except GraphError as error:
+            raise CannotUnfold(str(error)) from error
+        return dataclasses.replace(node, operation=operation)
+    values = keras.tree.flatten((node.args, node.kwargs))
+    if operation not in keras_internals.layers_inside(layer):
+        values += keras.tree.flatten(_settings(operation))
+    if any(map(_holds_batch, values)):
+        raise CannotUnfold(f"its {type(operation).__name__} needs the size of the batch")
+    return node
+
+
+def _is_of_batch(size: int | None) -> bool:
+    return size is not None and size > 0 and size % _BATCH == 0
+
+
+def _holds_batch(value: Any) -> bool:
+    if isinstance(value, keras.KerasTensor):
+        return False
+    if isinstance(value, slice):
+        return any(map(_holds_batch, (value.start, value.stop, value.step)))
+    if isinstance(value, int):
+        return _is_of_batch(value)
+    return any(map(_is_of_batch, getattr(value, "shape", ())))
