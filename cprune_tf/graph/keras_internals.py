@@ -14,6 +14,7 @@ import copy
 import inspect
 import random
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,23 @@ def functional(model: Any) -> Any:
 def all_layers(model: Any) -> list[Any]:
     """Returns a model and all layers in it, those inside models, wrappers and own layers too."""
     return [*model._flatten_layers(include_self=True, recursive=True), functional(model)]
+
+
+def trace_function(function: Any) -> Trace:
+    """Runs a function of one tensor, as an activation is, on a KerasTensor.
+
+    Args:
+        function: The function.
+
+    Returns:
+        The calls inside.
+
+    Raises:
+        GraphError: The function does more than call `keras.ops`.
+    """
+    holder = keras.layers.Layer(name="function")
+    holder.call = function
+    return trace(holder, (keras.Input((4, 4)),), {})
 
 
 def nodes(model: Any) -> Iterator[Node]:
@@ -215,7 +233,9 @@ def _unchanged(layer: Any) -> Iterator[None]:
     names = global_state.get_global_attribute("object_name_uids")
     global_state.set_global_attribute("object_name_uids", collections.defaultdict(int))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of code that does not work on a graph
+            yield
     finally:
         global_state.set_global_attribute("object_name_uids", names)
         random.setstate(random_state)

@@ -58,11 +58,11 @@ def unfold(layer: Any, args: Any, kwargs: Any, outputs: Sequence[Any]) -> Trace:
         CannotUnfold: The layer stays whole.
     """
     _check_layer(layer)
-    trace = _traced(layer, args, kwargs)
-    if "training" in inspect.signature(layer.call).parameters and kwargs.get("training") is None:
-        trained = _traced(layer, args, {**kwargs, "training": True})
-        if _structure(layer, trained) != _structure(layer, trace):
-            raise CannotUnfold("its training takes another way than its inference")
+    # None rather than a default, which would make the layers inside train or not for ever.
+    trace = _traced(layer, args, {"training": None, **kwargs})
+    trained = _traced(layer, args, {**kwargs, "training": True})
+    if kwargs.get("training") is None and _structure(layer, trained) != _structure(layer, trace):
+        raise CannotUnfold("its training takes another way than its inference")
     _check_inner_layers(layer, trace)
     _check_outputs(trace, outputs)
     nodes = tuple(_for_any_batch(layer, node) for node in trace.nodes)
@@ -82,7 +82,7 @@ def passes_at_inference(layer: Any, args: Any, kwargs: Any) -> bool:
         args: The positional arguments of its call, as in `unfold`.
         kwargs: The keyword arguments, likewise.
     """
-    if not isinstance(layer, keras.layers.Layer) or layer.weights or _is_of_keras(layer):
+    if not isinstance(layer, keras.layers.Layer) or layer.weights or is_of_keras(layer):
         return False
     try:
         trace = _traced(layer, args, {**kwargs, "training": False})
@@ -91,13 +91,14 @@ def passes_at_inference(layer: Any, args: Any, kwargs: Any) -> bool:
     return len(trace.inputs) == 1 and trace.outputs == trace.inputs
 
 
-def _is_of_keras(layer: Any) -> bool:
+def is_of_keras(layer: Any) -> bool:
+    """Whether Keras itself defines what a layer computes."""
     return str(type(layer).call.__module__).startswith("keras.")
 
 
 def _check_layer(layer: Any) -> None:
     kind = type(layer)
-    if _WHOLE & {kind, f"{kind.__module__}.{kind.__qualname__}"} or _is_of_keras(layer):
+    if _WHOLE & {kind, f"{kind.__module__}.{kind.__qualname__}"} or is_of_keras(layer):
         raise CannotUnfold("it has a rule or is Keras's own")
     if keras_internals.has_state_of_its_own(layer):
         raise CannotUnfold("it has weights or random numbers of its own")
@@ -118,9 +119,8 @@ def _traced(layer: Any, args: Any, kwargs: Any) -> Trace:
             shape = (_BATCH, *shape[1:])
         return keras.Input(batch_shape=shape, dtype=value.dtype)
 
-    args, kwargs = keras.tree.map_structure(new_input, (args, kwargs))
-    accepted = inspect.signature(layer.call).parameters
-    if "training" not in accepted:
+    args, kwargs = keras.tree.map_structure(new_input, (args, dict(kwargs)))
+    if "training" not in inspect.signature(layer.call).parameters:
         kwargs.pop("training", None)
     try:
         return keras_internals.trace(layer, args, kwargs)
@@ -157,14 +157,28 @@ def _settings(operation: Any) -> dict[str, Any]:
 def _check_inner_layers(layer: Any, trace: Trace) -> None:
     """Refuses weights that the calls do not show, because `call` used their values."""
     inside = keras_internals.layers_inside(layer)
-    called = {id(node.operation) for node in trace.nodes}
     known = {id(inner) for inner in inside}
-    for inner in inside:
-        if inner.weights and id(inner) not in called:
-            raise CannotUnfold(f"the layer {inner.name!r} inside is not called on a tensor")
+    called = {id(inner) for node in trace.nodes for inner in _with_layers_inside(node.operation)}
     for node in trace.nodes:
         if getattr(node.operation, "weights", None) and id(node.operation) not in known:
             raise CannotUnfold(f"the layer {node.operation.name!r} that it calls is not its own")
+    if not any(map(_has_computed_constant, trace.nodes)):
+        return
+    for inner in inside:
+        if inner.weights and id(inner) not in called:
+            raise CannotUnfold(f"the layer {inner.name!r} inside is called on no tensor of a graph")
+
+
+def _with_layers_inside(operation: Any) -> list[Any]:
+    if not isinstance(operation, keras.layers.Layer):
+        return []
+    return keras_internals.all_layers(operation)
+
+
+def _has_computed_constant(node: Node) -> bool:
+    """Whether a call has an array that `call` computed, of which it is not known from what."""
+    values = keras.tree.flatten((node.args, node.kwargs))
+    return any(keras.ops.is_tensor(v) for v in values if not isinstance(v, keras.KerasTensor))
 
 
 def _check_outputs(trace: Trace, outputs: Sequence[Any]) -> None:

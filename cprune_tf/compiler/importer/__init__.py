@@ -30,6 +30,7 @@ from cprune_tf.compiler.importer import (  # noqa: F401  (each registers its con
     convolution,
     dense,
     elementwise_ops,
+    keras_hub,
     merging,
     normalization,
     pooling,
