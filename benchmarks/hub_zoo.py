@@ -15,6 +15,11 @@ from typing import Any
 import keras
 import zoo
 
+from cprune_tf import graph as graphs
+from cprune_tf.graph import unfolding
+from cprune_tf.graph.flat import flatten
+from cprune_tf.graph.rules import REGISTRY
+
 PACKAGE = "keras-hub"
 Builder = Callable[[], Any]
 
@@ -24,12 +29,17 @@ class Outcome:
     """What became of one architecture.
 
     Attributes:
-        checks: The results of pruning, masking, saving, loading and converting.
+        refused: Why it is not pruned; None if it is.
+        checks: The results of pruning, masking, saving, loading and converting; None if it is
+            refused.
+        whole: Why layers without a rule are not followed inside, by the layer's class.
         tvm: "yes", or why the importer refuses the rebuilt model.
         litert: "yes", or why TensorFlow does not convert the rebuilt model.
     """
 
-    checks: zoo.Checks
+    refused: str | None
+    checks: zoo.Checks | None
+    whole: dict[str, str]
     tvm: str
     litert: str
 
@@ -59,13 +69,31 @@ def build(name: str) -> Any:
 
 def check(name: str) -> Outcome:
     """Prunes an architecture, compares the result with what it must equal, and converts it."""
-    small, checks = zoo.check_model(build(name))
+    model = build(name)
+    whole = _whole_layers(model)
+    try:
+        small, checks = zoo.check_model(model)
+    except graphs.GraphError as error:
+        return Outcome(str(error).splitlines()[0], None, whole, "-", "-")
     litert = "yes"
     try:
         checks = dataclasses.replace(checks, tflite_error=zoo.tflite_error(small))
     except Exception as error:  # whatever TensorFlow's converter or LiteRT raises
         litert = _first_line(error)
-    return Outcome(checks, _imported(small), litert)
+    return Outcome(None, checks, whole, _imported(small), litert)
+
+
+def _whole_layers(model: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for call in flatten(model).calls:
+        layer, args, kwargs = call.operation, call.args, call.kwargs
+        if REGISTRY.find(layer) or unfolding.passes_at_inference(layer, args, kwargs):
+            continue
+        try:
+            unfolding.unfold(layer, args, kwargs, call.outputs)
+        except unfolding.CannotUnfoldError as error:
+            found[type(layer).__name__] = str(error)
+    return found
 
 
 def _imported(model: Any) -> str:
@@ -91,7 +119,7 @@ def _with_classifier(backbone: Any) -> Any:
         pool = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D}
         pooled.append(pool[rank]()(features) if rank in pool else features)
     x = keras.layers.Concatenate()(pooled) if len(pooled) > 1 else pooled[0]
-    return keras.Model(backbone.input, keras.layers.Dense(10, name="logits")(x))
+    return keras.Model(backbone.inputs[0], keras.layers.Dense(10, name="logits")(x))
 
 
 def _backbone(kind: str, shape: Sequence[int], **config: Any) -> Any:
@@ -235,11 +263,11 @@ def _vit_det(size: str) -> Builder:
     )
 
 
-def _dino(version: str, size: str, **config: Any) -> Builder:
+def _dino(version: str, size: str, side: int = 4, **config: Any) -> Builder:
     patch = {"V2": 14, "V3": 16}[version]
     if version == "V2":
         config["position_embedding_shape"] = (5 * patch, 5 * patch, 3)
-    return _like(f"DINO{version}", 4 * patch, patch_size=patch, **_vit(size), **config)
+    return _like(f"DINO{version}", side * patch, patch_size=patch, **_vit(size), **config)
 
 
 def _vision_encoder(kind: str, size: str, patch: int) -> Builder:
@@ -250,7 +278,7 @@ def _vision_encoder(kind: str, size: str, patch: int) -> Builder:
 
 def _depth_anything(size: str, neck: Sequence[int], width: int) -> Builder:
     return lambda: hub().models.DepthAnythingBackbone(
-        image_encoder=_dino("V2", size)(),
+        image_encoder=_dino("V2", size, side=8)(),
         reassemble_factors=[4, 2, 1, 0.5],
         neck_hidden_dims=list(neck),
         fusion_hidden_dim=width,
@@ -355,10 +383,11 @@ _BUILDERS: dict[str, Builder] = {
     "BASNet/resnet34": _basnet("resnet34"),
     "Swin/tiny": _swin(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "Swin/small": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "ViT/base": _like("ViT", 64, patch_size=(16, 16), **_plain_vit("base")),
     "ViTDet/base": _vit_det("base"),
     "DepthAnything/small": _depth_anything("small", (48, 96, 192, 384), 64),
 }
-for _size in _VITS:
+for _size in ("tiny", "small"):
     _BUILDERS |= {
         f"ViT/{_size}": _like("ViT", 64, patch_size=(16, 16), **_plain_vit(_size)),
         f"DeiT/{_size}": _like("DeiT", 64, patch_size=16, **_vit(_size)),

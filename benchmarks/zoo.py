@@ -7,7 +7,7 @@ values that the test asserts.
 from __future__ import annotations
 
 import dataclasses
-import os
+import pathlib
 import tempfile
 from typing import Any
 
@@ -158,9 +158,9 @@ def _error(actual: Any, expected: Any) -> float:
 
 def _saved_and_loaded(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
+        path = pathlib.Path(folder) / "model.keras"
         model.save(path)
-        return keras.models.load_model(path)
+        return graphs.load_stored(path, model)
 
 
 def _by_tflite(model: Any, inputs: Any) -> Any:

@@ -17,9 +17,11 @@ import keras
 from cprune_tf.graph import keras_internals, unfolding
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.keras_internals import Node, Trace
+from cprune_tf.graph.parameters import Parameter
 from cprune_tf.graph.tensors import Shape, Tensor
 
 __all__ = ["Call", "FlatGraph", "Shape", "Tensor", "flatten", "inputs_and_outputs"]
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -188,6 +190,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.drafts: list[_Draft] = []
+        self._parameters: dict[int, Parameter] = {}
 
     def model(self, model: Any, tensors: dict[int, Tensor], where: _Place) -> None:
         """Appends the calls of a functional model.
@@ -215,8 +218,11 @@ class _Walk:
             return
         if trace := _trace(node):
             scope = {id(t): a for t, a in zip(trace.inputs, inputs, strict=True)}
+            below = dataclasses.replace(below, is_trace=True)
+            for tensor, variable in trace.weights:
+                scope[id(tensor)] = self._parameter(variable, inputs[0], below)
             for one in trace.nodes:
-                self._node(one, scope, dataclasses.replace(below, is_trace=True))
+                self._node(one, scope, below)
             _return(trace.outputs, scope, node.outputs, tensors)
             return
         args = keras.tree.map_structure(swap, node.args)
@@ -228,6 +234,16 @@ class _Walk:
         kwargs = {**_accepted(node.operation, where.extra, kwargs), **kwargs}
         self.drafts.append(_Draft(node.operation, where, args, kwargs, inputs, outputs))
 
+    def _parameter(self, variable: Any, any_input: Tensor, where: _Place) -> Tensor:
+        """Appends the call that returns a weight of an unfolded layer."""
+        if id(variable) not in self._parameters:
+            self._parameters[id(variable)] = Parameter.of(variable, variable.name)
+        layer = self._parameters[id(variable)]
+        output = Tensor(tuple(variable.shape), variable.dtype)
+        args = (any_input,)
+        self.drafts.append(_Draft(layer, where, args, {}, args, (output,)))
+        return output
+
 
 def _trace(node: Node) -> Trace | None:
     """The calls inside a layer that takes no part in the graph itself; None if it does."""
@@ -235,7 +251,7 @@ def _trace(node: Node) -> Trace | None:
         return None
     try:
         return unfolding.unfold(node.operation, node.args, node.kwargs, node.outputs)
-    except unfolding.CannotUnfold:
+    except unfolding.CannotUnfoldError:
         return None
 
 

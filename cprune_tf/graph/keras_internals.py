@@ -15,7 +15,7 @@ import inspect
 import random
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,22 +166,25 @@ class Trace:
 
     Attributes:
         inputs: The KerasTensors that the layer received, in the order of its arguments.
+        weights: For each weight that `call` used itself, a KerasTensor and the variable.
         nodes: The calls inside the layer, in topological order.
         outputs: The KerasTensors that the layer returned, as a flat list.
     """
 
     inputs: tuple[Any, ...]
+    weights: tuple[tuple[Any, Any], ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Any, ...]
 
 
-def trace(layer: Any, args: Any, kwargs: Any) -> Trace:
+def trace(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any] = ()) -> Trace:
     """Runs a layer's `call` on KerasTensors, and leaves no trace of that in the layer.
 
     Args:
         layer: A built layer, of which `call` is run directly.
         args: The positional arguments; their tensors are KerasTensors of `keras.Input`.
         kwargs: The keyword arguments, likewise.
+        holders: Layers, this one or inside it, whose weights are KerasTensors meanwhile.
 
     Returns:
         The calls inside.
@@ -189,7 +192,8 @@ def trace(layer: Any, args: Any, kwargs: Any) -> Trace:
     Raises:
         GraphError: `call` does more than call layers and `keras.ops`.
     """
-    with _unchanged(layer):
+    with _unchanged(layer), contextlib.ExitStack() as stack:
+        weights = [pair for one in holders for pair in stack.enter_context(_symbolic_weights(one))]
         try:
             outputs = keras.tree.flatten(layer.call(*args, **kwargs))
         except Exception as error:  # whatever the layer's own code raises
@@ -199,7 +203,30 @@ def trace(layer: Any, args: Any, kwargs: Any) -> Trace:
             raise GraphError("its call() returns a value that is no tensor of a graph")
         tensors = keras.tree.flatten((args, kwargs))
         inputs = tuple(tensor for tensor in tensors if isinstance(tensor, keras.KerasTensor))
-        return Trace(inputs, tuple(_nodes_between(inputs, outputs)), tuple(outputs))
+        given = (*inputs, *(tensor for tensor, _ in weights))
+        found = tuple(_nodes_between(given, outputs))
+        read = {id(tensor) for node in found for tensor in node.inputs} | set(map(id, outputs))
+        used = tuple((tensor, variable) for tensor, variable in weights if id(tensor) in read)
+        return Trace(inputs, used, found, tuple(outputs))
+
+
+@contextlib.contextmanager
+def _symbolic_weights(layer: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """Puts KerasTensors in the place of a layer's own weights."""
+    attributes = vars(layer)
+    own = {id(v) for v in own_variables(layer)}
+    found = {name: value for name, value in attributes.items() if id(value) in own}
+    if len({id(value) for value in found.values()}) < len(own):
+        raise GraphError("it does not hold each of its weights in an attribute")
+    tensors = {
+        name: keras.Input(batch_shape=tuple(value.shape), dtype=value.dtype)
+        for name, value in found.items()
+    }
+    attributes.update(tensors)
+    try:
+        yield [(tensors[name], value) for name, value in found.items()]
+    finally:
+        attributes.update(found)
 
 
 def _nodes_between(inputs: tuple[Any, ...], outputs: list[Any]) -> Iterator[Node]:
@@ -244,10 +271,23 @@ def _unchanged(layer: Any) -> Iterator[None]:
             del operation._outbound_nodes[outbound:]
 
 
-def has_state_of_its_own(layer: Any) -> bool:
-    """Whether a layer has weights, random numbers or metrics besides those of layers inside it."""
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
-    return bool(own or layer._seed_generators or layer._metrics)
+def own_variables(layer: Any) -> list[Any]:
+    """Returns the weights that a layer has besides those of layers inside it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def has_random_state(layer: Any) -> bool:
+    """Whether a layer itself, not one inside it, draws random numbers or keeps metrics."""
+    return bool(layer._seed_generators or layer._metrics)
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """Returns a layer's config."""
+    if type(layer) is not keras.layers.Identity:
+        return dict(layer.get_config())
+    # Keras's Identity has no get_config() of its own, which fails if it was given a dtype policy.
+    policy = keras.dtype_policies.serialize(layer.dtype_policy)
+    return {"name": layer.name, "trainable": layer.trainable, "dtype": policy}
 
 
 def has_mask(tensor: Any) -> bool:

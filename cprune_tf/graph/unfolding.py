@@ -4,8 +4,10 @@ Model libraries write blocks (an inverted residual, a transformer's block) as la
 whose `call` chains Keras's layers and `keras.ops`. Such a layer needs no rule: its `call` is run on
 KerasTensors, and what it calls is followed as the layers of a nested model are.
 
-A layer stays whole if this would not say all that it computes: if it has weights of its own, if
-training takes another way through it, or if `call` needs values. Then it needs a rule. Layers that
+Weights that `call` uses itself become calls, too (`cprune_tf.graph.parameters`).
+
+A layer stays whole if this would not say all that it computes: if training takes another way
+through it, if it draws random numbers, or if `call` needs values. Then it needs a rule. Layers that
 have a rule or a converter of their own stay whole, too.
 """
 
@@ -21,6 +23,7 @@ import keras
 from cprune_tf.graph import keras_internals
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.keras_internals import Node, Trace
+from cprune_tf.graph.parameters import ForEachSample
 from cprune_tf.graph.tensors import Shape, Tensor
 
 # Code that reads the batch size receives this prime, by which sizes made from it are recognised.
@@ -29,7 +32,7 @@ _BATCH = 1031
 _WHOLE: set[type | str] = set()
 
 
-class CannotUnfold(Exception):
+class CannotUnfoldError(Exception):
     """A layer stays whole; the message says why, as part of what the user reads."""
 
 
@@ -55,17 +58,24 @@ def unfold(layer: Any, args: Any, kwargs: Any, outputs: Sequence[Any]) -> Trace:
         The calls inside. The sizes of its tensors hold for no batch: see `outside`.
 
     Raises:
-        CannotUnfold: The layer stays whole.
+        CannotUnfoldError: The layer stays whole.
     """
     _check_layer(layer)
-    # None rather than a default, which would make the layers inside train or not for ever.
-    trace = _traced(layer, args, {"training": None, **kwargs})
-    trained = _traced(layer, args, {**kwargs, "training": True})
-    if kwargs.get("training") is None and _structure(layer, trained) != _structure(layer, trace):
-        raise CannotUnfold("its training takes another way than its inference")
-    _check_inner_layers(layer, trace)
+    holders = [layer]
+    trace = _traced(layer, args, kwargs, holders)
+    if hidden := _hidden_layers(layer, trace):
+        # Such as an embedding of positions, which are no tensor of the graph.
+        holders += hidden
+        trace = _traced(layer, args, kwargs, holders)
+    if kwargs.get("training") is None:
+        trained = _traced(layer, args, {**kwargs, "training": True}, holders)
+        if _structure(layer, trained) != _structure(layer, trace):
+            raise CannotUnfoldError("its training takes another way than its inference")
+    if hidden := _hidden_layers(layer, trace, holders):
+        name = hidden[0].name
+        raise CannotUnfoldError(f"the layer {name!r} inside is called on no tensor of a graph")
     _check_outputs(trace, outputs)
-    nodes = tuple(_for_any_batch(layer, node) for node in trace.nodes)
+    nodes = tuple(_for_any_batch(layer, trace, node) for node in trace.nodes)
     return dataclasses.replace(trace, nodes=nodes)
 
 
@@ -85,8 +95,8 @@ def passes_at_inference(layer: Any, args: Any, kwargs: Any) -> bool:
     if not isinstance(layer, keras.layers.Layer) or layer.weights or is_of_keras(layer):
         return False
     try:
-        trace = _traced(layer, args, {**kwargs, "training": False})
-    except CannotUnfold:
+        trace = _traced(layer, args, {**kwargs, "training": False}, [])
+    except CannotUnfoldError:
         return False
     return len(trace.inputs) == 1 and trace.outputs == trace.inputs
 
@@ -98,39 +108,57 @@ def is_of_keras(layer: Any) -> bool:
 
 def _check_layer(layer: Any) -> None:
     kind = type(layer)
+    if _holds_unknown_function(layer):
+        return
     if _WHOLE & {kind, f"{kind.__module__}.{kind.__qualname__}"} or is_of_keras(layer):
-        raise CannotUnfold("it has a rule or is Keras's own")
-    if keras_internals.has_state_of_its_own(layer):
-        raise CannotUnfold("it has weights or random numbers of its own")
+        raise CannotUnfoldError("it has a rule or is Keras's own")
+    if keras_internals.has_random_state(layer):
+        raise CannotUnfoldError("it draws random numbers or keeps metrics")
+    if layer.compute_dtype != layer.variable_dtype:
+        raise CannotUnfoldError(f"it casts its weights to {layer.compute_dtype}")
 
 
-def _traced(layer: Any, args: Any, kwargs: Any) -> Trace:
-    """Runs `call` on new inputs; a batch of unknown size gets `_BATCH`."""
+def _holds_unknown_function(layer: Any) -> bool:
+    """Whether a layer is an activation by a function that no file could name."""
+    if type(layer) is not keras.layers.Activation:
+        return False
+    functions = keras_internals.own_functions(layer).values()
+    names = map(keras.saving.get_registered_name, functions)
+    return any(keras.saving.get_registered_object(name) is None for name in names)
+
+
+def _traced(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any]) -> Trace:
+    """Runs `call` on new inputs; a batch of unknown size gets `_BATCH`.
+
+    `training` is None unless it is given: a default would be passed on to the layers inside, and
+    they would train, or not, for ever.
+    """
 
     def new_input(value: Any) -> Any:
         if not isinstance(value, (keras.KerasTensor, Tensor)):
             return value
         if isinstance(value, keras.KerasTensor) and keras_internals.has_mask(value):
-            raise CannotUnfold("it receives a mask of time steps")
+            raise CannotUnfoldError("it receives a mask of time steps")
         if value.dtype.startswith(("float", "bfloat")) and value.dtype != layer.compute_dtype:
-            raise CannotUnfold(f"it casts {value.dtype} to {layer.compute_dtype}")
+            raise CannotUnfoldError(f"it casts {value.dtype} to {layer.compute_dtype}")
         shape = tuple(value.shape)
         if shape and shape[0] is None:
             shape = (_BATCH, *shape[1:])
         return keras.Input(batch_shape=shape, dtype=value.dtype)
 
-    args, kwargs = keras.tree.map_structure(new_input, (args, dict(kwargs)))
+    args, kwargs = keras.tree.map_structure(new_input, (args, {"training": None, **kwargs}))
     if "training" not in inspect.signature(layer.call).parameters:
         kwargs.pop("training", None)
     try:
-        return keras_internals.trace(layer, args, kwargs)
+        return keras_internals.trace(layer, args, kwargs, holders)
     except GraphError as error:
-        raise CannotUnfold(str(error)) from error
+        raise CannotUnfoldError(str(error)) from error
 
 
 def _structure(layer: Any, trace: Trace) -> list[Any]:
-    """What a trace calls, on which tensors, and with which constants; equal if they are the same."""
-    numbers = {id(tensor): number for number, tensor in enumerate(trace.inputs)}
+    """What a trace calls, on which tensors and with which constants, in comparable form."""
+    given = (*trace.inputs, *(tensor for tensor, _ in trace.weights))
+    numbers = {id(tensor): number for number, tensor in enumerate(given)}
     known = {id(inner) for inner in keras_internals.layers_inside(layer)}
     calls: list[Any] = []
     for node in trace.nodes:
@@ -141,7 +169,8 @@ def _structure(layer: Any, trace: Trace) -> list[Any]:
         config = id(operation) if id(operation) in known else repr(_settings(operation))
         calls.append((type(operation), config, arguments))
         numbers.update({id(tensor): len(numbers) + i for i, tensor in enumerate(node.outputs)})
-    return [*calls, [numbers[id(tensor)] for tensor in trace.outputs]]
+    weights = [id(variable) for _, variable in trace.weights]
+    return [*calls, weights, [numbers[id(tensor)] for tensor in trace.outputs]]
 
 
 def _settings(operation: Any) -> dict[str, Any]:
@@ -154,19 +183,18 @@ def _settings(operation: Any) -> dict[str, Any]:
     return settings
 
 
-def _check_inner_layers(layer: Any, trace: Trace) -> None:
-    """Refuses weights that the calls do not show, because `call` used their values."""
+def _hidden_layers(layer: Any, trace: Trace, holders: Sequence[Any] = ()) -> list[Any]:
+    """The layers inside whose weights `call` may have used without a call of the graph."""
     inside = keras_internals.layers_inside(layer)
     known = {id(inner) for inner in inside}
-    called = {id(inner) for node in trace.nodes for inner in _with_layers_inside(node.operation)}
     for node in trace.nodes:
         if getattr(node.operation, "weights", None) and id(node.operation) not in known:
-            raise CannotUnfold(f"the layer {node.operation.name!r} that it calls is not its own")
+            raise CannotUnfoldError(f"it calls {node.operation.name!r}, which it does not hold")
     if not any(map(_has_computed_constant, trace.nodes)):
-        return
-    for inner in inside:
-        if inner.weights and id(inner) not in called:
-            raise CannotUnfold(f"the layer {inner.name!r} inside is called on no tensor of a graph")
+        return []
+    called = {id(inner) for node in trace.nodes for inner in _with_layers_inside(node.operation)}
+    called |= {id(holder) for holder in holders}
+    return [inner for inner in inside if inner.weights and id(inner) not in called]
 
 
 def _with_layers_inside(operation: Any) -> list[Any]:
@@ -192,28 +220,42 @@ def _check_outputs(trace: Trace, outputs: Sequence[Any]) -> None:
         for (a, a_type), (b, b_type) in zip(found, expected, strict=True)
     )
     if not same:
-        raise CannotUnfold(f"its call() returned {found} where it had returned {expected}")
+        raise CannotUnfoldError(f"its call() returned {found} where it had returned {expected}")
 
 
-def _for_any_batch(layer: Any, node: Node) -> Node:
-    """Makes a call of a trace fit any batch; only a reshape may contain the batch size."""
+def _for_any_batch(layer: Any, trace: Trace, node: Node) -> Node:
+    """Makes a call of a trace fit any batch; a reshape or a repetition may contain its size."""
     operation = node.operation
+    if _repeats_for_batch(node):
+        like = next(tensor for tensor in trace.inputs if _is_of_batch(tensor.shape[0]))
+        one = node.inputs[0]
+        new = ForEachSample(name=operation.name, dtype=one.dtype)
+        return Node(new, (one, like), {}, (one, like), node.outputs)
     if keras_internals.operation_kind(operation) == "ops.Reshape":
         (output,) = node.outputs
         new = [-1 if _is_of_batch(size) else size for size in output.shape]
         if new.count(-1) > 1:
-            raise CannotUnfold("it spreads the batch over several axes")
+            raise CannotUnfoldError("it spreads the batch over several axes")
         try:
             operation = keras_internals.recreate_operation(operation, {"newshape": tuple(new)})
         except GraphError as error:
-            raise CannotUnfold(str(error)) from error
+            raise CannotUnfoldError(str(error)) from error
         return dataclasses.replace(node, operation=operation)
     values = keras.tree.flatten((node.args, node.kwargs))
     if operation not in keras_internals.layers_inside(layer):
         values += keras.tree.flatten(_settings(operation))
     if any(map(_holds_batch, values)):
-        raise CannotUnfold(f"its {type(operation).__name__} needs the size of the batch")
+        raise CannotUnfoldError(f"its {type(operation).__name__} needs the size of the batch")
     return node
+
+
+def _repeats_for_batch(node: Node) -> bool:
+    """Whether a call repeats one sample as often as the batch has samples, and does no more."""
+    kind = keras_internals.operation_kind(node.operation)
+    if kind not in ("ops.Tile", "ops.BroadcastTo", "ops.Repeat") or len(node.inputs) != 1:
+        return False
+    before, after = tuple(node.inputs[0].shape), tuple(node.outputs[0].shape)
+    return before[:1] == (1,) and after == (_BATCH, *before[1:])
 
 
 def _is_of_batch(size: int | None) -> bool:

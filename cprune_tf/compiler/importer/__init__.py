@@ -33,6 +33,7 @@ from cprune_tf.compiler.importer import (  # noqa: F401  (each registers its con
     keras_hub,
     merging,
     normalization,
+    parameters,
     pooling,
     raw_ops,
     recurrent,

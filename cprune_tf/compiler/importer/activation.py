@@ -96,12 +96,14 @@ def _apply_own(emitter: Emitter, activation: Any, x: Any) -> Any:
             "keras.activations, one that calls keras.ops, or a layer"
         ) from error
     values = {id(trace.inputs[0]): x}
+
+    def swap(value: Any) -> Any:
+        return values.get(id(value), value)
+
     for node in trace.nodes:
-        args, kwargs = keras.tree.map_structure(
-            lambda value: values.get(id(value), value), (node.args, node.kwargs)
-        )
+        args, kwargs = keras.tree.map_structure(swap, (node.args, node.kwargs))
         results = keras.tree.flatten(emitter.convert(node.operation, *args, **kwargs))
-        values |= {id(t): result for t, result in zip(node.outputs, results, strict=True)}
+        values.update({id(t): result for t, result in zip(node.outputs, results, strict=True)})
     return values[id(trace.outputs[0])]
 
 

@@ -1,8 +1,8 @@
 """Rules of products of tensors: matmul, einsum, dot, and the attentions that consist of them.
 
 All of them are described as an einsum: each axis of each operand has a letter. Axes of one letter
-carry the same channels, which are tied. Over a letter that the output lacks, products are summed, and
-removed channels, which are zero, add nothing.
+carry the same channels, which are tied. Over a letter that the output lacks, products are summed,
+and removed channels, which are zero, add nothing.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def _contracted(call: LayerCall, operands: Sequence[_Operand], out: Sequence[str
     )
 
 
-def _labels_of_letter(
-    call: LayerCall, operands: Sequence[_Operand], letter: str
-) -> Labels | None:
+def _labels_of_letter(call: LayerCall, operands: Sequence[_Operand], letter: str) -> Labels | None:
     carried: list[Labels | None] = []
     for operand in operands:
         if letter not in operand.letters or not isinstance(operand.value, Tensor):

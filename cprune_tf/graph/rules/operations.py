@@ -19,6 +19,7 @@ from cprune_tf.graph.rules.common import (
 )
 from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
 
+
 def _ops(names: Iterable[str]) -> list[str]:
     return [f"ops.{name}" for name in sorted(names)]
 

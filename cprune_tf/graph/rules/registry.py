@@ -205,8 +205,8 @@ class RuleRegistry:
         """Decorates a rule.
 
         Args:
-            *kinds: Layer classes, raw operations as "ops.Relu", or "module.QualifiedName" of a class
-                that is not imported here.
+            *kinds: Layer classes, raw operations as "ops.Relu", or "module.QualifiedName" of a
+                class that is not imported here.
 
         Returns:
             The decorator.
@@ -254,7 +254,7 @@ def _why_whole(call: LayerCall) -> str:
         return ""
     try:
         unfolding.unfold(one.operation, one.args, one.kwargs, one.outputs)
-    except unfolding.CannotUnfold as error:
+    except unfolding.CannotUnfoldError as error:
         return f" and is not followed inside, because {error}"
     return ""
 
