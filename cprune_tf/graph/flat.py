@@ -231,7 +231,7 @@ class _Walk:
             shape = unfolding.outside(shape) if where.is_trace else shape
             tensors[id(produced)] = Tensor(shape, produced.dtype)
         outputs = tuple(tensors[id(t)] for t in node.outputs)
-        kwargs = {**_accepted(node.operation, where.extra, kwargs), **kwargs}
+        kwargs = {**kwargs, **_accepted(node.operation, where.extra, kwargs)}
         self.drafts.append(_Draft(node.operation, where, args, kwargs, inputs, outputs))
 
     def _parameter(self, variable: Any, any_input: Tensor, where: _Place) -> Tensor:

@@ -169,12 +169,27 @@ class Trace:
         weights: For each weight that `call` used itself, a KerasTensor and the variable.
         nodes: The calls inside the layer, in topological order.
         outputs: The KerasTensors that the layer returned, as a flat list.
+        read: The variables that `call` used outside the layers that it called, and of which the
+            calls would hold only the values.
     """
 
     inputs: tuple[Any, ...]
     weights: tuple[tuple[Any, Any], ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Any, ...]
+    read: tuple[Any, ...]
+
+
+class _ReadingScope(keras.StatelessScope):  # type: ignore[misc]
+    """Notes the variables whose values are used, but not by layers, which have their own scopes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[Any] = []
+
+    def get_current_value(self, variable: Any) -> Any:
+        self.read.append(variable)
+        return super().get_current_value(variable)
 
 
 def trace(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any] = ()) -> Trace:
@@ -194,6 +209,7 @@ def trace(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any] = ()) -> Tr
     """
     with _unchanged(layer), contextlib.ExitStack() as stack:
         weights = [pair for one in holders for pair in stack.enter_context(_symbolic_weights(one))]
+        scope = stack.enter_context(_ReadingScope())
         try:
             outputs = keras.tree.flatten(layer.call(*args, **kwargs))
         except Exception as error:  # whatever the layer's own code raises
@@ -207,7 +223,9 @@ def trace(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any] = ()) -> Tr
         found = tuple(_nodes_between(given, outputs))
         read = {id(tensor) for node in found for tensor in node.inputs} | set(map(id, outputs))
         used = tuple((tensor, variable) for tensor, variable in weights if id(tensor) in read)
-        return Trace(inputs, used, found, tuple(outputs))
+        values = (v for n in found for v in keras.tree.flatten((n.args, n.kwargs)))
+        variables = [value for value in values if isinstance(value, keras.Variable)]
+        return Trace(inputs, used, found, tuple(outputs), (*scope.read, *variables))
 
 
 @contextlib.contextmanager

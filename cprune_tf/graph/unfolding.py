@@ -45,6 +45,11 @@ def keep_whole(kind: type | str) -> None:
     _WHOLE.add(kind)
 
 
+def may_unfold(kind: type | str) -> None:
+    """Takes `keep_whole` back."""
+    _WHOLE.discard(kind)
+
+
 def unfold(layer: Any, args: Any, kwargs: Any, outputs: Sequence[Any]) -> Trace:
     """Finds the calls of which a layer's call consists.
 
@@ -61,19 +66,18 @@ def unfold(layer: Any, args: Any, kwargs: Any, outputs: Sequence[Any]) -> Trace:
         CannotUnfoldError: The layer stays whole.
     """
     _check_layer(layer)
+    # With None, the layers inside find out themselves whether they train, or are told by the graph.
+    kwargs = {**kwargs, "training": None}
     holders = [layer]
     trace = _traced(layer, args, kwargs, holders)
-    if hidden := _hidden_layers(layer, trace):
-        # Such as an embedding of positions, which are no tensor of the graph.
-        holders += hidden
+    if trace.read:
+        # Such as the weights of an embedding of positions, which are no tensor of the graph.
+        holders += _holders(layer, trace.read)
         trace = _traced(layer, args, kwargs, holders)
-    if kwargs.get("training") is None:
-        trained = _traced(layer, args, {**kwargs, "training": True}, holders)
-        if _structure(layer, trained) != _structure(layer, trace):
-            raise CannotUnfoldError("its training takes another way than its inference")
-    if hidden := _hidden_layers(layer, trace, holders):
-        name = hidden[0].name
-        raise CannotUnfoldError(f"the layer {name!r} inside is called on no tensor of a graph")
+    trained = _traced(layer, args, {**kwargs, "training": True}, holders)
+    if _structure(layer, trained) != _structure(layer, trace):
+        raise CannotUnfoldError("its training takes another way than its inference")
+    _check_weights(layer, trace, holders)
     _check_outputs(trace, outputs)
     nodes = tuple(_for_any_batch(layer, trace, node) for node in trace.nodes)
     return dataclasses.replace(trace, nodes=nodes)
@@ -128,11 +132,7 @@ def _holds_unknown_function(layer: Any) -> bool:
 
 
 def _traced(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any]) -> Trace:
-    """Runs `call` on new inputs; a batch of unknown size gets `_BATCH`.
-
-    `training` is None unless it is given: a default would be passed on to the layers inside, and
-    they would train, or not, for ever.
-    """
+    """Runs `call` on new inputs; a batch of unknown size gets `_BATCH`."""
 
     def new_input(value: Any) -> Any:
         if not isinstance(value, (keras.KerasTensor, Tensor)):
@@ -146,7 +146,7 @@ def _traced(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any]) -> Trace
             shape = (_BATCH, *shape[1:])
         return keras.Input(batch_shape=shape, dtype=value.dtype)
 
-    args, kwargs = keras.tree.map_structure(new_input, (args, {"training": None, **kwargs}))
+    args, kwargs = keras.tree.map_structure(new_input, (args, dict(kwargs)))
     if "training" not in inspect.signature(layer.call).parameters:
         kwargs.pop("training", None)
     try:
@@ -183,30 +183,30 @@ def _settings(operation: Any) -> dict[str, Any]:
     return settings
 
 
-def _hidden_layers(layer: Any, trace: Trace, holders: Sequence[Any] = ()) -> list[Any]:
-    """The layers inside whose weights `call` may have used without a call of the graph."""
-    inside = keras_internals.layers_inside(layer)
-    known = {id(inner) for inner in inside}
+def _holders(layer: Any, variables: Sequence[Any]) -> list[Any]:
+    """The layers inside that hold some variables."""
+    wanted = {id(variable) for variable in variables}
+    inside = keras_internals.all_layers(layer)[1:]
+    return [
+        inner for inner in inside if wanted & set(map(id, keras_internals.own_variables(inner)))
+    ]
+
+
+def _check_weights(layer: Any, trace: Trace, holders: Sequence[Any]) -> None:
+    """Refuses weights of which the calls say only the values, or nothing."""
+    if trace.read:
+        raise CannotUnfoldError(f"it uses the values of {trace.read[0].path!r}")
+    used = {id(variable) for _, variable in trace.weights}
+    for variable in keras_internals.own_variables(layer):
+        if id(variable) not in used:
+            raise CannotUnfoldError(f"its weight {variable.name!r} is used by no call of the graph")
+    known = {id(inner) for inner in keras_internals.layers_inside(layer)}
     for node in trace.nodes:
-        if getattr(node.operation, "weights", None) and id(node.operation) not in known:
-            raise CannotUnfoldError(f"it calls {node.operation.name!r}, which it does not hold")
-    if not any(map(_has_computed_constant, trace.nodes)):
-        return []
-    called = {id(inner) for node in trace.nodes for inner in _with_layers_inside(node.operation)}
-    called |= {id(holder) for holder in holders}
-    return [inner for inner in inside if inner.weights and id(inner) not in called]
-
-
-def _with_layers_inside(operation: Any) -> list[Any]:
-    if not isinstance(operation, keras.layers.Layer):
-        return []
-    return keras_internals.all_layers(operation)
-
-
-def _has_computed_constant(node: Node) -> bool:
-    """Whether a call has an array that `call` computed, of which it is not known from what."""
-    values = keras.tree.flatten((node.args, node.kwargs))
-    return any(keras.ops.is_tensor(v) for v in values if not isinstance(v, keras.KerasTensor))
+        operation = node.operation
+        if getattr(operation, "weights", None) and id(operation) not in known:
+            raise CannotUnfoldError(f"it calls {operation.name!r}, which it does not hold")
+        if any(operation is holder for holder in holders):
+            raise CannotUnfoldError(f"it uses the weights of {operation.name!r}, and calls it")
 
 
 def _check_outputs(trace: Trace, outputs: Sequence[Any]) -> None:
@@ -229,8 +229,8 @@ def _for_any_batch(layer: Any, trace: Trace, node: Node) -> Node:
     if _repeats_for_batch(node):
         like = next(tensor for tensor in trace.inputs if _is_of_batch(tensor.shape[0]))
         one = node.inputs[0]
-        new = ForEachSample(name=operation.name, dtype=one.dtype)
-        return Node(new, (one, like), {}, (one, like), node.outputs)
+        repeat = ForEachSample(name=operation.name, dtype=one.dtype)
+        return Node(repeat, (one, like), {}, (one, like), node.outputs)
     if keras_internals.operation_kind(operation) == "ops.Reshape":
         (output,) = node.outputs
         new = [-1 if _is_of_batch(size) else size for size in output.shape]

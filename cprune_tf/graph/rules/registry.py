@@ -223,6 +223,7 @@ class RuleRegistry:
     def unregister(self, kind: type | str) -> None:
         """Forgets the rule of one kind."""
         self._rules.pop(kind, None)
+        unfolding.may_unfold(kind)
 
     def has(self, kind: type | str) -> bool:
         """Whether a layer class or a raw operation, as "ops.Relu", has a rule."""
