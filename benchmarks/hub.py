@@ -4,7 +4,8 @@ r"""Prunes the image architectures of KerasHub, and writes docs/keras_hub.md.
     python benchmarks/hub.py --models=ViT/tiny,MiT/b0 # these, again
     python benchmarks/hub.py --tables_only            # the page from the committed results
 
-It needs `pip install keras-hub`. Nothing is downloaded: weights are random.
+It needs `pip install --no-deps keras-hub` and `pip install "cprune_tf[keras_hub]"`. No weights are
+downloaded: they are random.
 """
 
 from __future__ import annotations

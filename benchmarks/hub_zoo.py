@@ -20,7 +20,6 @@ from cprune_tf.graph import unfolding
 from cprune_tf.graph.flat import flatten
 from cprune_tf.graph.rules import REGISTRY
 
-PACKAGE = "keras-hub"
 Builder = Callable[[], Any]
 
 
@@ -53,7 +52,10 @@ def hub() -> Any:
     try:
         return importlib.import_module("keras_hub")
     except ImportError as error:
-        raise ImportError(f"KerasHub is missing: pip install {PACKAGE}") from error
+        raise ImportError(
+            "KerasHub is missing: pip install --no-deps keras-hub, "
+            'and pip install "cprune_tf[keras_hub]"'
+        ) from error
 
 
 def names() -> list[str]:
