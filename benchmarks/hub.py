@@ -21,10 +21,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import record
 from absl import app, flags
 
-RESULTS = record.RESULTS / "hub.json"
+RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "hub.json"
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "keras_hub.md"
 
 _MODELS = flags.DEFINE_list("models", [], "Names of architectures; empty for those without result.")
@@ -50,6 +49,7 @@ def read_results() -> dict[str, Any]:
 def _run(chosen: Sequence[str]) -> None:
     import hub_zoo
     import keras
+    import record
 
     results = read_results()
     for name in chosen or [name for name in hub_zoo.names() if name not in results]:
@@ -94,14 +94,12 @@ whole and protects the channels that touch it. The tables below name each with i
 
 def page(results: dict[str, Any]) -> str:
     """The page about these results."""
-    import zoo
-
     checked = [r["checks"] for r in results.values() if r["checks"]]
     head = _INTRODUCTION.format(
         count=len(results),
         pruned=len(checked),
         refused=len(results) - len(checked),
-        total=len(results) + len(zoo.names()),
+        total=len(results) + _count_of_applications(),
         loaded=max((c["loaded_error"] for c in checked), default=0.0),
     )
     lines = [f"| {name} | {_row(name, result)} |" for name, result in results.items()]
@@ -111,6 +109,12 @@ def page(results: dict[str, Any]) -> str:
     lines += ["", *_table("Not imported into TVM", "why", _unlike_yes(results, "tvm"))]
     lines += ["", *_table("Not converted for LiteRT", "why", _unlike_yes(results, "litert"))]
     return head + "\n".join(lines) + "\n"
+
+
+def _count_of_applications() -> int:
+    """The number of architectures on the page of keras.applications."""
+    content = json.loads((RESULTS.parent / "graph.json").read_text(encoding="utf-8"))
+    return len(content["architectures"])
 
 
 def _row(name: str, result: dict[str, Any]) -> str:

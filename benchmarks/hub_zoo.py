@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import zoo
 
 from cprune_tf import graph as graphs
 from cprune_tf.graph import unfolding
 from cprune_tf.graph.flat import flatten
 from cprune_tf.graph.rules import REGISTRY
+
+try:
+    import zoo
+except ImportError:  # of a test, for which this folder is a package
+    from benchmarks import zoo
 
 Builder = Callable[[], Any]
 

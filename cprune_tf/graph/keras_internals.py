@@ -180,7 +180,7 @@ class Trace:
     read: tuple[Any, ...]
 
 
-class _ReadingScope(keras.StatelessScope):  # type: ignore[misc]
+class _ReadingScope(keras.StatelessScope):
     """Notes the variables whose values are used, but not by layers, which have their own scopes."""
 
     def __init__(self) -> None:
