@@ -18,6 +18,7 @@ import dataclasses
 import gc
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,11 +165,16 @@ def _whole(results: dict[str, Any]) -> _Rows:
 
 
 def _protected(results: dict[str, Any]) -> _Rows:
+    """Groups by reason; blocks differ only in numbers, which are written as #."""
     rows: _Rows = {}
     for name, result in results.items():
-        for group, why in ((result["checks"] or {}).get("protected") or {}).items():
+        reasons: dict[str, int] = {}
+        for why in ((result["checks"] or {}).get("protected") or {}).values():
             if "reaches the model's output" not in why:
-                rows.setdefault((f"{group} ({name})", why.split("; register")[0]), []).append(name)
+                short = re.sub(r"\d+", "#", why.split("; register")[0])
+                reasons[short] = reasons.get(short, 0) + 1
+        for why, count in reasons.items():
+            rows.setdefault((f"{count} group(s)", why), []).append(name)
     return rows
 
 

@@ -164,13 +164,21 @@ def _structure(layer: Any, trace: Trace) -> list[Any]:
     for node in trace.nodes:
         kwargs = {key: value for key, value in node.kwargs.items() if key != "training"}
         values = keras.tree.flatten((node.args, kwargs))
-        arguments = [numbers[id(v)] if id(v) in numbers else repr(v) for v in values]
+        arguments = [numbers[id(v)] if id(v) in numbers else _constant(v) for v in values]
         operation = node.operation
         config = id(operation) if id(operation) in known else repr(_settings(operation))
         calls.append((type(operation), config, arguments))
         numbers.update({id(tensor): len(numbers) + i for i, tensor in enumerate(node.outputs)})
     weights = [id(variable) for _, variable in trace.weights]
     return [*calls, weights, [numbers[id(tensor)] for tensor in trace.outputs]]
+
+
+def _constant(value: Any) -> Any:
+    """A constant argument in comparable form; `repr` would leave values of an array out."""
+    if hasattr(value, "shape") and not isinstance(value, keras.KerasTensor):
+        array = keras.ops.convert_to_numpy(value)
+        return array.shape, array.tobytes()
+    return repr(value)
 
 
 def _settings(operation: Any) -> dict[str, Any]:
@@ -193,13 +201,9 @@ def _holders(layer: Any, variables: Sequence[Any]) -> list[Any]:
 
 
 def _check_weights(layer: Any, trace: Trace, holders: Sequence[Any]) -> None:
-    """Refuses weights of which the calls say only the values, or nothing."""
+    """Refuses weights of which the calls would hold only the values."""
     if trace.read:
         raise CannotUnfoldError(f"it uses the values of {trace.read[0].path!r}")
-    used = {id(variable) for _, variable in trace.weights}
-    for variable in keras_internals.own_variables(layer):
-        if id(variable) not in used:
-            raise CannotUnfoldError(f"its weight {variable.name!r} is used by no call of the graph")
     known = {id(inner) for inner in keras_internals.layers_inside(layer)}
     for node in trace.nodes:
         operation = node.operation

@@ -88,7 +88,7 @@ class Growing(layers.Layer):
         self.factor = self.add_weight(shape=(), name="factor")
 
     def call(self, inputs: Any) -> Any:
-        return inputs * self.factor
+        return tf.multiply(inputs, self.factor)
 
 
 class Unrecorded(layers.Layer):

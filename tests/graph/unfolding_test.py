@@ -96,6 +96,7 @@ class Tokens(layers.Layer):
     def build(self, shape: Any) -> None:
         self.token = self.add_weight(shape=(1, 1, self.width), name="token", regularizer="l2")
         self.scale = self.add_weight(shape=(self.width,), initializer="ones", name="scale")
+        self.mask = self.add_weight(shape=(self.width,), name="mask")  # as in DINO, of no use
         self.positions.build((1,))
 
     def call(self, x: Any) -> Any:
@@ -211,12 +212,6 @@ class UsesKernel(Block):
         return ops.matmul(self.wide(x), ops.transpose(self.wide.kernel))
 
 
-class ForgetsWeight(Block):
-    def build(self, shape: Any) -> None:
-        super().build(shape)
-        self.unused = self.add_weight(shape=(2,), name="unused")
-
-
 class Draws(Block):
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(width, **kwargs)
@@ -230,7 +225,6 @@ class Draws(Block):
         (UsesValues, "does not work on a graph"),
         (UsesBatch, "needs the size of the batch"),
         (UsesKernel, "uses the weights of 'wide', and calls it|does not work on a graph"),
-        (ForgetsWeight, "'unused' is used by no call"),
         (Draws, "draws random numbers"),
     ],
 )
