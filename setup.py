@@ -60,6 +60,9 @@ setuptools.setup(
             "nvidia-cuda-runtime>=13.0,<14",
         ],
         "int8": ["ai-edge-quantizer>=0.10"],
+        # What image models of keras-hub need. It must itself be installed with --no-deps: it asks
+        # for tensorflow-text and other packages that only its text models need.
+        "keras_hub": ["regex>=2024.11", "tokenizers>=0.21"],
         "ray": ["ray>=2.40"],
         "tensorboard": ["tensorboard>=2.19"],
         "tflite": ["tflite>=2.18"],

@@ -48,7 +48,9 @@ Written by `benchmarks/coverage.py`; a test checks it against the registries. Do
   computes the same as Keras. If not, the reason follows. "{not_tried}": it has no tiny model.
 
 Settings that a rule or converter does not support are protected or refused in the same way; they
-have no rows here. Subclasses and layers of your own need rules and converters of their own.
+have no rows here. Layers of your own are followed inside if they only call what has a rule or
+converter ([extending.md](extending.md#layers-that-call-other-layers)); others, and subclasses, need
+rules and converters of their own. [keras_hub.md](keras_hub.md) has models of such layers.
 """
 _OTHERS = """Not tried, because they make no tensor of a graph or need more than an image:
 {others}.

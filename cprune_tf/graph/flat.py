@@ -6,29 +6,21 @@ and never changes them.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from cprune_tf.graph import keras_internals
+from cprune_tf.graph import keras_internals, unfolding
 from cprune_tf.graph.errors import GraphError
+from cprune_tf.graph.keras_internals import Node, Trace
+from cprune_tf.graph.parameters import Parameter
+from cprune_tf.graph.tensors import Shape, Tensor
 
-Shape = tuple[int | None, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A tensor of the graph: an output of one call and an input of others.
-
-    Attributes:
-        shape: The sizes of its axes, the batch axis first; None for an unknown size.
-        dtype: The name of its type, e.g. "float32".
-    """
-
-    shape: Shape
-    dtype: str
+__all__ = ["Call", "FlatGraph", "Shape", "Tensor", "flatten", "inputs_and_outputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,15 +91,41 @@ class FlatGraph:
         return {call.name: call.operation for call in self.calls}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a call stands.
+
+    Attributes:
+        prefix: The names of the nested models and unfolded layers around it, each with a slash.
+        depth: Number of these.
+        extra: Keyword arguments (`training`) that these pass on to their layers.
+        is_trace: Whether the call was found by running the code of a layer.
+    """
+
+    prefix: str = ""
+    depth: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    is_trace: bool = False
+
+    def below(self, name: str, training: bool | None) -> _Place:
+        """The place of what is inside an operation that stands here."""
+        extra = self.extra if training is None else {"training": training}
+        return _Place(f"{self.prefix}{name}/", self.depth + 1, extra)
+
+
 @dataclass(frozen=True, eq=False)
 class _Draft:
     operation: Any
-    path: str
-    depth: int
+    place: _Place
     args: Any
     kwargs: Any
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    @property
+    def path(self) -> str:
+        """The operation's name with all names around it."""
+        return f"{self.place.prefix}{self.operation.name}"
 
 
 def inputs_and_outputs(model: Any) -> tuple[list[Any], list[Any]]:
@@ -132,7 +150,9 @@ def inputs_and_outputs(model: Any) -> tuple[list[Any], list[Any]]:
 
 
 def flatten(model: Any) -> FlatGraph:
-    """Lists the calls of a model, with nested functional and Sequential models inlined.
+    """Lists the calls of a model, with nested models inlined and layers unfolded.
+
+    `cprune_tf.graph.unfolding` says which layers are.
 
     Args:
         model: A functional or built Sequential Keras 3 model.
@@ -147,62 +167,100 @@ def flatten(model: Any) -> FlatGraph:
     top = keras_internals.functional(model)
     tensors = {id(t): Tensor(tuple(t.shape), t.dtype) for t in top.inputs}
     inputs = tuple(tensors[id(t)] for t in top.inputs)
-    drafts: list[_Draft] = []
-    _walk(top, tensors, drafts, "", 0, {})
+    walk = _Walk()
+    walk.model(top, tensors, _Place())
     outputs = keras.tree.map_structure(
         lambda t: tensors[id(t)], keras_internals.output_structure(top)
     )
     input_layers = tuple(keras_internals.input_layer(t) for t in top.inputs)
-    names = _names(drafts, {layer.name for layer in input_layers})
+    names = _names(walk.drafts, {layer.name for layer in input_layers})
     calls = tuple(
         Call(d.operation, names[id(d.operation)], d.path, d.args, d.kwargs, d.inputs, d.outputs)
-        for d in drafts
+        for d in walk.drafts
     )
     return FlatGraph(model, calls, input_layers, inputs, outputs)
 
 
-def _walk(
-    model: Any,
-    tensors: dict[int, Tensor],
-    drafts: list[_Draft],
-    prefix: str,
-    depth: int,
-    extra: dict[str, Any],
-) -> None:
-    """Appends the calls of `model` to `drafts`.
+class _Walk:
+    """Lists the calls of a model and of what it is made of.
 
-    Args:
-        model: A functional model.
-        tensors: The Tensor of each KerasTensor, by the KerasTensor's id; the walk adds to it.
-        drafts: The calls so far; the walk adds to it.
-        prefix: The names of the nested models around `model`, each with a slash.
-        depth: Number of nested models around `model`.
-        extra: Keyword arguments (`training`) that a nested model passes on to its layers.
+    Attributes:
+        drafts: The calls so far.
     """
 
-    def swap(value: Any) -> Any:
-        return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
+    def __init__(self) -> None:
+        self.drafts: list[_Draft] = []
+        self._parameters: dict[int, Parameter] = {}
 
-    for node in keras_internals.nodes(model):
-        args = keras.tree.map_structure(swap, node.args)
+    def model(self, model: Any, tensors: dict[int, Tensor], where: _Place) -> None:
+        """Appends the calls of a functional model.
+
+        Args:
+            model: The model.
+            tensors: The Tensor of each KerasTensor, by the KerasTensor's id; the walk adds to it.
+            where: The place of the model's layers.
+        """
+        for node in keras_internals.nodes(model):
+            self._node(node, tensors, where)
+
+    def _node(self, node: Node, tensors: dict[int, Tensor], where: _Place) -> None:
+        def swap(value: Any) -> Any:
+            return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
+
+        inputs = tuple(tensors[id(t)] for t in node.inputs)
         kwargs = keras.tree.map_structure(swap, node.kwargs)
-        path = prefix + node.operation.name
+        below = where.below(node.operation.name, kwargs.get("training"))
         if keras_internals.is_inlinable(node.operation):
             inner = keras_internals.functional(node.operation)
-            arguments = [tensors[id(t)] for t in node.inputs]
-            scope = {id(t): a for t, a in zip(inner.inputs, arguments, strict=True)}
-            training = kwargs.get("training")
-            inner_extra = extra if training is None else {"training": training}
-            _walk(inner, scope, drafts, f"{path}/", depth + 1, inner_extra)
-            for outer, produced in zip(node.outputs, inner.outputs, strict=True):
-                tensors[id(outer)] = scope[id(produced)]
-            continue
+            scope = {id(t): a for t, a in zip(inner.inputs, inputs, strict=True)}
+            self.model(inner, scope, below)
+            _return(inner.outputs, scope, node.outputs, tensors)
+            return
+        if trace := _trace(node):
+            scope = {id(t): a for t, a in zip(trace.inputs, inputs, strict=True)}
+            below = dataclasses.replace(below, is_trace=True)
+            for tensor, variable in trace.weights:
+                scope[id(tensor)] = self._parameter(variable, inputs[0], below)
+            for one in trace.nodes:
+                self._node(one, scope, below)
+            _return(trace.outputs, scope, node.outputs, tensors)
+            return
+        args = keras.tree.map_structure(swap, node.args)
         for produced in node.outputs:
-            tensors[id(produced)] = Tensor(tuple(produced.shape), produced.dtype)
-        inputs = tuple(tensors[id(t)] for t in node.inputs)
+            shape = tuple(produced.shape)
+            shape = unfolding.outside(shape) if where.is_trace else shape
+            tensors[id(produced)] = Tensor(shape, produced.dtype)
         outputs = tuple(tensors[id(t)] for t in node.outputs)
-        kwargs = {**_accepted(node.operation, extra, kwargs), **kwargs}
-        drafts.append(_Draft(node.operation, path, depth, args, kwargs, inputs, outputs))
+        kwargs = {**kwargs, **_accepted(node.operation, where.extra, kwargs)}
+        self.drafts.append(_Draft(node.operation, where, args, kwargs, inputs, outputs))
+
+    def _parameter(self, variable: Any, any_input: Tensor, where: _Place) -> Tensor:
+        """Appends the call that returns a weight of an unfolded layer."""
+        if id(variable) not in self._parameters:
+            self._parameters[id(variable)] = Parameter.of(variable, variable.name)
+        layer = self._parameters[id(variable)]
+        output = Tensor(tuple(variable.shape), variable.dtype)
+        args = (any_input,)
+        self.drafts.append(_Draft(layer, where, args, {}, args, (output,)))
+        return output
+
+
+def _trace(node: Node) -> Trace | None:
+    """The calls inside a layer that takes no part in the graph itself; None if it does."""
+    if not isinstance(node.operation, keras.layers.Layer):
+        return None
+    try:
+        return unfolding.unfold(node.operation, node.args, node.kwargs, node.outputs)
+    except unfolding.CannotUnfoldError:
+        return None
+
+
+def _return(
+    inner: Sequence[Any], scope: dict[int, Tensor], outer: Sequence[Any], tensors: dict[int, Tensor]
+) -> None:
+    """Adds the Tensors that a nested model or an unfolded layer returns."""
+    for returned, received in zip(inner, outer, strict=True):
+        tensors[id(received)] = scope[id(returned)]
 
 
 def _accepted(operation: Any, extra: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -217,11 +275,12 @@ def _names(drafts: list[_Draft], input_names: set[str]) -> dict[int, str]:
     """Unique names by operation id; on a collision, the inner model's layer gets its path."""
     names: dict[int, str] = {}
     used = set(input_names)
-    for draft in sorted(drafts, key=lambda d: d.depth):
+    for draft in sorted(drafts, key=lambda d: d.place.depth):
         if id(draft.operation) in names:
             continue
         name = draft.operation.name
-        if name in used:
+        # Blocks of one class give their layers the same names.
+        if name in used or draft.place.is_trace:
             name = draft.path.replace("/", "_")
         number = 1
         while name in used:

@@ -94,10 +94,19 @@ class _Planner:
         touched = [i for i, axes in enumerate(arriving) if self._axes_touched(axes)]
         if touched and effect.mixes:
             self._drop(call, "it normalises over the removed channels too", np.nan)
-        elif touched and _consumes(effect, arriving, touched):
+        elif touched and self._consumes(effect, arriving, touched):
             self._fold(call, arriving, touched)
         if type(call.operation) in _ATTENTIONS:
             self._fold_heads(call, effect)
+
+    def _consumes(self, effect: Effect, arriving: tuple[Axes, ...], touched: list[int]) -> bool:
+        """Whether a call sums over removed channels: no axis of its outputs carries them."""
+        if effect.flow:
+            return False
+        leaving = [a for axes in effect.outputs for a in axes if a is not None]
+        labels = np.concatenate(leaving) if leaving else np.zeros(0, dtype=np.int64)
+        removed = [a for i in touched for a in arriving[i] if self._keep.touches(a)]
+        return any(not np.isin(a, labels).any() for a in removed if a is not None)
 
     def _fold_branch(self, position: int) -> None:
         """Folds the constants that vanished branches would add to a sum."""
@@ -191,7 +200,7 @@ class _Planner:
             return
         constant = constants[0]
         assert constant is not None
-        largest = float(np.abs(constant.values).max())
+        largest = max(float(np.abs(c.values).max()) for c in constants if c is not None)
         if largest == 0.0:
             return
         reason = self._absorber.obstacle(call, constant, arriving[touched[0]])
@@ -230,13 +239,3 @@ class _Planner:
 
     def _drop(self, call: Call, reason: str, largest: float) -> None:
         self._plan.dropped.append(Dropped(call.name, reason, largest))
-
-
-def _consumes(effect: Effect, arriving: tuple[Axes, ...], touched: list[int]) -> bool:
-    """Whether a call consumes channels: its outputs carry none of the labels of its inputs."""
-    if effect.flow:
-        return False
-    leaving = [a for axes in effect.outputs for a in axes if a is not None]
-    output_labels = np.concatenate(leaving) if leaving else np.zeros(0, dtype=np.int64)
-    inputs = [a for i in touched for a in arriving[i] if a is not None]
-    return not any(np.isin(labels, output_labels).any() for labels in inputs)

@@ -8,16 +8,21 @@ package; no other module uses an attribute of Keras with a leading underscore or
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import copy
 import inspect
+import random
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
+from keras.src.backend.common import global_state, masking
 from keras.src.models.functional import Functional
 
 from cprune_tf.graph.errors import GraphError
@@ -110,6 +115,23 @@ def all_layers(model: Any) -> list[Any]:
     return [*model._flatten_layers(include_self=True, recursive=True), functional(model)]
 
 
+def trace_function(function: Any) -> Trace:
+    """Runs a function of one tensor, as an activation is, on a KerasTensor.
+
+    Args:
+        function: The function.
+
+    Returns:
+        The calls inside.
+
+    Raises:
+        GraphError: The function does more than call `keras.ops`.
+    """
+    holder = keras.layers.Layer(name="function")
+    holder.call = function
+    return trace(holder, (keras.Input((4, 4)),), {})
+
+
 def nodes(model: Any) -> Iterator[Node]:
     """Yields the calls that belong to `model`, in topological order, without its inputs.
 
@@ -124,13 +146,176 @@ def nodes(model: Any) -> Iterator[Node]:
         level = [n for n in model._nodes_by_depth[depth] if n.operation and not n.is_input]
         level.sort(key=lambda n: (order[id(n.operation)], n.operation._inbound_nodes.index(n)))
         for node in level:
-            yield Node(
-                node.operation,
-                tuple(node.arguments.args),
-                dict(node.arguments.kwargs),
-                tuple(node.input_tensors),
-                tuple(node.outputs),
-            )
+            yield _node(node)
+
+
+def _node(node: Any) -> Node:
+    """Describes a node of Keras."""
+    return Node(
+        node.operation,
+        tuple(node.arguments.args),
+        dict(node.arguments.kwargs),
+        tuple(node.input_tensors),
+        tuple(node.outputs),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The calls that one call of a layer consists of.
+
+    Attributes:
+        inputs: The KerasTensors that the layer received, in the order of its arguments.
+        weights: For each weight that `call` used itself, a KerasTensor and the variable.
+        nodes: The calls inside the layer, in topological order.
+        outputs: The KerasTensors that the layer returned, as a flat list.
+        read: The variables that `call` used outside the layers that it called, and of which the
+            calls would hold only the values.
+    """
+
+    inputs: tuple[Any, ...]
+    weights: tuple[tuple[Any, Any], ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Any, ...]
+    read: tuple[Any, ...]
+
+
+class _ReadingScope(keras.StatelessScope):
+    """Notes the variables whose values are used, but not by layers, which have their own scopes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[Any] = []
+
+    def get_current_value(self, variable: Any) -> Any:
+        self.read.append(variable)
+        return super().get_current_value(variable)
+
+
+def trace(layer: Any, args: Any, kwargs: Any, holders: Sequence[Any] = ()) -> Trace:
+    """Runs a layer's `call` on KerasTensors, and leaves no trace of that in the layer.
+
+    Args:
+        layer: A built layer, of which `call` is run directly.
+        args: The positional arguments; their tensors are KerasTensors of `keras.Input`.
+        kwargs: The keyword arguments, likewise.
+        holders: Layers, this one or inside it, whose weights are KerasTensors meanwhile.
+
+    Returns:
+        The calls inside.
+
+    Raises:
+        GraphError: `call` does more than call layers and `keras.ops`.
+    """
+    with _unchanged(layer), contextlib.ExitStack() as stack:
+        weights = [pair for one in holders for pair in stack.enter_context(_symbolic_weights(one))]
+        scope = stack.enter_context(_ReadingScope())
+        try:
+            outputs = keras.tree.flatten(layer.call(*args, **kwargs))
+        except Exception as error:  # whatever the layer's own code raises
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise GraphError(f"its call() does not work on a graph ({first[:120]})") from error
+        if not all(isinstance(output, keras.KerasTensor) for output in outputs):
+            raise GraphError("its call() returns a value that is no tensor of a graph")
+        tensors = keras.tree.flatten((args, kwargs))
+        inputs = tuple(tensor for tensor in tensors if isinstance(tensor, keras.KerasTensor))
+        given = (*inputs, *(tensor for tensor, _ in weights))
+        found = tuple(_nodes_between(given, outputs))
+        read = {id(tensor) for node in found for tensor in node.inputs} | set(map(id, outputs))
+        used = tuple((tensor, variable) for tensor, variable in weights if id(tensor) in read)
+        values = (v for n in found for v in keras.tree.flatten((n.args, n.kwargs)))
+        variables = [value for value in values if isinstance(value, keras.Variable)]
+        return Trace(inputs, used, found, tuple(outputs), (*scope.read, *variables))
+
+
+@contextlib.contextmanager
+def _symbolic_weights(layer: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """Puts KerasTensors in the place of a layer's own weights."""
+    attributes = vars(layer)
+    own = {id(v) for v in own_variables(layer)}
+    found = {name: value for name, value in attributes.items() if id(value) in own}
+    if len({id(value) for value in found.values()}) < len(own):
+        raise GraphError("it does not hold each of its weights in an attribute")
+    tensors = {
+        name: keras.Input(batch_shape=tuple(value.shape), dtype=value.dtype)
+        for name, value in found.items()
+    }
+    attributes.update(tensors)
+    try:
+        yield [(tensors[name], value) for name, value in found.items()]
+    finally:
+        attributes.update(found)
+
+
+def _nodes_between(inputs: tuple[Any, ...], outputs: list[Any]) -> Iterator[Node]:
+    """Yields the calls that compute tensors from others, in topological order."""
+    done = {id(tensor) for tensor in inputs}
+    waiting = list(reversed(outputs))
+    while waiting:
+        tensor = waiting[-1]
+        history = tensor._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        missing = [t for t in reversed(node.input_tensors) if id(t) not in done]
+        if id(tensor) in done or not missing:
+            waiting.pop()
+        if id(tensor) in done:
+            continue
+        waiting += missing
+        if not missing:
+            done.update(id(output) for output in node.outputs)
+            yield _node(node)
+
+
+@contextlib.contextmanager
+def _unchanged(layer: Any) -> Iterator[None]:
+    """Undoes what calls on KerasTensors change: the calls of inner layers, and Keras's counters.
+
+    Layers that `call` makes get the same names every time.
+    """
+    inner = layer._flatten_layers(include_self=True, recursive=True)
+    before = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in inner]
+    random_state = random.getstate()
+    names = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", collections.defaultdict(int))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of code that does not work on a graph
+            yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", names)
+        random.setstate(random_state)
+        for operation, inbound, outbound in before:
+            del operation._inbound_nodes[inbound:]
+            del operation._outbound_nodes[outbound:]
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """Returns the weights that a layer has besides those of layers inside it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def has_random_state(layer: Any) -> bool:
+    """Whether a layer itself, not one inside it, draws random numbers or keeps metrics."""
+    return bool(layer._seed_generators or layer._metrics)
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """Returns a layer's config."""
+    if type(layer) is not keras.layers.Identity:
+        return dict(layer.get_config())
+    # Keras's Identity has no get_config() of its own, which fails if it was given a dtype policy.
+    policy = keras.dtype_policies.serialize(layer.dtype_policy)
+    return {"name": layer.name, "trainable": layer.trainable, "dtype": policy}
+
+
+def has_mask(tensor: Any) -> bool:
+    """Whether a KerasTensor carries a mask of time steps, which layers pass on unseen."""
+    return masking.get_keras_mask(tensor) is not None
+
+
+def layers_inside(layer: Any) -> list[Any]:
+    """Returns the layers that a layer holds directly."""
+    return list(layer._layers)
 
 
 def input_structure(model: Any) -> Any:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import keras
 
+from cprune_tf.graph import unfolding
 from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor
 from cprune_tf.graph.labels import Axes, Labels, LabelSpace
+from cprune_tf.graph.rules.elementwise import passes
 from cprune_tf.graph.rules.registry import (
     REGISTRY,
     Effect,
@@ -114,6 +116,8 @@ def propagate(
 def _effect(view: LayerCall, registry: RuleRegistry) -> Effect:
     """The effect of a call; a call without a rule protects all channels that it touches."""
     rule = registry.find(view.layer)
+    if rule is None and unfolding.passes_at_inference(view.layer, view.call.args, view.call.kwargs):
+        rule = passes
     if rule is None or not view.inputs:
         return view.opaque(no_rule_reason(view))
     if refusal := special_weights_reason(view):

@@ -182,9 +182,9 @@ def make_operation(call: Call, changes: dict[str, Any]) -> Any:
         twin.name = call.name
         return twin
     try:
-        config = {**original.get_config(), **changes, "name": call.name}
+        config = {**keras_internals.config_of(original), **changes, "name": call.name}
         return keras_internals.recreate_layer(original, config)
-    except (TypeError, NotImplementedError) as error:
+    except Exception as error:  # the layer's own get_config() and __init__() raise what they like
         detail = str(error).strip().splitlines()[-1]
         raise GraphError(
             f"The layer '{call.path}' ({type(original).__name__}) cannot be made again from its "

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cprune_tf.graph import GraphError, analyze, mask, rebuild
 from tests.graph.models import choose, functional, random_inputs, relative_error
@@ -20,7 +21,7 @@ class Subclassed(keras.Model):
         self.dense = layers.Dense(2)
 
     def call(self, inputs: Any) -> Any:
-        return self.dense(inputs)
+        return tf.identity(self.dense(inputs))
 
 
 class Overriding(keras.Model):

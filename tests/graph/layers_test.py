@@ -212,7 +212,7 @@ def test_units(name: str) -> None:
             lambda x: layers.Conv1D(3, 3)(ops.reshape(ops.transpose(x, (0, 3, 1, 2)), (-1, 8, 64))),
             "slides over",
         ),
-        (lambda x: ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))), "has no rule"),
+        (lambda x: ops.einsum("...c,cd->...d", x, np.ones((8, 3), "float32")), "not followed"),
         (layers.Rescaling(np.linspace(1, 2, 8).tolist()), "a constant for each"),
         (layers.Dropout(0.5, noise_shape=(None, 1, 1, 8)), "noise_shape"),
         (layers.Lambda(lambda x: x), "has no rule"),

@@ -13,6 +13,40 @@ from tests.graph.models import randomise
 layers, ops = keras.layers, keras.ops
 
 
+class Mixer(layers.Layer):
+    """A block of a user's own, which is followed inside: attention, an MLP, a scale, a token."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.made = [layers.Dense(width) for _ in range(3)]
+        self.wide, self.narrow = layers.Dense(width + 3, activation="gelu"), layers.Dense(width)
+
+    def build(self, shape: Any) -> None:
+        for layer in (*self.made, self.wide):
+            layer.build(shape)
+        self.narrow.build((*shape[:-1], self.wide.units))
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale", initializer="ones")
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), name="token")
+
+    def call(self, x: Any) -> Any:
+        batch, steps, width = ops.shape(x)
+
+        def split(y: Any) -> Any:
+            y = ops.reshape(y, (batch, -1, self.heads, width // self.heads))
+            return ops.transpose(y, (0, 2, 1, 3))
+
+        context = ops.concatenate([ops.tile(self.token, (batch, 1, 1)), x], axis=1)
+        query, key, value = (
+            split(layer(tokens))
+            for layer, tokens in zip(self.made, (x, context, context), strict=True)
+        )
+        scores = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))))
+        y = ops.transpose(ops.matmul(scores, value), (0, 2, 1, 3))
+        x = x + self.scale * ops.reshape(y, (batch, steps, width))
+        return x + self.narrow(self.wide(x))
+
+
 class Builder:
     """Grows a model step by step; every choice is an integer drawn by hypothesis.
 
@@ -64,7 +98,7 @@ class Builder:
         x = self.pick()
         width = x.shape[-1]
         tokens = layers.Reshape((36, width))(x)
-        kind = self._draw(5)
+        kind = self._draw(8)
         if kind == 0:
             tokens = layers.Conv1D(2 + self._draw(5), 3, padding="causal")(tokens)
         elif kind == 1:
@@ -77,6 +111,16 @@ class Builder:
         elif kind == 3:
             y = layers.Dense(3 + self._draw(5), activation="gelu")(tokens)
             tokens = layers.Add()([tokens, layers.Dense(width)(y)])
+        elif kind == 4:
+            y = layers.Dense(width + 2)(tokens)
+            kinds = (layers.Attention, layers.AdditiveAttention)
+            tokens = kinds[self._draw(2)]()([y, tokens, layers.Dense(width + 2)(tokens)])
+        elif kind == 5:
+            heads = 2 if width % 2 == 0 else 1
+            tokens = Mixer(width, heads)(tokens)
+        elif kind == 6:
+            y, z = layers.Dense(3)(tokens), layers.Dense(2 + self._draw(4))(tokens)
+            tokens = ops.einsum("bnc,bcd->bnd", y, ops.einsum("bnc,bnd->bcd", y, z))
         else:
             y = layers.EinsumDense("abc,cde->abde", (36, 2, 3), bias_axes="de")(tokens)
             tokens = layers.EinsumDense("abde,dec->abc", (36, 4))(y)

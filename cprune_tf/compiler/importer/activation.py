@@ -12,6 +12,8 @@ from tvm import relax
 from cprune_tf.compiler.importer import activation_functions as fn
 from cprune_tf.compiler.importer.emitter import Emitter, dtype, scalar, shape
 from cprune_tf.compiler.importer.registry import UnsupportedOperationError, register_converter
+from cprune_tf.graph import keras_internals
+from cprune_tf.graph.errors import GraphError
 
 # Name of a function in keras.activations or keras.ops -> the function that emits it, and those
 # attributes of the Keras operation that are parameters of that function.
@@ -80,10 +82,29 @@ def apply_activation(emitter: Emitter, activation: Any, x: Any) -> Any:
         return emitter.convert(activation, x)
     if activation in _FUNCTIONS:
         return _FUNCTIONS[activation](emitter, x)
+    return _apply_own(emitter, activation, x)
+
+
+def _apply_own(emitter: Emitter, activation: Any, x: Any) -> Any:
+    """Emits a function of the user's as the calls of `keras.ops` that it consists of."""
     name = getattr(activation, "__name__", type(activation).__name__)
-    raise UnsupportedOperationError(
-        f"activation {name!r} has no converter; expected a function of keras.activations or a layer"
-    )
+    try:
+        trace = keras_internals.trace_function(activation)
+    except GraphError as error:
+        raise UnsupportedOperationError(
+            f"activation {name!r} has no converter and {error}; expected a function of "
+            "keras.activations, one that calls keras.ops, or a layer"
+        ) from error
+    values = {id(trace.inputs[0]): x}
+
+    def swap(value: Any) -> Any:
+        return values.get(id(value), value)
+
+    for node in trace.nodes:
+        args, kwargs = keras.tree.map_structure(swap, (node.args, node.kwargs))
+        results = keras.tree.flatten(emitter.convert(node.operation, *args, **kwargs))
+        values.update({id(t): result for t, result in zip(node.outputs, results, strict=True)})
+    return values[id(trace.outputs[0])]
 
 
 def _register_operation(name: str) -> None:

@@ -13,6 +13,7 @@ from tvm import relax
 
 from cprune_tf.compiler.importer.emitter import Emitter, computed_dtype, shape
 from cprune_tf.compiler.importer.registry import (
+    Converter,
     UnsupportedOperation,
     UnsupportedOperationError,
     find_converter,
@@ -21,6 +22,7 @@ from cprune_tf.compiler.importer.registry import (
 from cprune_tf.errors import UserError
 from cprune_tf.graph.flat import Call, FlatGraph, Tensor, flatten
 from cprune_tf.graph.fused_layers import Absorbed, FoldingPlan, plan_folding
+from cprune_tf.graph.unfolding import passes_at_inference
 
 
 class InputShapeError(UserError, ValueError):
@@ -147,10 +149,24 @@ def _check_converters(model: keras.Model, graph: FlatGraph) -> None:
             call.name, qualified_name(call.operation), "no converter is registered"
         )
         for call in graph.calls
-        if find_converter(call.operation) is None
+        if _converter(call) is None
     ]
     if problems:
         raise UnsupportedOperationError.for_model(model.name, problems)
+
+
+def _converter(call: Call) -> Converter | None:
+    """The converter of a call: the registered one, or none is needed at inference."""
+    converter = find_converter(call.operation)
+    if converter is None and passes_at_inference(call.operation, call.args, call.kwargs):
+        return _convert_nothing
+    return converter
+
+
+def _convert_nothing(emitter: Emitter, layer: Any, x: Any) -> Any:
+    """Converts a layer that only trains: it returns its input."""
+    del emitter, layer
+    return x
 
 
 def _convert_all(
@@ -189,7 +205,7 @@ def _convert(
     call: Call, plan: FoldingPlan, emitter: Emitter, variables: Mapping[Tensor, Any]
 ) -> dict[Tensor, Any]:
     """Converts one call and returns its output tensors -> Relax variables."""
-    converter = find_converter(call.operation)
+    converter = _converter(call)
     assert converter is not None
     args, kwargs = keras.tree.map_structure(
         lambda x: variables[x] if isinstance(x, Tensor) else x, (call.args, call.kwargs)

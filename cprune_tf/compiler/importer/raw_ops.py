@@ -212,11 +212,10 @@ def convert_einsum(emitter: Emitter, operation: Any, *values: Any) -> Any:
 
 @register_converter("ops.Reshape")
 def convert_reshape(emitter: Emitter, operation: Any, x: Any) -> Any:
-    """Converts a reshaping. If Keras does not know the batch size, the batch axis must stay."""
-    recorded = emitter.call.outputs[0].shape
-    target = list(operation.newshape)
-    if recorded[0] is None:
-        target[0] = shape(x)[0] if target[0] in (None, -1) else target[0]
+    """Converts a reshaping; of two unknown sizes, the first is that of the batch, which stays."""
+    target = [-1 if size is None else size for size in operation.newshape]
+    if target[:1] == [-1] and -1 in target[1:]:
+        target[0] = shape(x)[0]
     return reshape(emitter, x, target)
 
 

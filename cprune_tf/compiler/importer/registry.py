@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from cprune_tf.errors import UserError
+from cprune_tf.graph import unfolding
 
 Converter = Callable[..., Any]
 _C = TypeVar("_C", bound=Converter)
@@ -91,6 +92,7 @@ def register_converter(*keys: type | str) -> Callable[[_C], _C]:
     def decorate(converter: _C) -> _C:
         for key in keys:
             _CONVERTERS[key] = converter
+            unfolding.keep_whole(key)
         return converter
 
     return decorate

@@ -9,7 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from cprune_tf.graph import keras_internals
+from cprune_tf.graph.errors import GraphError
 from cprune_tf.graph.flat import Shape
+from cprune_tf.graph.keras_internals import Node
 from cprune_tf.graph.labels import Axes, Labels
 from cprune_tf.graph.rules.registry import LayerCall
 
@@ -34,6 +37,32 @@ _NONZERO_AT_ZERO = names_in(
 )
 
 
+# The classes behind functions of `keras.ops` that act on each value alone.
+UNARY_KEEPING_ZERO = names_in(
+    """
+    Absolute Abs Fabs Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Copy Deg2rad Elu Erf Expm1
+    Floor Gelu HardShrink HardSilu HardTanh LeakyRelu Log1p NanToNum Negative Rad2deg Relu Relu6
+    Round SaturateCast Selu Sign Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
+    TanhShrink Trunc ZerosLike
+    """
+)
+UNARY = names_in(
+    """
+    Arccos Arccosh Clip Cos Cosh Erfc Exp Exp2 FullLike HardSigmoid Isfinite Isinf Isnan Log Log10
+    Log2 LogSigmoid LogicalNot OnesLike Reciprocal Rsqrt Sigmoid Sinc Softplus SparsePlus
+    SparseSigmoid Squareplus Threshold
+    """
+)
+BINARY = names_in(
+    """
+    Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Power Mod FloorDivide Fmax
+    Fmin Fmod Hypot Arctan2 Logaddexp LogicalAnd LogicalOr LogicalXor Greater GreaterEqual Less
+    LessEqual Equal NotEqual Where
+    """
+)
+POINTWISE_OPERATIONS = {f"ops.{name}" for name in UNARY_KEEPING_ZERO | UNARY | BINARY}
+
+
 def channel_axis(layer: Any, rank: int) -> int:
     """The number of the channel axis according to a layer's `data_format`."""
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
@@ -50,13 +79,35 @@ def activation_name(function: Any) -> str:
 
 def is_pointwise(function: Any) -> bool:
     """Whether an activation acts on each value alone (a softmax does not)."""
-    return function is None or activation_name(function) in _POINTWISE
+    if function is None or activation_name(function):
+        return function is None or activation_name(function) in _POINTWISE
+    return bool(_own_activation(function))
 
 
 def is_zero_at_zero(function: Any) -> bool:
     """Whether an activation maps zero to zero."""
     name = activation_name(function)
-    return function is None or (name in _POINTWISE and name not in _NONZERO_AT_ZERO)
+    if function is None or name:
+        return function is None or (name in _POINTWISE and name not in _NONZERO_AT_ZERO)
+    return bool(_own_activation(function)) and not np.any(function(np.zeros((1, 1), "float32")))
+
+
+def _own_activation(function: Any) -> tuple[Node, ...]:
+    """What a function of the user's calls, if all of it acts on each value alone; else nothing."""
+    if isinstance(function, keras.layers.Layer):
+        return ()
+    try:
+        nodes = keras_internals.trace_function(function).nodes
+    except GraphError:
+        return ()
+    return nodes if all(map(_is_pointwise_call, nodes)) else ()
+
+
+def _is_pointwise_call(node: Node) -> bool:
+    kind = keras_internals.operation_kind(node.operation)
+    values = keras.tree.flatten((node.args, node.kwargs))
+    constants = [value for value in values if not isinstance(value, keras.KerasTensor)]
+    return kind in POINTWISE_OPERATIONS and all(np.size(value) == 1 for value in constants)
 
 
 def check_activation(call: LayerCall, labels: Labels | None) -> None:

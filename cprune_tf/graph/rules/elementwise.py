@@ -19,7 +19,7 @@ from cprune_tf.graph.rules.registry import Effect, LayerCall, Weight, register_r
 _layers = keras.layers
 
 
-@register_rule(_layers.ReLU)
+@register_rule(_layers.ReLU, "keras.src.activations.activations.ReLU")
 def relu(call: LayerCall) -> Effect:
     """A function of each value; a threshold with a negative slope maps zero to another value."""
     layer: Any = call.layer

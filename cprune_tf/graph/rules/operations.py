@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -9,32 +10,21 @@ import numpy as np
 
 from cprune_tf.graph.flat import Shape, Tensor
 from cprune_tf.graph.labels import Axes
-from cprune_tf.graph.rules.common import pad_rank, same_axes
+from cprune_tf.graph.rules.common import (
+    BINARY,
+    UNARY,
+    UNARY_KEEPING_ZERO,
+    pad_rank,
+    same_axes,
+)
 from cprune_tf.graph.rules.registry import Effect, Keep, LayerCall, register_rule
 
-_UNARY_KEEPS_ZERO = """
-    Absolute Abs Fabs Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Copy Deg2rad Elu Erf Expm1
-    Floor Gelu HardShrink HardSilu HardTanh LeakyRelu Log1p NanToNum Negative Rad2deg Relu Relu6
-    Round SaturateCast Selu Sign Silu Sin Sinh SoftShrink Softsign Sqrt Square StopGradient Tan Tanh
-    TanhShrink Trunc ZerosLike
-"""
-_UNARY = """
-    Arccos Arccosh Clip Cos Cosh Erfc Exp Exp2 FullLike HardSigmoid Isfinite Isinf Isnan Log Log10
-    Log2 LogSigmoid LogicalNot OnesLike Reciprocal Rsqrt Sigmoid Sinc Softplus SparsePlus
-    SparseSigmoid Squareplus Threshold
-"""
-_BINARY = """
-    Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Power Mod FloorDivide Fmax
-    Fmin Fmod Hypot Arctan2 Logaddexp LogicalAnd LogicalOr LogicalXor Greater GreaterEqual Less
-    LessEqual Equal NotEqual Where
-"""
+
+def _ops(names: Iterable[str]) -> list[str]:
+    return [f"ops.{name}" for name in sorted(names)]
 
 
-def _ops(names: str) -> list[str]:
-    return [f"ops.{name}" for name in names.split()]
-
-
-@register_rule(*_ops(_UNARY_KEEPS_ZERO))
+@register_rule(*_ops(UNARY_KEEPING_ZERO))
 def unary_keeping_zero(call: LayerCall) -> Effect:
     """A function of each value with f(0) = 0."""
     if len(call.inputs) != 1:
@@ -42,7 +32,7 @@ def unary_keeping_zero(call: LayerCall) -> Effect:
     return Effect((call.inputs[0],), keeps_zero=True, flow="pointwise")
 
 
-@register_rule(*_ops(_UNARY))
+@register_rule(*_ops(UNARY))
 def unary(call: LayerCall) -> Effect:
     """A function of each value."""
     if len(call.inputs) != 1:
@@ -50,7 +40,7 @@ def unary(call: LayerCall) -> Effect:
     return Effect((call.inputs[0],), flow="pointwise")
 
 
-@register_rule(*_ops(_BINARY))
+@register_rule(*_ops(BINARY))
 def binary(call: LayerCall) -> Effect:
     """Ties the operands as numpy broadcasts them; constant arrays shrink with their channels."""
     out_shape = call.output_shapes[0]

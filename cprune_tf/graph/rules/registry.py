@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cprune_tf.graph import keras_internals
+from cprune_tf.graph import keras_internals, unfolding
 from cprune_tf.graph.flat import Call, Shape, Tensor
 from cprune_tf.graph.labels import Axes, Labels, LabelSpace
 
@@ -205,7 +205,8 @@ class RuleRegistry:
         """Decorates a rule.
 
         Args:
-            *kinds: Layer classes, or raw operations as "ops.Relu".
+            *kinds: Layer classes, raw operations as "ops.Relu", or "module.QualifiedName" of a
+                class that is not imported here.
 
         Returns:
             The decorator.
@@ -214,6 +215,7 @@ class RuleRegistry:
         def decorate(rule: Rule) -> Rule:
             for kind in kinds:
                 self._rules[kind] = rule
+                unfolding.keep_whole(kind)
             return rule
 
         return decorate
@@ -221,6 +223,7 @@ class RuleRegistry:
     def unregister(self, kind: type | str) -> None:
         """Forgets the rule of one kind."""
         self._rules.pop(kind, None)
+        unfolding.may_unfold(kind)
 
     def has(self, kind: type | str) -> bool:
         """Whether a layer class or a raw operation, as "ops.Relu", has a rule."""
@@ -228,7 +231,9 @@ class RuleRegistry:
 
     def find(self, operation: Any) -> Rule | None:
         """Returns the rule of a layer or raw operation; None if it has no rule."""
-        return self._rules.get(keras_internals.operation_kind(operation))
+        kind = type(operation)
+        key = keras_internals.operation_kind(operation)
+        return self._rules.get(key) or self._rules.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 REGISTRY = RuleRegistry()
@@ -238,9 +243,21 @@ register_rule = REGISTRY.register
 def no_rule_reason(call: LayerCall) -> str:
     """Explains why a call without a rule protects its channels, and what to do about it."""
     return (
-        f"touches {call.title}, which has no rule; "
+        f"touches {call.title}, which has no rule{_why_whole(call)}; "
         "register one with cprune_tf.graph.register_rule, see docs/extending.md"
     )
+
+
+def _why_whole(call: LayerCall) -> str:
+    """Says why a layer of the user's is not followed inside; "" for Keras's own."""
+    one = call.call
+    if not one.is_layer or unfolding.is_of_keras(one.operation):
+        return ""
+    try:
+        unfolding.unfold(one.operation, one.args, one.kwargs, one.outputs)
+    except unfolding.CannotUnfoldError as error:
+        return f" and is not followed inside, because {error}"
+    return ""
 
 
 def special_weights_reason(call: LayerCall) -> str:

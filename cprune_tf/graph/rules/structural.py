@@ -329,6 +329,22 @@ def spatial(call: LayerCall) -> Effect:
     return Effect((axes,), keeps_zero=True)
 
 
+@register_rule("ops.Take")
+def take(call: LayerCall) -> Effect:
+    """Picks indices along one axis, whose channels are protected; other axes pass through."""
+    if (
+        len(call.inputs) != 1
+        or call.layer.axis is None
+        or not isinstance(call.call.args[0], Tensor)
+    ):
+        return call.opaque(f"{call.title} picks computed indices")
+    axes = call.inputs[0]
+    axis = call.layer.axis % len(axes)
+    call.protect(axes[axis], f"{call.title} picks them by their indices")
+    added = len(call.output_shapes[0]) - len(axes) + 1
+    return Effect(((*axes[:axis], *(None,) * added, *axes[axis + 1 :]),), keeps_zero=True)
+
+
 @register_rule("ops.Normalize")
 def normalize(call: LayerCall) -> Effect:
     """Divides by a norm, in which removed channels count as zero, and then no longer count."""

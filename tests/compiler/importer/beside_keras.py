@@ -14,6 +14,8 @@ from tvm import relax
 
 from cprune_tf.compiler.building.lowering import lower, subgraph_calls
 from cprune_tf.compiler.importer import ImportedModel, provenance
+from cprune_tf.graph.flat import flatten
+from cprune_tf.graph.parameters import Parameter
 
 # Without LLVM's more expensive passes, compilation takes half the time; results are the same.
 TARGET = {"kind": "llvm", "opt-level": 1}
@@ -80,12 +82,15 @@ def relative_errors(model: keras.Model, inputs: Sequence[np.ndarray], outputs) -
     ]
 
 
-def check_provenance(imported: ImportedModel) -> None:
+def check_provenance(imported: ImportedModel, model: keras.Model) -> None:
     """Asserts that after fusion all layers with weights are found, and only layers that compute."""
+    graph = flatten(model)
+    without_work = {call.name for call in graph.calls if isinstance(call.operation, Parameter)}
     fused = lower(imported.mod, tvm.target.Target(TARGET))
     calls = provenance(fused, imported)
     assert list(calls) == [name for name, _ in subgraph_calls(fused)]
     fused_layers = {layer for layers in calls.values() for layer in layers}
     computing_layers = {layer for layers in imported.layers_of_var.values() for layer in layers}
     weighted_layers = {layer for layers in imported.layers_of_param.values() for layer in layers}
+    weighted_layers -= without_work
     assert all(calls.values()) and weighted_layers <= fused_layers <= computing_layers

@@ -42,7 +42,7 @@ def check_against_keras() -> Callable[..., ImportedModel]:
         for inputs in input_sets:
             errors = relative_errors(model, inputs, run(inputs))
             assert max(errors) < tolerance, errors
-        check_provenance(imported)
+        check_provenance(imported, model)
         return imported
 
     return check

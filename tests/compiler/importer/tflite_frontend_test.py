@@ -42,7 +42,7 @@ def check(model, *, shuffle_weights=True):
     expected_outputs = compile_imported(import_model(model))(inputs)
     for output, expected in zip(outputs, expected_outputs, strict=True):
         assert np.abs(output - expected).max() < 1e-4 * max(np.abs(expected).max(), 1e-6)
-    check_provenance(imported)
+    check_provenance(imported, model)
     return imported
 
 
