@@ -230,9 +230,9 @@ def _sparse(task):
         ),
         (
             lambda: task_models.signal(),
-            {"validation_data": None},
-            ConfigError,
-            "train_data and val",
+            {"validation_data": None, "settings": {"data": {"validation_fraction": 0.0}}},
+            DataError,
+            "without validation_data, with data.validation_fraction=0",
         ),
         (
             lambda: dataclasses.replace(
