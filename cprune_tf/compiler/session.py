@@ -116,6 +116,7 @@ class CompilerSession:
     ) -> None:
         self._frontend = frontend
         self._weights = weights
+        self._direct_only = config.lowerings == "direct"
         self.target = tvm.target.Target(device.target(num_threads))
         check_toolchain(self.target)
         check_weight_storage(self.target, weights)
@@ -159,7 +160,8 @@ class CompilerSession:
 
     def lower(self, model: Any) -> LoweredModel:
         """Imports a Keras model, lowers it, and finds its tasks."""
-        return lower_model(import_through(self._frontend, model), self.target)
+        imported = import_through(self._frontend, model)
+        return lower_model(imported, self.target, direct_only=self._direct_only)
 
     def tune(
         self, lowered: LoweredModel, trials_per_task: int, progress: Progress | None = None

@@ -218,12 +218,15 @@ class LoweredModel:
         return total
 
 
-def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredModel:
+def lower_model(
+    imported: ImportedModel, target: tvm.target.Target, *, direct_only: bool = False
+) -> LoweredModel:
     """Lowers an imported model and finds its tasks.
 
     Args:
         imported: A model from compiler.importer.import_model.
         target: The target that is compiled for.
+        direct_only: Whether tasks get no alternatives to the direct lowering.
 
     Returns:
         The lowered model with its task table.
@@ -240,7 +243,7 @@ def lower_model(imported: ImportedModel, target: tvm.target.Target) -> LoweredMo
     workloads = _Workloads()
     direct = {part.call: workloads.add(mod[part.function]) for part in subgraphs}
     alternatives: dict[str, dict[str, int]] = {part.call: {} for part in subgraphs}
-    for alternative in alternative_lowerings():
+    for alternative in () if direct_only else alternative_lowerings():
         replacements = {
             call: replacement
             for call, parts in operators.items()

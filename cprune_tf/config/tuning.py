@@ -6,6 +6,8 @@ import dataclasses
 
 from cprune_tf.config.checks import require
 
+LOWERINGS = ("all", "direct")
+
 
 @dataclasses.dataclass(frozen=True)
 class TuningConfig:
@@ -34,6 +36,9 @@ class TuningConfig:
         database: A folder of measured programs that several runs share, for any devices, so that no
             run repeats another run's measurements. Only one run at a time can measure for the same
             device there. "": each run has its own database, in its folder `tuning`.
+        lowerings: How operators may be computed. "all": in every way that is registered, and the
+            fastest is used; "direct": only directly, without e.g. Winograd's algorithm, whose
+            results differ from Keras's by a little more.
         programs_per_task: Number of structurally distinct programs that are transferred to a pruned
             shape.
         build_timeout_sec: Time limit for building one program.
@@ -51,6 +56,7 @@ class TuningConfig:
     max_rounds_without_gain: int = 2
     warm_start: str = "shipped"
     database: str = ""
+    lowerings: str = "all"
     programs_per_task: int = 5
     build_timeout_sec: float = 30.0
     run_timeout_sec: float = 30.0
@@ -77,6 +83,9 @@ class TuningConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"tuning.{name}", value, "0 or more")
+        require(
+            self.lowerings in LOWERINGS, "tuning.lowerings", self.lowerings, "'all' or 'direct'"
+        )
         require(
             0 <= self.stop_within < 1, "tuning.stop_within", self.stop_within, "0 or more, below 1"
         )

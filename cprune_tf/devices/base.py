@@ -166,14 +166,13 @@ class ModelFile:
             )
         object.__setattr__(self, "path", os.fspath(self.path))
 
-    def rounded(self, arrays: Sequence[Array]) -> list[Array]:
-        """Returns arrays for the inputs, with the nearest integers where `inputs` says so."""
-        types = [dtype for dtype, _ in self.inputs] or [""] * len(arrays)
+    def converted(self, arrays: Sequence[Array]) -> list[Array]:
+        """Returns arrays in the types that `inputs` says; integers are the nearest ones."""
+        if not self.inputs:
+            return list(arrays)
         return [
-            np.rint(array).astype(dtype)
-            if array.dtype.kind == "f" and ("int" in dtype or dtype == "bool")
-            else array
-            for array, dtype in zip(arrays, types, strict=True)
+            (array if "float" in dtype or array.dtype.kind != "f" else np.rint(array)).astype(dtype)
+            for array, (dtype, _) in zip(arrays, self.inputs, strict=True)
         ]
 
 
@@ -353,8 +352,8 @@ class Device(abc.ABC):
         Args:
             model_file: The model.
             inputs: One array for each input of the model, [num_samples, ...]; a single array also
-                works for a model with one input. Inputs that `model_file` says are integers get the
-                nearest ones.
+                works for a model with one input. They are converted to the types of
+                `model_file.inputs`.
             num_threads: Number of threads.
             timeout_sec: Longest time that all samples together may take.
 
@@ -363,7 +362,7 @@ class Device(abc.ABC):
         """
         self._check_threads(num_threads)
         path = self._upload(model_file.path)
-        arrays = model_file.rounded([inputs] if isinstance(inputs, np.ndarray) else list(inputs))
+        arrays = model_file.converted([inputs] if isinstance(inputs, np.ndarray) else list(inputs))
         if model_file.runtime == "tvm":
             return typing.cast(
                 list[Array],

@@ -33,7 +33,8 @@ def copy_model(
         input_dtype: The type of the copy's inputs of floating point; None: as the model's.
 
     Returns:
-        An independent model whose `get_weights()` fit the given one.
+        An independent model whose `get_weights()` fit the given one. It is not compiled: a loss of
+        the user's that is not registered could not be copied.
     """
     copies: dict[int, keras.layers.Layer] = {}
 
@@ -42,9 +43,7 @@ def copy_model(
         if id(layer) not in copies:
             is_model = isinstance(layer, keras.Model)
             copies[id(layer)] = (
-                keras.models.clone_model(layer, clone_function=copy)
-                if is_model
-                else copy_layer(layer)
+                _clone(layer, clone_function=copy) if is_model else copy_layer(layer)
             )
         return copies[id(layer)]
 
@@ -59,6 +58,16 @@ def copy_model(
             model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
         )
     with any_names():
-        twin = keras.models.clone_model(model, clone_function=copy, **arguments)
+        twin = _clone(model, clone_function=copy, **arguments)
     twin.set_weights(model.get_weights())
     return twin
+
+
+def _clone(model: keras.Model, **arguments: Any) -> keras.Model:
+    """Clones a model without its compile state, which Keras would serialise."""
+    was_compiled = model.compiled
+    model.compiled = False
+    try:
+        return keras.models.clone_model(model, **arguments)
+    finally:
+        model.compiled = was_compiled

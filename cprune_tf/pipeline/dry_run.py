@@ -92,6 +92,7 @@ def _smallest(config: PruneConfig) -> PruneConfig:
             final_trials_per_task=_NUM_TRIALS,
             trials_per_round=_NUM_TRIALS,
             warm_start="",
+            lowerings="direct",
             programs_per_task=1,
             build_timeout_sec=config.tuning.build_timeout_sec,
             run_timeout_sec=config.tuning.run_timeout_sec,

@@ -310,8 +310,14 @@ class Runtime(abc.ABC):
 
 
 def input_specs(model: keras.Model) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Returns (dtype, shape) of each input of a Keras model, for a batch of one."""
+    """Returns (dtype, shape) of each input of a Keras model's files, for a batch of one.
+
+    They take float32 for any type of floating point.
+    """
     return tuple(
-        (str(tensor.dtype), (1, *(int(size) for size in tensor.shape[1:])))
+        (
+            "float32" if "float" in tensor.dtype else str(tensor.dtype),
+            (1, *(int(size) for size in tensor.shape[1:])),
+        )
         for tensor in model.inputs
     )

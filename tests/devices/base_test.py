@@ -5,9 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 
 from cprune_tf.devices import DeviceInfo, Latency, ModelFile
+from cprune_tf.runtimes.base import input_specs
 
 
 def test_latency_summarises_samples():
@@ -48,3 +51,17 @@ def test_importing_devices_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+def test_inputs_are_converted_to_what_the_file_takes():
+    doubles = keras.Input((2,), dtype="float64", name="doubles")
+    pixels = keras.Input((2,), dtype="uint8", name="pixels")
+    both = keras.ops.cast(pixels, "float32") + keras.ops.cast(doubles, "float32")
+    specs = input_specs(keras.Model([doubles, pixels], both))
+    assert specs == (("float32", (1, 2)), ("uint8", (1, 2)))
+    values = np.array([[0.4, 254.6]])
+    converted = ModelFile("model", "litert", "model.tflite", specs).converted([values, values])
+    assert [array.dtype for array in converted] == [np.float32, np.uint8]
+    assert converted[1].tolist() == [[0, 255]]
+    (as_given,) = ModelFile("model", "litert", "model.tflite").converted([values])
+    assert as_given is values

@@ -7,7 +7,12 @@ import tensorflow as tf
 from keras import layers
 
 from cprune_tf.models import load_model, resnet8, vgg_small
-from cprune_tf.training.twin import FusedBatchNormalization, chosen_precision, training_twin
+from cprune_tf.training.twin import (
+    FusedBatchNormalization,
+    chosen_precision,
+    statistics_twin,
+    training_twin,
+)
 
 _IMAGES = np.random.default_rng(0).random((16, 28, 28, 1), np.float32)
 
@@ -57,6 +62,21 @@ def _as_float64(model: keras.Model) -> keras.Model:
     exact = keras.models.clone_model(model, clone_function=copy)
     exact.set_weights(model.get_weights())
     return exact
+
+
+def test_a_compiled_model_is_copied_whatever_its_loss():
+    def own_loss(labels, outputs):
+        return keras.ops.mean(keras.ops.square(labels - outputs), axis=-1)
+
+    inner = keras.Sequential([layers.Input((4,)), layers.Dense(3)])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(inner(inputs)))
+    for one in (inner, model):
+        one.compile("sgd", own_loss)
+    for twin in (training_twin(model), statistics_twin(model)):
+        assert not twin.compiled
+        np.testing.assert_array_equal(twin(np.ones((1, 4))), model(np.ones((1, 4))))
+    assert model.compiled and model.loss is own_loss and inner.compiled
 
 
 def test_a_layer_that_nested_models_share_has_one_copy() -> None:
