@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tvm
 from tvm.s_tir import Schedule
@@ -29,7 +29,12 @@ from cprune_tf.compiler.tuning.budgeting import (
     trials_per_round,
 )
 from cprune_tf.compiler.tuning.first_programs import FirstPrograms
-from cprune_tf.compiler.tuning.measuring import MeasureResult, ProgramMeasurer, any_succeeded
+from cprune_tf.compiler.tuning.measuring import (
+    MeasureResult,
+    Pending,
+    ProgramMeasurer,
+    any_succeeded,
+)
 from cprune_tf.compiler.tuning.pricing import TaskPricer
 from cprune_tf.compiler.tuning.search_space import evolution, search_context
 from cprune_tf.compiler.tuning.warm_start import WarmStart
@@ -71,6 +76,15 @@ class _Measured:
     results: tuple[MeasureResult, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Round:
+    """Programs that are being built, of one task in one lowering."""
+
+    task: Task
+    schedules: tuple[Schedule, ...]
+    pending: Pending
+
+
 class Tuner:
     """Searches for fast programs and stores all measured programs.
 
@@ -100,7 +114,7 @@ class Tuner:
             self._first_programs,
             programs_per_task=config.programs_per_task,
             seed=seed,
-            fall_back=lambda task, size: self._first_round(task, (), size),
+            fall_back=self._first_round,
         )
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=_SEARCH_THREADS)
         self._learned_tasks: set[int] = set()
@@ -141,11 +155,9 @@ class Tuner:
             done = planned - sum(max(0, budget.missing) for budget in budgets.values())
             _report(progress, done, planned, self._describe(task))
 
-        for task in ordered:
-            size = first_round_size(task, ordered, round_size)
-            if num_trials := self._first_rounds(task, ordered, size):
-                budgets[task.key].missing -= num_trials
-                report(task)
+        for task, num_trials in self._first_rounds(ordered, round_size):
+            budgets[task.key].missing -= num_trials
+            report(task)
         stop_within = self._config.stop_within
         while task_to_tune := next_task(ordered, budgets, self._database, stop_within):
             if time.monotonic() > deadline:
@@ -177,33 +189,55 @@ class Tuner:
         """
         return not self._pricer.missing(task, sources)
 
-    def _first_rounds(self, task: Task, others: Sequence[Task], size: int) -> int:
-        """Runs the first round of each lowering without programs; returns the number of trials."""
-        num_trials = 0
-        for lowered in task.lowerings:
-            if not self._database.programs(lowered.mod, 1):
+    def _first_rounds(self, tasks: Sequence[Task], round_size: int) -> Iterator[tuple[Task, int]]:
+        """Runs the first round of each lowering without programs.
+
+        Yields:
+            A task and the number of trials that it got, for each round.
+        """
+        begun: list[tuple[Task, _Round]] = []
+        for task in tasks:
+            size = first_round_size(task, tasks, round_size)
+            for lowered in task.lowerings:
+                is_begun = any(one.task.mod is lowered.mod for _, one in begun)
+                if is_begun or self._database.programs(lowered.mod, 1):
+                    continue
                 similar_tasks = [
                     lowered_other
-                    for other in others
+                    for other in tasks
                     if (lowered_other := other.in_lowering(lowered.lowering))
                 ]
-                round_size = size if lowered is task else alternative_round_size(size)
-                num_trials += self._first_round(lowered, similar_tasks, round_size)
-        return num_trials
+                own_size = size if lowered is task else alternative_round_size(size)
+                begun.append((task, self._begin_round(lowered, similar_tasks, own_size)))
+                # Rounds shorter than that would leave build processes idle.
+                if sum(len(one.schedules) for _, one in begun) >= self._measurer.num_build_workers:
+                    yield from self._finish_rounds(begun)
+                    begun = []
+        yield from self._finish_rounds(begun)
 
-    def _first_round(self, task: Task, others: Sequence[Task], round_size: int) -> int:
-        """Measures a workload's first programs and returns how many they were."""
+    def _first_round(self, task: Task, round_size: int) -> None:
+        """Measures a workload's first programs, without similar tasks."""
+        list(self._finish_rounds([(task, self._begin_round(task, (), round_size))]))
+
+    def _begin_round(self, task: Task, others: Sequence[Task], round_size: int) -> _Round:
+        """Starts to build a workload's first programs."""
         schedules = self._first_programs.schedules(task, others, round_size)
-        results = self._measure(task, schedules)
-        if not any_succeeded(results):
-            errors = [result.error for result in results if result.error] or [
-                "no schedule was found"
-            ]
-            raise TuningError(
-                f"All {len(results)} programs of task {task.name} ({', '.join(task.layers)}) "
-                f"failed. The first says: {errors[0]}"
-            )
-        return len(schedules)
+        return _Round(task, tuple(schedules), self._measurer.begin(task.mod, schedules))
+
+    def _finish_rounds(self, begun: Sequence[tuple[Task, _Round]]) -> Iterator[tuple[Task, int]]:
+        """Times the programs of first rounds; see `_first_rounds`."""
+        all_results = self._measurer.finish([one.pending for _, one in begun])
+        for (task, one), results in zip(begun, all_results, strict=True):
+            self._keep(one.task, one.schedules, results)
+            if not any_succeeded(results):
+                errors = [result.error for result in results if result.error] or [
+                    "no schedule was found"
+                ]
+                raise TuningError(
+                    f"All {len(results)} programs of task {one.task.name} "
+                    f"({', '.join(one.task.layers)}) failed. The first says: {errors[0]}"
+                )
+            yield task, len(one.schedules)
 
     def _next_round(self, task: Task, budget: Budget, round_size: int) -> None:
         """Runs one round of evolution for a task's fastest lowering."""
@@ -241,17 +275,18 @@ class Tuner:
             for candidate in candidates
             if _identity(candidate.sch.trace) not in measured
         ]
-        self._measure(task, new_schedules)
+        if new_schedules:
+            self._keep(task, new_schedules, self._measurer.measure(task.mod, new_schedules))
         return len(new_schedules)
 
-    def _measure(self, task: Task, schedules: Sequence[Schedule]) -> list[MeasureResult]:
-        if not schedules:
-            return []
-        results = self._measurer.measure(task.mod, schedules)
+    def _keep(
+        self, task: Task, schedules: Sequence[Schedule], results: Sequence[MeasureResult]
+    ) -> None:
+        """Counts results and keeps them for the cost model."""
         self._num_trials += len(results)
         self._num_failed += sum(result.latency_ms is None for result in results)
-        self._to_learn.append(_Measured(task, tuple(schedules), tuple(results)))
-        return results
+        if results:
+            self._to_learn.append(_Measured(task, tuple(schedules), tuple(results)))
 
     def _learn(self, task: Task) -> None:
         """Trains the cost model with all results so far, including failures, before a search.
