@@ -142,7 +142,7 @@ class Admm:
         residuals = {}
         for name, constraint in self._constraints.items():
             weights, split = np.asarray(self._kernels[name]), self._split[name]
-            norm = max(float(np.linalg.norm(weights)), np.finfo(np.float32).tiny)
+            norm = float(np.linalg.norm(weights)) or 1.0
             distances = []
             for primal, dual, onto in (
                 ("z", "u", constraint.on_patterns),
