@@ -21,4 +21,5 @@ def input_shape() -> str:
 def replace_in(values: ml_collections.ConfigDict) -> None:
     """Sets `config.input_shape` to what the flag says, if it is given."""
     if _INPUT_SHAPE.value:
-        values.input_shape = input_shape()
+        with values.unlocked():  # a config file may hold a few fields only
+            values.input_shape = input_shape()

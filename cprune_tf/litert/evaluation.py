@@ -228,7 +228,7 @@ def _stored(values: npt.NDArray[Any], detail: Any) -> npt.NDArray[Any]:
     """Returns numbers as a tensor stores them."""
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
-    if dtype.kind == "f" or not scale:
+    if dtype.kind not in "iu" or (not scale and values.dtype.kind != "f"):
         return values.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     # An integer that is not quantized stands for itself.

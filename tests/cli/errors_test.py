@@ -73,7 +73,7 @@ _INSPECT = ("inspect_model", "--model=tiny.keras")
         (_BENCHMARK, "damaged.tflite is not a model that LiteRT can run"),
         (("benchmark", "--models=damaged.so"), "damaged.so is not a TVM library"),
         (("benchmark", "--models=damaged.keras"), "damaged.keras cannot be loaded"),
-        (("benchmark", "--models=open.keras"), "every size but the batch must be fixed"),
+        (("benchmark", "--models=open.keras"), "e.g. --input_shape=224,224,3"),
         ((*_BENCHMARK, "--device=moon"), "Unknown device 'moon'; expected 'local'"),
         ((*_BENCHMARK, "--device=rpc://board:x"), "Port could not be cast to integer"),
         ((*_BENCHMARK, "--device=rpc://[::1"), "Invalid IPv6 URL"),

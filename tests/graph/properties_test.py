@@ -24,7 +24,7 @@ from tests.graph.models import random_inputs, relative_error
 from tests.graph.random_models import models
 
 CI = settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -39,7 +39,7 @@ def test_a_file_that_takes_pixels_gets_the_nearest(policy):
     model = keras.Model(image, dense(keras.layers.Flatten(dtype="float32")(x)))
     content = litert.convert(model)
     pixels = np.random.default_rng(0).integers(1, 5, (5, 4, 4, 2))
-    found = np.concatenate(list(evaluation.run(content, pixels.astype(np.float32) - 0.4)))
+    (found,) = evaluation.outputs_of_file(content, pixels.astype(np.float32) - 0.4)
     np.testing.assert_allclose(found, np.asarray(model(pixels)), rtol=1e-2, atol=1e-2)
 
 

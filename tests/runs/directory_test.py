@@ -37,13 +37,13 @@ def test_create_lays_out_the_directory(tmp_path):
 def test_a_run_of_an_earlier_version_resumes_where_a_later_field_has_its_default(tmp_path):
     RunDirectory.create(tmp_path, _CONFIG).close()
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["dry_run"], config["training"]["teacher"]
+    del config["dry_run"], config["tuning"]["lowerings"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     with RunDirectory.open(tmp_path, _CONFIG, resume=True) as run:
         assert run.resumed
-    taught = config_lib.from_mapping({"training": {"teacher": "large.keras"}})
-    with pytest.raises(RunDirectoryError, match=r"training.teacher: was \(absent\), is 'large"):
-        RunDirectory.open(tmp_path, taught, resume=True)
+    other = config_lib.from_mapping({"tuning": {"lowerings": "direct"}})
+    with pytest.raises(RunDirectoryError, match=r"tuning.lowerings: was \(absent\), is 'direct'"):
+        RunDirectory.open(tmp_path, other, resume=True)
 
 
 def test_existing_run_needs_resume(tmp_path):
