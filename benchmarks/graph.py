@@ -277,12 +277,7 @@ def _row(name: str, checks: dict[str, Any], cost: dict[str, Any]) -> str:
     cells = [
         name,
         str(cost["calls"]),
-        str(checks["groups"]),
-        str(checks["prunable_groups"]),
-        f"{100 * checks['prunable_units'] / checks['units']:.1f} %",
-        f"{checks['params'] / 1e6:.1f} M",
-        f"{checks['params_pruned'] / 1e6:.1f} M",
-        f"{checks['masked_error']:.1e}",
+        *record.pruning_cells(checks),
         f"{checks['tflite_error']:.1e}",
         *(f"{cost[key]['wall_sec']:.2f}" for key in ("build", "analysis", "rebuild")),
         f"{_memory(cost):.2f}x",

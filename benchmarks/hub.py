@@ -24,6 +24,11 @@ from typing import Any
 
 from absl import app, flags
 
+try:
+    import record
+except ImportError:  # of a test, for which this folder is a package
+    from benchmarks import record
+
 RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "hub.json"
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "keras_hub.md"
 
@@ -50,7 +55,6 @@ def read_results() -> dict[str, Any]:
 def _run(chosen: Sequence[str]) -> None:
     import hub_zoo
     import keras
-    import record
 
     results = read_results()
     for name in chosen or [name for name in hub_zoo.names() if name not in results]:
@@ -64,7 +68,7 @@ def _run(chosen: Sequence[str]) -> None:
                 "architectures": {key: results[key] for key in sorted(results)},
             },
         )
-        print(f"{name}: {_row(name, results[name])}", flush=True)
+        print(f"{name}: {_row(results[name])}", flush=True)
         keras.backend.clear_session()
         gc.collect()
 
@@ -103,7 +107,7 @@ def page(results: dict[str, Any]) -> str:
         total=len(results) + _count_of_applications(),
         loaded=max((c["loaded_error"] for c in checked), default=0.0),
     )
-    lines = [f"| {name} | {_row(name, result)} |" for name, result in results.items()]
+    lines = [f"| {name} | {_row(result)} |" for name, result in results.items()]
     lines += ["", *_table("Not pruned", "why", _refusals(results))]
     lines += ["", *_table("Layers that stay whole", "why", _whole(results))]
     lines += ["", *_table("Protected groups that reach no output", "why", _protected(results))]
@@ -118,19 +122,13 @@ def _count_of_applications() -> int:
     return len(content["architectures"])
 
 
-def _row(name: str, result: dict[str, Any]) -> str:
-    del name
+def _row(result: dict[str, Any]) -> str:
     checks = result["checks"]
     if checks is None:
         return " | ".join(["-"] * 5 + ["refused", "-", "-"])
     return " | ".join(
         [
-            str(checks["groups"]),
-            str(checks["prunable_groups"]),
-            f"{100 * checks['prunable_units'] / checks['units']:.1f} %",
-            f"{checks['params'] / 1e6:.1f} M",
-            f"{checks['params_pruned'] / 1e6:.1f} M",
-            f"{checks['masked_error']:.1e}",
+            *record.pruning_cells(checks),
             f"{checks['tflite_error']:.1e}" if result["litert"] == "yes" else "refused",
             "yes" if result["tvm"] == "yes" else "refused",
         ]

@@ -102,6 +102,26 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     rich.console.Console(width=150).print(table)
 
 
+def pruning_cells(checks: Mapping[str, Any]) -> list[str]:
+    """What a page says of one pruned architecture.
+
+    Args:
+        checks: The fields of `zoo.Checks`.
+
+    Returns:
+        Groups, prunable ones, the share of units that can be pruned, parameters before and after,
+        and the largest difference between the masked and the rebuilt model.
+    """
+    return [
+        str(checks["groups"]),
+        str(checks["prunable_groups"]),
+        f"{100 * checks['prunable_units'] / checks['units']:.1f} %",
+        f"{checks['params'] / 1e6:.1f} M",
+        f"{checks['params_pruned'] / 1e6:.1f} M",
+        f"{checks['masked_error']:.1e}",
+    ]
+
+
 def print_bars(bars: Sequence[Bar]) -> None:
     """Prints which figures are on the right side of their limits."""
     rows = [

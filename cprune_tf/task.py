@@ -15,7 +15,7 @@ from cprune_tf.config.shapes import write_input_shape
 from cprune_tf.data import Data, SampleData
 from cprune_tf.data.datasets import check_image_data, from_datasets
 from cprune_tf.data.image_files import FileChecks, FileProgress
-from cprune_tf.data.interface import Interface, interface_of
+from cprune_tf.data.interface import IMAGES, Interface, interface_of
 from cprune_tf.data.suggested_shape import require_fixed_inputs
 from cprune_tf.data.whole_numbers import fit_to_input, is_integer
 from cprune_tf.graph import unknown_sizes
@@ -375,11 +375,19 @@ def load_data(
         DataError: If they do not fit the model.
     """
     check_integer_inputs(settings, model)
+    interface = IMAGES if metric.is_rank else interface_of(model)
+    is_ready = isinstance(train_data, data_lib.ImageData)
+    if train_data is None:
+        # The caller's own functions train. Only an importance criterion may still need labelled
+        # images; it gets validation images.
+        train_data = validation_data
+    elif validation_data is None and not is_ready:
+        fraction = settings.data.validation_fraction
+        train_data, validation_data = data_lib.set_apart(train_data, fraction, interface)
+    given = (train_data, validation_data, test_data)
     if not metric.is_rank:
-        given = (train_data, validation_data, test_data)
-        return _samples(settings, interface_of(model), *given, on_progress)
-    images = _images(settings, model, train_data, validation_data, test_data, files, on_progress)
-    return fit_to_input(images, model)
+        return _samples(settings, interface, given, on_progress)
+    return fit_to_input(_images(settings, model, given, files, on_progress), model)
 
 
 def check_integer_inputs(settings: configs.PruneConfig, model: keras.Model) -> None:
@@ -419,28 +427,19 @@ def check_integer_inputs(settings: configs.PruneConfig, model: keras.Model) -> N
 def _images(
     settings: configs.PruneConfig,
     model: keras.Model,
-    train_data: Any,
-    validation_data: Any,
-    test_data: Any,
+    given: tuple[Any, Any, Any],
     files: FileChecks,
     on_progress: FileProgress,
 ) -> data_lib.ImageData:
-    """Checks the data of a classifier of one image."""
+    """Checks the (train, validation, test) data of a classifier of one image."""
     shape, classes = models.shape_and_classes(model)
+    train_data, *_ = given
     if isinstance(train_data, data_lib.ImageData):
         return check_image_data(train_data, train_data.name, shape, classes)
-    if train_data is None and validation_data is None:
+    if train_data is None:
         return data_lib.load(settings.data, input_shape=shape, num_classes=classes, files=files)
-    if validation_data is None:
-        fraction = settings.data.validation_fraction
-        train_data, validation_data = data_lib.set_apart(train_data, fraction)
-    # Without train_data, the caller's own functions train. Only an importance criterion may still
-    # need labelled images; it gets validation images.
-    train = validation_data if train_data is None else train_data
     return from_datasets(
-        train,
-        validation_data,
-        test_data,
+        *given,
         batch_size=settings.data.batch_size,
         max_test=settings.data.max_test,
         steps_per_epoch=settings.data.steps_per_epoch,
@@ -454,13 +453,12 @@ def _images(
 def _samples(
     settings: configs.PruneConfig,
     interface: Interface,
-    train_data: Any,
-    validation_data: Any,
-    test_data: Any,
+    given: tuple[Any, Any, Any],
     on_progress: FileProgress,
 ) -> SampleData:
-    """Checks the data of any other task than classifying an image."""
-    if train_data is None and validation_data is None:
+    """Checks the (train, validation, test) data of any other task than classifying an image."""
+    train_data, *_ = given
+    if train_data is None:
         return data_lib.load_samples(settings.data, interface)
     if isinstance(train_data, data_lib.ImageData):
         raise configs.ConfigError(
@@ -468,15 +466,9 @@ def _samples(
             f"{interface}; expected train_data and validation_data of (inputs, labels), since "
             "ImageData are for classifiers of one image."
         )
-    if validation_data is None:
-        fraction = settings.data.validation_fraction
-        train_data, validation_data = data_lib.set_apart(train_data, fraction, interface)
-    train = validation_data if train_data is None else train_data
     return data_lib.from_samples(
         interface,
-        train,
-        validation_data,
-        test_data,
+        *given,
         batch_size=settings.data.batch_size,
         max_test=settings.data.max_test,
         steps_per_epoch=settings.data.steps_per_epoch,

@@ -141,8 +141,6 @@ def _train(task: Task, config: configs.PruneConfig) -> AwareResult:
     from cprune_tf.training.aware import train_aware
 
     model, data, epochs = task.model, task.data, config.quantization.aware.epochs
-    if task.remark:
-        print(task.remark)
     print(f"{model.name}: training for int8, {epochs} epoch{'' if epochs == 1 else 's'}")
     result = train_aware(
         model,

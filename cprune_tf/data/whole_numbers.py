@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from cprune_tf.data.image_data import DataError, ImageData
+from cprune_tf.devices import input_types
 
 # Images within these limits that are no whole numbers were scaled for another model.
 _LARGEST_SCALED_PIXEL = 8.0
@@ -71,15 +72,12 @@ def to_type(values: Any, dtype: str) -> Any:
     Returns:
         The same kind of array, of this type.
     """
-    is_tensor = tf.is_tensor(values)
-    given = values.dtype.name if is_tensor else str(values.dtype)
-    if is_integer(dtype) and not is_integer(given):
+    if not tf.is_tensor(values):
+        return input_types.to_type(values, dtype)
+    if is_integer(dtype) and not is_integer(values.dtype.name):
         low, high = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        if is_tensor:
-            values = tf.clip_by_value(tf.round(values), float(low), float(high))
-        else:
-            values = np.clip(np.rint(values), low, high)
-    return tf.cast(values, dtype) if is_tensor else values.astype(dtype, copy=False)
+        values = tf.clip_by_value(tf.round(values), float(low), float(high))
+    return tf.cast(values, dtype)
 
 
 def _rounded(images: np.ndarray, dtype: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from cprune_tf.devices.agent.benchmark_model import ToolLatency
 from cprune_tf.devices.agent.runtimes import RUNTIMES
 from cprune_tf.devices.cores import select_cores
 from cprune_tf.devices.errors import DeviceError
+from cprune_tf.devices.input_types import to_type
 from cprune_tf.devices.latency import Conditions, Latency
 
 if typing.TYPE_CHECKING:
@@ -171,8 +172,7 @@ class ModelFile:
         if not self.inputs:
             return list(arrays)
         return [
-            (array if "float" in dtype or array.dtype.kind != "f" else np.rint(array)).astype(dtype)
-            for array, (dtype, _) in zip(arrays, self.inputs, strict=True)
+            to_type(array, dtype) for array, (dtype, _) in zip(arrays, self.inputs, strict=True)
         ]
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cprune_tf import native_output
 from cprune_tf.accuracy import RANKS, Hits
 from cprune_tf.devices.agent.runtimes import details_in_order, litert_interpreter
+from cprune_tf.devices.input_types import to_type
 from cprune_tf.litert.conversion import Images
 from cprune_tf.litert.errors import ConversionError
 
@@ -228,12 +229,9 @@ def _stored(values: npt.NDArray[Any], detail: Any) -> npt.NDArray[Any]:
     """Returns numbers as a tensor stores them."""
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
-    if dtype.kind not in "iu" or (not scale and values.dtype.kind != "f"):
-        return values.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    # An integer that is not quantized stands for itself.
-    steps = np.rint(values / (scale or 1.0)) + zero_point
-    return np.clip(steps, limits.min, limits.max).astype(dtype)
+    if dtype.kind in "iu" and scale:
+        values = np.rint(values / scale) + zero_point
+    return to_type(values, dtype)
 
 
 def _meant(values: npt.NDArray[Any], detail: Any) -> npt.NDArray[Any]:

@@ -49,24 +49,25 @@ class LayerConstraint:
     block_size: int = 1
     order: Ints | None = None
 
+    @property
+    def _blocks(self) -> dict[str, Any]:
+        return {"block_size": self.block_size, "order": self.order}
+
     def on_patterns(self, kernel: Floats) -> Floats:
         """The nearest weights that keep to patterns, [height, width, inputs, outputs]."""
-        blocks: dict[str, Any] = {"block_size": self.block_size, "order": self.order}
-        return kernel * project_on_patterns(kernel, self.patterns, **blocks).mask()
+        return kernel * project_on_patterns(kernel, self.patterns, **self._blocks).mask()
 
     def on_connectivity(self, kernel: Floats) -> Floats:
         """The nearest weights with few enough kernels, [height, width, inputs, outputs]."""
         if not self.num_kept:
             return kernel
-        blocks: dict[str, Any] = {"block_size": self.block_size, "order": self.order}
-        return kernel * project_on_connectivity(kernel, self.num_kept, **blocks).mask()
+        return kernel * project_on_connectivity(kernel, self.num_kept, **self._blocks).mask()
 
     def on_both(self, kernel: Floats) -> SparseKernel:
         """What stays of the nearest weights that keep to both."""
-        blocks: dict[str, Any] = {"block_size": self.block_size, "order": self.order}
         if not self.num_kept:
-            return project_on_patterns(kernel, self.patterns, **blocks)
-        return project(kernel, self.patterns, self.num_kept, **blocks)
+            return project_on_patterns(kernel, self.patterns, **self._blocks)
+        return project(kernel, self.patterns, self.num_kept, **self._blocks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +184,7 @@ class Admm:
 
     def state(self) -> dict[str, np.ndarray]:
         """The variables as arrays, to go on later; see `restore`."""
-        return {
-            f"{name}/{key}": variable.numpy()
-            for name, split in self._split.items()
-            for key, variable in split.items()
-        }
+        return {key: variable.numpy() for key, variable in self._variables().items()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over the variables of an earlier session.
@@ -198,11 +195,7 @@ class Admm:
         Raises:
             ValueError: If a variable is missing, unknown or has another shape.
         """
-        own = {
-            f"{name}/{key}": variable
-            for name, split in self._split.items()
-            for key, variable in split.items()
-        }
+        own = self._variables()
         expected = {key: tuple(variable.shape) for key, variable in own.items()}
         received = {key: tuple(value.shape) for key, value in state.items()}
         if received != expected:
@@ -215,6 +208,13 @@ class Admm:
             )
         for key, variable in own.items():
             variable.assign(state[key])
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        return {
+            f"{name}/{key}": variable
+            for name, split in self._split.items()
+            for key, variable in split.items()
+        }
 
 
 class PatternPruning(keras.callbacks.Callback):

@@ -32,10 +32,7 @@ def order_filters(
     num_inputs, num_outputs = kernel.shape[2:]
     if block_size == 1:
         return np.arange(num_outputs)
-    squares = np.square(kernel.astype(np.float64)).reshape(-1, num_inputs, num_outputs)
-    masks = patterns.masks.reshape(len(patterns), -1).astype(np.float64)
-    # What each pattern keeps of each kernel: [outputs, patterns, inputs].
-    energies = np.moveaxis(np.tensordot(masks, squares, axes=1), 2, 0)
+    energies = np.moveaxis(patterns.energies(kernel), 2, 0)
     kept = min(max(kept_per_block, 1), num_inputs)
     left = list(range(num_outputs))
     order: list[int] = []

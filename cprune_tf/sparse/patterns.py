@@ -50,6 +50,17 @@ class PatternSet:
         """The number of patterns."""
         return len(self.masks)
 
+    def energies(self, kernel: Floats) -> npt.NDArray[np.float64]:
+        """Computes the sum of squares that each pattern keeps of each kernel.
+
+        Args:
+            kernel: Weights of kernels of this size, [height, width, inputs, outputs].
+
+        Returns:
+            [num_patterns, inputs, outputs].
+        """
+        return np.tensordot(self.masks.astype(np.float64), np.square(kernel, dtype=np.float64), 2)
+
 
 def default_num_entries(height: int, width: int) -> int:
     """The number of entries that stay of a kernel: 4 of 3x3, the same share of other sizes.

@@ -160,11 +160,8 @@ def _pattern_energies(
             f"Blocks of {block_size} filters in an order of {len(order)}; expected blocks of one "
             f"or more, and each of the {num_outputs} filters once."
         )
-    squares = np.square(kernel.astype(np.float64))[..., order]
-    blocks = np.add.reduceat(squares, np.arange(0, num_outputs, block_size), axis=3)
-    flat = blocks.reshape(-1, *blocks.shape[2:])
-    masks = patterns.masks.reshape(len(patterns), -1).astype(np.float64)
-    return np.tensordot(masks, flat, axes=1), order
+    energies = patterns.energies(kernel)[..., order]
+    return np.add.reduceat(energies, np.arange(0, num_outputs, block_size), axis=2), order
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> Bools:

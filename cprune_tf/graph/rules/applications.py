@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cprune_tf.graph import keras_internals
-from cprune_tf.graph.rules.elementwise import merge, passes
-from cprune_tf.graph.rules.registry import Effect, LayerCall, Weight, register_rule
+from cprune_tf.graph.rules.elementwise import merge, passes, scaled_channels
+from cprune_tf.graph.rules.registry import Effect, LayerCall, register_rule
 
 _CLASSES = keras_internals.application_layers()
 
@@ -15,12 +15,4 @@ register_rule(_CLASSES["CustomScaleLayer"])(merge)
 @register_rule(_CLASSES["LayerScale"])
 def layer_scale(call: LayerCall) -> Effect:
     """Multiplies each channel by its own factor, as in ConvNeXt."""
-    axes = call.inputs[0]
-    labels = axes[-1]
-    return Effect(
-        (axes,),
-        {"variable": Weight((labels,), "other", 0)},
-        resize=lambda keep: {"projection_dim": keep.size(labels, call.layer.projection_dim)},
-        keeps_zero=True,
-        flow="pointwise",
-    )
+    return scaled_channels(call, "variable", "projection_dim")

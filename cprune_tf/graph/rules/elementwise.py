@@ -44,6 +44,28 @@ def passes(call: LayerCall) -> Effect:
     return Effect((call.inputs[0],), keeps_zero=True, flow="pointwise")
 
 
+def scaled_channels(call: LayerCall, weight: str, size_argument: str) -> Effect:
+    """The effect of a layer that multiplies each channel of the last axis by a factor of its own.
+
+    Args:
+        call: The layer's call.
+        weight: The layer's attribute with the factors, [channels].
+        size_argument: The constructor's argument, and attribute, with the number of channels.
+
+    Returns:
+        The effect.
+    """
+    axes = call.inputs[0]
+    labels, size = axes[-1], getattr(call.layer, size_argument)
+    return Effect(
+        (axes,),
+        {weight: Weight((labels,), "other", 0)},
+        resize=lambda keep: {size_argument: keep.size(labels, size)},
+        keeps_zero=True,
+        flow="pointwise",
+    )
+
+
 @register_rule(_layers.Dropout)
 def dropout(call: LayerCall) -> Effect:
     """Like `passes`, but channels on an axis for which the noise has a fixed size are protected."""

@@ -5,6 +5,7 @@ Most of KerasHub's layers only call others and are unfolded (`cprune_tf.graph.un
 
 from __future__ import annotations
 
+from cprune_tf.graph.rules.elementwise import scaled_channels
 from cprune_tf.graph.rules.registry import Effect, LayerCall, Weight, register_rule
 
 _MODELS = "keras_hub.src.models"
@@ -16,15 +17,7 @@ _MODELS = "keras_hub.src.models"
 )
 def layer_scale(call: LayerCall) -> Effect:
     """Multiplies each channel by its own factor."""
-    axes = call.inputs[0]
-    labels = axes[-1]
-    return Effect(
-        (axes,),
-        {"lambda1": Weight((labels,), "other", 0)},
-        resize=lambda keep: {"hidden_dim": keep.size(labels, call.layer.hidden_dim)},
-        keeps_zero=True,
-        flow="pointwise",
-    )
+    return scaled_channels(call, "lambda1", "hidden_dim")
 
 
 @register_rule(f"{_MODELS}.mobilenetv5.mobilenetv5_layers.LayerScale2d")
@@ -32,15 +25,7 @@ def layer_scale_of_images(call: LayerCall) -> Effect:
     """Multiplies each channel by its own factor."""
     if call.layer.data_format == "channels_first":
         return call.opaque(f"{call.title} has its channels first")
-    axes = call.inputs[0]
-    labels = axes[-1]
-    return Effect(
-        (axes,),
-        {"gamma": Weight((labels,), "other", 0)},
-        resize=lambda keep: {"dim": keep.size(labels, call.layer.dim)},
-        keeps_zero=True,
-        flow="pointwise",
-    )
+    return scaled_channels(call, "gamma", "dim")
 
 
 @register_rule(f"{_MODELS}.mobilenetv5.mobilenetv5_layers.RmsNorm2d")
