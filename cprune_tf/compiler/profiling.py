@@ -11,7 +11,7 @@ import dataclasses
 import math
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler.building.builder import build_program
 from cprune_tf.compiler.database import Program, ProgramDatabase
+from cprune_tf.compiler.lowerings import lowering_of
 from cprune_tf.compiler.roofline import Roofline
 from cprune_tf.compiler.session import TaskRow
 from cprune_tf.compiler.structure import (
@@ -199,7 +200,7 @@ class ProgramTimer:
         self._target = target
         self._num_threads = num_threads
         self._folder = tempfile.TemporaryDirectory(prefix="cprune_timer_")
-        self._libraries: dict[str, tuple[pathlib.Path, Shapes]] = {}
+        self._libraries: dict[str, tuple[pathlib.Path, Shapes, Mapping[int, int]]] = {}
 
     def samples_ms(self, task: Task, repeat: int = _REPEATS) -> tuple[float, ...]:
         """Times the fastest program of a task.
@@ -215,7 +216,7 @@ class ProgramTimer:
             KeyError: If the task was never measured.
             DeviceError: If the device fails.
         """
-        library, shapes = self._library(task)
+        library, shapes, index_limits = self._library(task)
         return self._device.time_kernel(
             library,
             "main",
@@ -224,6 +225,7 @@ class ProgramTimer:
             number=1,
             repeat=repeat,
             min_repeat_ms=_MIN_REPEAT_MS,
+            index_limits=index_limits,
         )
 
     def close(self) -> None:
@@ -236,7 +238,7 @@ class ProgramTimer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _library(self, task: Task) -> tuple[pathlib.Path, Shapes]:
+    def _library(self, task: Task) -> tuple[pathlib.Path, Shapes, Mapping[int, int]]:
         workload, program = fastest_program(self._database, task)
         # The latency is part of the key, since further tuning may give a task a faster program.
         key = f"{workload.key}:{program.latency_ms!r}"
@@ -245,7 +247,8 @@ class ProgramTimer:
             path = pathlib.Path(self._folder.name) / f"{len(self._libraries)}.so"
             build_program(schedule.mod, self._target, str(path), self._device.linker)
             infos = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
-            self._libraries[key] = (path, _shapes(infos))
+            index_limits = lowering_of(workload.mod).index_limits(workload.mod)
+            self._libraries[key] = (path, _shapes(infos), index_limits)
         return self._libraries[key]
 
 

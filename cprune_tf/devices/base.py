@@ -305,6 +305,7 @@ class Device(abc.ABC):
         repeat: int = 3,
         min_repeat_ms: int = 30,
         timeout_sec: float = _KERNEL_TIMEOUT_SEC,
+        index_limits: Mapping[int, int] | None = None,
     ) -> tuple[float, ...]:
         """Times one function of a TVM library on random arguments.
 
@@ -319,6 +320,8 @@ class Device(abc.ABC):
             repeat: Number of samples.
             min_repeat_ms: `number` grows until a sample takes this long.
             timeout_sec: Longest time that the whole call may take.
+            index_limits: Numbers of integer arguments, each with the limit that its random values
+                stay below; None: no argument is an index.
 
         Returns:
             `repeat` samples: the mean duration of one call, in ms.
@@ -336,6 +339,7 @@ class Device(abc.ABC):
             min_repeat_ms=min_repeat_ms,
             cores=self.core_ids(),
             accelerator=self._gpu,
+            index_limits=dict(index_limits or {}),
         )
         return tuple(samples)
 

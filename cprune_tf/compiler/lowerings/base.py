@@ -147,3 +147,19 @@ class Lowering(abc.ABC):
         # The index is counted from the front. If a reduction is split into two stages (rfactor),
         # the first stage adds a last axis for its partial sums.
         return output_rank - 1
+
+    def index_limits(self, mod: tvm.IRModule) -> Mapping[int, int]:
+        """The ranges of the arguments that are indices.
+
+        Programs are measured on random arguments. An index must stay in its range, and it should
+        be spread over it, since reading one place over and over is faster.
+
+        Args:
+            mod: A workload of this lowering.
+
+        Returns:
+            The numbers of integer arguments, each with the limit that its values stay below; the
+            values are 0 or more.
+        """
+        del mod
+        return {}

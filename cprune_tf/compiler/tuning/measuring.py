@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tvm
 from tvm.s_tir import Schedule
@@ -13,6 +13,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler.building.builder import BuildResult, ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
+from cprune_tf.compiler.lowerings import lowering_of
 from cprune_tf.devices.base import Device
 from cprune_tf.devices.errors import DeviceError, DeviceUnreachableError
 
@@ -51,11 +52,13 @@ class Job:
         mod: The schedule's workload, normalised.
         schedule: The schedule after postprocessing.
         build: The future result of the build.
+        index_limits: See Lowering.index_limits.
     """
 
     mod: tvm.IRModule
     schedule: Schedule
     build: concurrent.futures.Future[BuildResult]
+    index_limits: Mapping[int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +117,8 @@ class ProgramMeasurer:
             The pending builds, to be passed to `finish`.
         """
         builds = self._builder.submit([schedule.mod for schedule in schedules])
-        jobs = [Job(mod, *pair) for pair in zip(schedules, builds, strict=True)]
+        limits = lowering_of(mod).index_limits(mod)
+        jobs = [Job(mod, *pair, limits) for pair in zip(schedules, builds, strict=True)]
         return Pending(tuple(jobs))
 
     def finish(self, pending: Sequence[Pending]) -> list[list[MeasureResult]]:
@@ -201,6 +205,7 @@ class ProgramMeasurer:
                 repeat=1,
                 min_repeat_ms=_MIN_SAMPLE_MS,
                 timeout_sec=self._timeout_sec,
+                index_limits=job.index_limits,
             )
         except DeviceUnreachableError:
             raise  # this is not the program's fault, and nothing more can be measured
