@@ -80,6 +80,7 @@ setuptools.setup(
             "pytest-xdist>=3.6",
             "ruff>=0.8",
             "tflite>=2.18",
+            'tomli>=2.0; python_version < "3.11"',  # benchmarks/claims.toml
             "tornado>=6.4",  # TVM's RPC tracker
         ],
     },
