@@ -25,3 +25,5 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/pylint cprune_tf tools benchmarks configs tests

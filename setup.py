@@ -59,6 +59,7 @@ setuptools.setup(
             "nvidia-cuda-nvrtc>=13.0,<14",
             "nvidia-cuda-runtime>=13.0,<14",
         ],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "int8": ["ai-edge-quantizer>=0.10"],
         # What image models of keras-hub need. It must itself be installed with --no-deps: it asks
         # for tensorflow-text and other packages that only its text models need.
@@ -75,6 +76,7 @@ setuptools.setup(
             "ai-edge-quantizer>=0.10",
             "hypothesis>=6.100",
             "mypy>=1.13",
+            "pylint>=4.0",  # its search for duplicates alone
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -82,6 +84,7 @@ setuptools.setup(
             "tflite>=2.18",
             'tomli>=2.0; python_version < "3.11"',  # benchmarks/claims.toml
             "tornado>=6.4",  # TVM's RPC tracker
+            "vulture>=2.14",
         ],
     },
     entry_points={
