@@ -31,6 +31,8 @@ _REQUIRES = [
     "ziglang>=0.13",
 ]
 
+_DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
+
 setuptools.setup(
     name="cprune_tf",
     version="0.1.0",
@@ -59,7 +61,7 @@ setuptools.setup(
             "nvidia-cuda-nvrtc>=13.0,<14",
             "nvidia-cuda-runtime>=13.0,<14",
         ],
-        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
+        "docs": _DOCS,
         "int8": ["ai-edge-quantizer>=0.10"],
         # What image models of keras-hub need. It must itself be installed with --no-deps: it asks
         # for tensorflow-text and other packages that only its text models need.
@@ -73,6 +75,7 @@ setuptools.setup(
         # asks for absl-py 1, and runs with the absl-py 2 that all else needs.
         "tfmot": ["dm-tree>=0.1.9", "six>=1.14", "tf_keras>=2.19"],
         "dev": [
+            *_DOCS,
             "ai-edge-quantizer>=0.10",
             "hypothesis>=6.100",
             "mypy>=1.13",
