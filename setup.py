@@ -40,6 +40,7 @@ setuptools.setup(
     long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "LICENSES.md"],
     packages=setuptools.find_packages(include=["cprune_tf", "cprune_tf.*"]),
     package_data={
         "cprune_tf": [
@@ -84,6 +85,7 @@ setuptools.setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.8",
+            "setuptools>=65.5",  # tests build the wheel and the sdist
             "tflite>=2.18",
             'tomli>=2.0; python_version < "3.11"',  # benchmarks/claims.toml
             "tornado>=6.4",  # TVM's RPC tracker
