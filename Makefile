@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint install
+.PHONY: demo docs test test-slow lint install
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/python tools/prune.py --config=configs/fashion_resnet8.py --workdir=runs/demo --resume
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "Open build/site/index.html in a browser; no server and no network are needed."
+
 test: install
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
@@ -25,3 +29,5 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/pylint cprune_tf tools benchmarks configs tests

@@ -31,6 +31,8 @@ _REQUIRES = [
     "ziglang>=0.13",
 ]
 
+_DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
+
 setuptools.setup(
     name="cprune_tf",
     version="0.1.0",
@@ -38,6 +40,7 @@ setuptools.setup(
     long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "LICENSES.md"],
     packages=setuptools.find_packages(include=["cprune_tf", "cprune_tf.*"]),
     package_data={
         "cprune_tf": [
@@ -59,6 +62,7 @@ setuptools.setup(
             "nvidia-cuda-nvrtc>=13.0,<14",
             "nvidia-cuda-runtime>=13.0,<14",
         ],
+        "docs": _DOCS,
         "int8": ["ai-edge-quantizer>=0.10"],
         # What image models of keras-hub need. It must itself be installed with --no-deps: it asks
         # for tensorflow-text and other packages that only its text models need.
@@ -72,15 +76,20 @@ setuptools.setup(
         # asks for absl-py 1, and runs with the absl-py 2 that all else needs.
         "tfmot": ["dm-tree>=0.1.9", "six>=1.14", "tf_keras>=2.19"],
         "dev": [
+            *_DOCS,
             "ai-edge-quantizer>=0.10",
             "hypothesis>=6.100",
             "mypy>=1.13",
+            "pylint>=4.0",  # its search for duplicates alone
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.8",
+            "setuptools>=65.5",  # tests build the wheel and the sdist
             "tflite>=2.18",
+            'tomli>=2.0; python_version < "3.11"',  # benchmarks/claims.toml
             "tornado>=6.4",  # TVM's RPC tracker
+            "vulture>=2.14",
         ],
     },
     entry_points={

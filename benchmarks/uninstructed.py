@@ -123,12 +123,23 @@ def _build(
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Computes the figures that the docs quote."""
     at_12 = [p for row in rows for p in row["points"] if p["percent"] == 12]
+    slowdowns_at_12 = [
+        p["latency_us"] / row["latency_us"]
+        for row in rows
+        for p in row["points"]
+        if p["percent"] == 12
+    ]
     slowdowns = [max(p["latency_us"] for p in row["points"]) / row["latency_us"] for row in rows]
     gains = [p["latency_us"] / p["instructed_us"] for row in rows for p in row["points"]]
     return {
         "slower_points": sum(len(row["slower_than_unpruned"]) for row in rows),
+        "slower_instructed_points": sum(
+            p["instructed_us"] > row["latency_us"] for row in rows for p in row["points"]
+        ),
         "points": sum(len(row["points"]) for row in rows),
         "largest_slowdown": max(slowdowns),
+        "slower_layers_at_12_percent": sum(ratio > 1 for ratio in slowdowns_at_12),
+        "largest_slowdown_at_12_percent": max(slowdowns_at_12),
         "gain_of_instructed_at_12_percent": statistics.geometric_mean(
             p["latency_us"] / p["instructed_us"] for p in at_12
         ),

@@ -208,3 +208,9 @@ def test_private_names_of_keras_and_tvm_are_used_in_one_module_each():
         if name not in allowed and (private := private_names(path.read_text(encoding="utf-8")))
     }
     assert not used
+
+
+def test_scripts_use_no_private_names():
+    for folder in ("benchmarks", "configs", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not private_names(path.read_text(encoding="utf-8")), path
