@@ -42,12 +42,14 @@ class LayerConstraint:
             PatDNN's first layer and in depthwise layers.
         block_size: Filters in a block.
         order: The filters in the order in which blocks take them; None: as they are.
+        balanced: Whether all blocks keep equally many pairs.
     """
 
     patterns: PatternSet
     num_kept: int = 0
     block_size: int = 1
     order: Ints | None = None
+    balanced: bool = False
 
     @property
     def _blocks(self) -> dict[str, Any]:
@@ -61,13 +63,16 @@ class LayerConstraint:
         """The nearest weights with few enough kernels, [height, width, inputs, outputs]."""
         if not self.num_kept:
             return kernel
-        return kernel * project_on_connectivity(kernel, self.num_kept, **self._blocks).mask()
+        kept = project_on_connectivity(
+            kernel, self.num_kept, **self._blocks, balanced=self.balanced
+        )
+        return kernel * kept.mask()
 
     def on_both(self, kernel: Floats) -> SparseKernel:
         """What stays of the nearest weights that keep to both."""
         if not self.num_kept:
             return project_on_patterns(kernel, self.patterns, **self._blocks)
-        return project(kernel, self.patterns, self.num_kept, **self._blocks)
+        return project(kernel, self.patterns, self.num_kept, **self._blocks, balanced=self.balanced)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,7 @@ def project(
     *,
     block_size: int = 1,
     order: Ints | None = None,
+    balanced: bool = False,
 ) -> SparseKernel:
     """Projects weights on patterns and connectivity at once.
 
@@ -72,6 +73,8 @@ def project(
         num_kept: The number of pairs of an input channel and a block that stay.
         block_size: Filters in a block.
         order: The filters in the order in which blocks take them, [outputs]; None: as they are.
+        balanced: Whether all blocks keep equally many pairs. Then a compiled loop has the same
+            length for all of them, and threads have equally much to do.
 
     Returns:
         What stays. Of kernels that keep equally much, the earlier input channels stay.
@@ -81,7 +84,7 @@ def project(
     """
     energies, order = _pattern_energies(kernel, patterns, block_size, order)
     best = energies.argmax(axis=0)
-    kept = _largest(energies.max(axis=0), num_kept)
+    kept = (_largest_of_each_block if balanced else _largest)(energies.max(axis=0), num_kept)
     return SparseKernel(patterns, order, block_size, np.where(kept, best, REMOVED))
 
 
@@ -104,7 +107,12 @@ def project_on_patterns(
 
 
 def project_on_connectivity(
-    kernel: Floats, num_kept: int, *, block_size: int = 1, order: Ints | None = None
+    kernel: Floats,
+    num_kept: int,
+    *,
+    block_size: int = 1,
+    order: Ints | None = None,
+    balanced: bool = False,
 ) -> SparseKernel:
     """Projects weights on connectivity alone: kernels stay whole or go (the Y of PatDNN's ADMM).
 
@@ -113,12 +121,13 @@ def project_on_connectivity(
         num_kept: See `project`.
         block_size: See `project`.
         order: See `project`.
+        balanced: See `project`.
 
     Returns:
         What stays, with one pattern that has all entries.
     """
     whole = PatternSet(np.ones((1, *kernel.shape[:2]), bool), (1.0,))
-    return project(kernel, whole, num_kept, block_size=block_size, order=order)
+    return project(kernel, whole, num_kept, block_size=block_size, order=order, balanced=balanced)
 
 
 def num_kept_at(rate: float, num_inputs: int, num_outputs: int, block_size: int = 1) -> int:
@@ -172,3 +181,15 @@ def _largest(values: npt.NDArray[np.float64], count: int) -> Bools:
     found = np.zeros(values.size, bool)
     found[chosen] = True
     return found.reshape(values.shape)
+
+
+def _largest_of_each_block(values: npt.NDArray[np.float64], count: int) -> Bools:
+    """Where the largest values of each column stand, equally many in each and about `count`."""
+    num_inputs, num_blocks = values.shape
+    if not 1 <= count <= values.size:
+        raise ValueError(f"{count} kernels are to stay; expected 1 to {values.size}.")
+    each = min(max(round(count / num_blocks), 1), num_inputs)
+    chosen = np.argsort(-values, axis=0, kind="stable")[:each]
+    found = np.zeros(values.shape, bool)
+    np.put_along_axis(found, chosen, True, axis=0)
+    return found

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
-from cprune_tf import graph
+from cprune_tf import graph, sparse
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.devices import ModelFile
 
@@ -155,3 +156,26 @@ def test_a_session_that_imports_over_tflite_tunes_prices_and_builds(
     expected = pruned[0](images, training=False).numpy()
     (outputs,) = device.run_model(ModelFile("p", "tvm", str(tmp_path / "pruned.so")), images, 1)
     assert workloads.relative_error(outputs, expected) < 1e-4
+
+
+def test_weights_with_patterns_are_computed_by_what_was_kept(tmp_path, device):
+    """One of nine entries of one of eight kernels: no dense program is as fast."""
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name="conv")
+    model = keras.Sequential([keras.Input((12, 12, 64), name="image"), layer])
+    kernel = np.asarray(layer.kernel)
+    patterns = sparse.natural_patterns([kernel], 4, 1)
+    kept = sparse.num_kept_at(8, 64, 64, block_size=4)
+    layer.kernel.assign(kernel * sparse.project(kernel, patterns, kept, block_size=4).mask())
+    library = tmp_path / "model.so"
+    image = np.random.default_rng(0).normal(size=(2, 12, 12, 64)).astype("float32")
+    with CompilerSession(
+        device, tmp_path / "tuning", workloads.FEW_TRIALS, num_threads=1, seed=0
+    ) as session:
+        lowered = session.lower(model)
+        session.tune(lowered, workloads.FEW_TRIALS.trials_per_task)
+        (row,) = session.task_table(lowered)
+        assert row.lowering == "pattern"
+        session.build(lowered, library)
+    (outputs,) = device.run_model(ModelFile("p", "tvm", str(library)), image, 1)
+    assert workloads.relative_error(outputs, np.asarray(model(image))) < 1e-4

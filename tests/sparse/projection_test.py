@@ -73,6 +73,24 @@ def test_no_other_choice_of_kernels_and_patterns_keeps_more(seed, block_size):
     assert _kept(kernel, sparse) == pytest.approx(most)
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 100), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.data())
+def test_balanced_blocks_keep_equally_many_and_each_its_best(
+    seed, inputs, outputs, block_size, data
+):
+    kernel = _weights(seed, (3, 3, inputs, outputs))
+    num_blocks = -(-outputs // block_size)
+    num_kept = data.draw(st.integers(1, inputs * num_blocks))
+    patterns = natural_patterns([kernel], 3)
+    sparse = project(kernel, patterns, num_kept, block_size=block_size, balanced=True)
+    each = min(max(round(num_kept / num_blocks), 1), inputs)
+    _require_feasible(sparse, kernel.shape, each * num_blocks)
+    for block in range(num_blocks):
+        filters = slice(block * block_size, (block + 1) * block_size)
+        alone = project(kernel[..., filters], patterns, each, block_size=block_size)
+        np.testing.assert_array_equal(sparse.chosen[:, block], alone.chosen[:, 0])
+
+
 def test_one_of_the_two_constraints_alone():
     kernel = _weights(0, (3, 3, 8, 8))
     patterns = natural_patterns([kernel])
