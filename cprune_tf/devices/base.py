@@ -339,7 +339,7 @@ class Device(abc.ABC):
             min_repeat_ms=min_repeat_ms,
             cores=self.core_ids(),
             accelerator=self._gpu,
-            index_limits=dict(index_limits or {}),
+            index_limits=sorted((index_limits or {}).items()),
         )
         return tuple(samples)
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from cprune_tf import litert
+from cprune_tf import litert, sparse
 from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.cross_check import check_deployments
@@ -38,7 +38,14 @@ def small_model():
     keras.utils.set_random_seed(0)
     x = image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(x)
-    x = keras.layers.Flatten()(x)
+    # So little is left of these weights that the pattern lowering is the fastest.
+    patterns = keras.layers.Conv2D(32, 3, padding="same", activation="relu", name="patterns")
+    x = keras.layers.Flatten()(patterns(x))
+    kernel = np.asarray(patterns.kernel)
+    kept = sparse.project(
+        kernel, sparse.natural_patterns([kernel], 4, 2), 8, block_size=4, balanced=True
+    )
+    patterns.kernel.assign(kernel * kept.mask())
     return keras.Model(image, keras.layers.Dense(4, activation="softmax", name="head")(x))
 
 
@@ -51,6 +58,7 @@ def deployment(board, tmp_path_factory):
         lowered = session.lower(model)
         summary = session.tune(lowered, FEW.trials_per_task)
         assert summary.num_trials > summary.num_failed == 0
+        assert "pattern" in {row.lowering for row in session.task_table(lowered)}
         session.build(lowered, directory / "model.so")
     (directory / "model.tflite").write_bytes(litert.convert(model))
     return Deployment("small", model, directory / "model.so", directory / "model.tflite")

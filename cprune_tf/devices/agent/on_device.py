@@ -11,7 +11,7 @@ import collections
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def time_kernel(
     min_repeat_ms: int,
     cores: Sequence[int] = (),
     accelerator: str = "",
-    index_limits: Mapping[int, int] | None = None,
+    index_limits: Sequence[tuple[int, int]] = (),
 ) -> list[float]:
     """Times one function of a TVM library on random arguments.
 
@@ -66,8 +66,7 @@ def time_kernel(
         min_repeat_ms: `number` grows until a sample takes this long.
         cores: Numbers of the cores to run on; empty for all.
         accelerator: The kind of GPU that the library is for; "" for the CPU.
-        index_limits: Numbers of integer arguments, each with the limit that its random values stay
-            below.
+        index_limits: (number, limit) of integer arguments whose random values stay below a limit.
 
     Returns:
         `repeat` samples: the mean duration of one call, in ms.
@@ -81,7 +80,7 @@ def time_kernel(
     library = load_library(library_path)
     with accelerators.ending_when_lost(device):
         tensor = functools.partial(tvm.runtime.tensor, device=device)
-        buffers = _ARGUMENT_BUFFERS[accelerator].get(arguments, tensor, index_limits)
+        buffers = _ARGUMENT_BUFFERS[accelerator].get(arguments, tensor, dict(index_limits))
         evaluator = library.time_evaluator(
             function_name, device, number=number, repeat=repeat, min_repeat_ms=min_repeat_ms
         )

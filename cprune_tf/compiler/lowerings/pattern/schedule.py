@@ -72,11 +72,10 @@ def seed_decisions(
         Decisions in the order of the samples, best guesses first.
     """
     vectors = positions // unit.lanes
-    # One register holds a weight, and one the input vector that the filters of a block share.
     fits = [
         tile
         for tile in divisors(vectors)
-        if tile <= _MAX_VECTORS and tile * block_size + 2 <= unit.registers
+        if tile <= _MAX_VECTORS and _registers(tile, block_size) <= unit.registers
     ]
     channels = max(d for d in divisors(inputs) if d <= _MAX_CHANNELS)
     near = max(1, _CACHE_BYTES // (4 * inputs * unit.lanes))
@@ -88,6 +87,12 @@ def seed_decisions(
                 (repeats // inner, inner, tile),
                 (inputs // channels, channels),
             )
+
+
+def _registers(tile: int, block_size: int) -> int:
+    """The registers of a tile: its sums, one weight, and the inputs that several filters share."""
+    shared = tile if block_size > 1 else 1
+    return tile * block_size + shared + 1
 
 
 def _tile_sums(sch: Schedule, sums: Any, unit: VectorUnit) -> tuple[tuple[Any, ...], Any]:
