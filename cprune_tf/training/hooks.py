@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,24 +17,36 @@ import tensorflow as tf
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import Data, ImageData
+from cprune_tf.sparse import SparseKernel, project_model
 from cprune_tf.training.aware import train_aware
 from cprune_tf.training.batch_norm import recalibrate_batch_norm
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.evaluation import evaluate, evaluate_batches
+from cprune_tf.training.pattern_training import (
+    PatternPenalty,
+    Projected,
+    StraightThrough,
+    TowardsPatterns,
+)
+from cprune_tf.training.penalty import Penalty
 from cprune_tf.training.scoring import Scorer
 from cprune_tf.training.teaching import Teacher
-from cprune_tf.training.trainer import Penalty, fit
+from cprune_tf.training.trainer import FitResult, MakeForward, fit
 from cprune_tf.training.twin import chosen_precision
 
 # Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
 # while nobody knows how many an epoch has. At the end both numbers are equal.
 StepProgress = Callable[[int, int, str], None]
 
+# What stays of layers' weights, by their names.
+Kept = Mapping[str, SparseKernel]
+
 _PHASES = {
     "short": "short-term training",
     "long": "long-term training",
     "soft": "soft start",
+    "patterns": "training towards patterns",
     "aware": "training for int8",
 }
 
@@ -67,15 +80,25 @@ class Trainer:
     scorer: Scorer | None = None
     _teachers: dict[str, Teacher] = dataclasses.field(default_factory=dict, init=False)
 
-    def short_term_train(self, model: keras.Model) -> None:
-        """Trains a candidate in place for a few epochs."""
-        self._train(model, self.config.training.short_term, "short")
+    def short_term_train(self, model: keras.Model, kept: Kept | None = None) -> None:
+        """Trains a candidate in place for a few epochs.
 
-    def long_term_train(self, model: keras.Model) -> None:
-        """Trains the result in place; in a run at int8, for that too if the config asks for it."""
-        self._train(model, self.config.training.long_term, "long")
+        Args:
+            model: The candidate.
+            kept: What stays of its layers' weights; None: all.
+        """
+        self._train(model, self.config.training.short_term, "short", kept=kept)
+
+    def long_term_train(self, model: keras.Model, kept: Kept | None = None) -> None:
+        """Trains the result in place; in a run at int8, for that too if the config asks for it.
+
+        Args:
+            model: The result.
+            kept: What stays of its layers' weights; None: all.
+        """
+        self._train(model, self.config.training.long_term, "long", kept=kept)
         if self.config.precision == "int8" and self.config.quantization.aware.epochs:
-            self._train_aware(model)
+            self._train_aware(model, kept)
 
     def train_one_step(self, model: keras.Model) -> None:
         """Trains a model in place for one batch as long-term training would; keeps no record."""
@@ -115,7 +138,42 @@ class Trainer:
             ema=0.0,
             stop_after=0,
         )
-        self._train(model, config, "soft", penalty)
+        self._train(model, config, "soft", penalty=penalty)
+
+    def train_patterns(self, model: keras.Model, towards: TowardsPatterns) -> Projected:
+        """Trains all weights in place towards patterns, and projects them.
+
+        As in short-term training, but at a constant rate, without averaging and without an early
+        end: the pull is strongest at the end, and the loss grows with it.
+
+        Args:
+            model: The model before.
+            towards: How, and to what.
+
+        Returns:
+            What stays, exactly; all else is zero.
+        """
+        config = dataclasses.replace(
+            self.config.training.short_term,
+            epochs=towards.epochs,
+            learning_rate=towards.learning_rate,
+            schedule="constant",
+            warmup_epochs=0.0,
+            ema=0.0,
+            stop_after=0,
+        )
+        constraints, penalty, make_forward, kept = towards.constraints, None, None, None
+        if towards.method == "one_shot":
+            kept = project_model(model, constraints)
+        elif towards.method == "admm":
+            penalty = PatternPenalty(model, constraints, towards.rho)
+        else:
+            make_forward = functools.partial(StraightThrough, constraints=constraints)
+        result = self._train(
+            model, config, "patterns", penalty=penalty, make_forward=make_forward, kept=kept
+        )
+        measures = tuple(epoch.measures for epoch in result.epochs if epoch.measures)
+        return Projected(kept or project_model(model, constraints), measures)
 
     def evaluate(self, model: keras.Model) -> float:
         """Accuracy on the validation images, 0..1; on the test images if there are no others.
@@ -149,14 +207,22 @@ class Trainer:
         return self.data
 
     def _train(
-        self, model: keras.Model, config: FitConfig, phase: str, penalty: Penalty | None = None
-    ) -> None:
+        self,
+        model: keras.Model,
+        config: FitConfig,
+        phase: str,
+        *,
+        penalty: Penalty | None = None,
+        make_forward: MakeForward | None = None,
+        kept: Kept | None = None,
+    ) -> FitResult:
+        """Trains and recalibrates; a model with an optimizer of its own tells no epochs."""
         # A function of the model's size, so that a resumed run trains as the first one would have.
         seed = self.config.seed + model.count_params()
         if self.own_compile:
             self._train_as_compiled(model, config, phase, seed)
-            return
-        log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
+            return FitResult((), 0, False, 0.0)
+        log_dir, on_step, folder = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
             model,
             self.data,
@@ -164,9 +230,11 @@ class Trainer:
             seed=seed,
             teacher=self._teacher_at(config) if config.distill > 0 else None,
             penalty=penalty,
+            make_forward=make_forward,
+            kept=kept,
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
-            checkpoint=None if kept_in is None or penalty else kept_in / f"{phase}.npz",
+            checkpoint=None if folder is None else folder / f"{phase}.npz",
             replicas=self.replicas,
         )
         if num_batches := self.config.training.recalibration_batches:
@@ -174,9 +242,10 @@ class Trainer:
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
+        return result
 
-    def _train_aware(self, model: keras.Model) -> None:
-        log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
+    def _train_aware(self, model: keras.Model, kept: Kept | None) -> None:
+        log_dir, on_step, folder = self.log_dir, self.on_step, self.checkpoint_dir
         result = train_aware(
             model,
             self.data,
@@ -186,7 +255,8 @@ class Trainer:
             scorer=self.scorer,
             on_step=self._report_of("aware"),
             log_dir=None if log_dir is None else log_dir / f"aware_{model.count_params()}",
-            checkpoint=None if kept_in is None else kept_in / "aware.npz",
+            checkpoint=None if folder is None else folder / "aware.npz",
+            kept=kept,
         )
         if on_step is not None:
             num_steps = result.training.num_steps
