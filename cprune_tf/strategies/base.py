@@ -152,6 +152,8 @@ class Strategy(abc.ABC):
     default_importance: ClassVar[str] = "l1"
     # Whether it has trainings that don't depend on each other, which config.ray_address is for.
     trains_side_by_side: ClassVar[bool] = False
+    # Whether its results are to be faster than the original.
+    aims_at_latency: ClassVar[bool] = True
     # Whether its results differ from the original in their numbers of filters alone.
     removes_only_filters: ClassVar[bool] = True
 

@@ -142,6 +142,7 @@ class PatDnn(Strategy):
         is_judged: Whether the candidate with patterns was judged.
     """
 
+    aims_at_latency = False
     removes_only_filters = False
 
     def __init__(self, *arguments: Any) -> None:
