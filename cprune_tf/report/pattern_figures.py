@@ -80,6 +80,6 @@ def draw_residuals(report: types.Report, palette: theme.Palette) -> Figure:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("distance from the projection, %\nof the weights' norm, mean over layers")
+    axes.set_ylabel("distance from the projection,\n% of the weights' norm")
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.6)
     return figure

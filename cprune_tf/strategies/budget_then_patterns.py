@@ -58,7 +58,9 @@ class BudgetThenPatterns(Strategy):
     def propose(self, current: CurrentModel) -> Candidate | Stop:
         """See Strategy: fewer filters as long as the budget asks for it, then patterns."""
         left = self.bench.config.strategy.max_iterations - self._num_judged
-        if left > 1 and not self._patterns.is_judged:
+        # A resumed run may have begun with the patterns before it was killed.
+        has_begun = self.bench.run.journal.last(events.PatternsTrained) is not None
+        if left > 1 and not has_begun:
             proposal = self._filters.propose(current)
             if isinstance(proposal, Candidate):
                 return proposal
