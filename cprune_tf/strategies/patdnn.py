@@ -57,7 +57,8 @@ class PatDnnConfig:
         pointwise: Whether layers with kernels of 1x1, which have no patterns, lose kernels.
         epochs: Epochs of the training towards patterns.
         learning_rate: Its constant learning rate. All else is that of `config.training.short_term`.
-        rho: ADMM's pull in each stage; the stages are equally long.
+        rho: ADMM's pull in each stage; the stages are equally long. Empty: three stages that fit
+            the learning rate and the length of an epoch.
         accuracy_slack: The candidate may end this far (0..1) below the required accuracy, since
             long-term training follows.
     """
@@ -73,7 +74,7 @@ class PatDnnConfig:
     pointwise: bool = False
     epochs: int = 30
     learning_rate: float = 0.01
-    rho: tuple[float, ...] = (0.01, 0.1, 1.0)
+    rho: tuple[float, ...] = ()
     accuracy_slack: float = 0.02
 
     def validate(self) -> None:
@@ -94,8 +95,8 @@ class PatDnnConfig:
         require(self.epochs >= 0, _FIELD + "epochs", self.epochs, "0 or more")
         learning_rate, slack = self.learning_rate, self.accuracy_slack
         require(learning_rate > 0, _FIELD + "learning_rate", learning_rate, "a positive number")
-        rising = bool(self.rho) and self.rho[0] > 0 and list(self.rho) == sorted(self.rho)
-        require(rising, _FIELD + "rho", self.rho, "positive numbers that do not fall")
+        rising = all(rho > 0 for rho in self.rho) and list(self.rho) == sorted(self.rho)
+        require(rising, _FIELD + "rho", self.rho, "positive numbers that do not fall, or none")
         require(0 <= slack < 1, _FIELD + "accuracy_slack", slack, "a number in [0, 1)")
 
     def sparse_settings(self, protect: tuple[str, ...]) -> SparseSettings:
@@ -194,7 +195,7 @@ class PatDnn(Strategy):
         settings: PatDnnConfig = config.strategy.patdnn  # type: ignore[attr-defined]
         largest = largest_rho(settings.learning_rate, config.training.short_term.momentum)
         require(
-            settings.method != "admm" or max(settings.rho) < largest,
+            settings.method != "admm" or max(settings.rho, default=0.0) < largest,
             _FIELD + "rho",
             settings.rho,
             f"numbers below {largest:.3g}, from which on training diverges at the learning rate "

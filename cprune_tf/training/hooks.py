@@ -28,11 +28,12 @@ from cprune_tf.training.pattern_training import (
     Projected,
     StraightThrough,
     TowardsPatterns,
+    default_rho,
 )
 from cprune_tf.training.penalty import Penalty
 from cprune_tf.training.scoring import Scorer
 from cprune_tf.training.teaching import Teacher
-from cprune_tf.training.trainer import FitResult, MakeForward, fit
+from cprune_tf.training.trainer import FitResult, MakeForward, count_batches, fit
 from cprune_tf.training.twin import chosen_precision
 
 # Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
@@ -166,7 +167,9 @@ class Trainer:
         if towards.method == "one_shot":
             kept = project_model(model, constraints)
         elif towards.method == "admm":
-            penalty = PatternPenalty(model, constraints, towards.rho)
+            num_batches = count_batches(self.data, config, self._seed_of(model))
+            rho = towards.rho or default_rho(config.learning_rate, config.momentum, num_batches)
+            penalty = PatternPenalty(model, constraints, rho)
         else:
             make_forward = functools.partial(StraightThrough, constraints=constraints)
         result = self._train(
@@ -217,8 +220,7 @@ class Trainer:
         kept: Kept | None = None,
     ) -> FitResult:
         """Trains and recalibrates; a model with an optimizer of its own tells no epochs."""
-        # A function of the model's size, so that a resumed run trains as the first one would have.
-        seed = self.config.seed + model.count_params()
+        seed = self._seed_of(model)
         if self.own_compile:
             self._train_as_compiled(model, config, phase, seed)
             return FitResult((), 0, False, 0.0)
@@ -243,6 +245,10 @@ class Trainer:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
         return result
+
+    def _seed_of(self, model: keras.Model) -> int:
+        # A function of the model's size, so that a resumed run trains as the first one would have.
+        return self.config.seed + model.count_params()
 
     def _train_aware(self, model: keras.Model, kept: Kept | None) -> None:
         log_dir, on_step, folder = self.log_dir, self.on_step, self.checkpoint_dir

@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from cprune_tf.sparse import Admm, LayerConstraint, Pull, SparseKernel, kernel_of
 
+# The x of `default_rho` in each stage.
+_PULLS = (0.6, 1.2, 2.4)
+
 # Names of what an epoch tells.
 PATTERNS, CONNECTIVITY = "patterns_residual", "connectivity_residual"
 
@@ -27,7 +30,7 @@ class TowardsPatterns:
         constraints: What each layer shall hold in the end.
         epochs: Number of epochs.
         learning_rate: The constant learning rate.
-        rho: ADMM's pull in each stage.
+        rho: ADMM's pull in each stage; empty: see `default_rho`.
     """
 
     method: str
@@ -156,6 +159,27 @@ class StraightThrough:
     def _mask(self, name: str) -> np.ndarray:
         weights = np.asarray(self._kernels[name])
         return self._constraints[name].on_both(weights).mask().astype(np.float32)
+
+
+def default_rho(learning_rate: float, momentum: float, steps_per_epoch: int) -> tuple[float, ...]:
+    """Chooses the rho of three stages by how far weights come in an epoch.
+
+    The duals add up, once an epoch, what is still missing. If an epoch hardly moves the weights,
+    the duals wind up and the weights overshoot; if it moves them all the way, the loss has little
+    say. With SGD, the pull alone takes weights 1 - exp(-x) of the way in an epoch, with
+    x = 2 rho rate / (1 - momentum) steps.
+
+    Args:
+        learning_rate: Constant over the training.
+        momentum: Its momentum, 0..1.
+        steps_per_epoch: Batches in an epoch.
+
+    Returns:
+        Rising values, all below `largest_rho`.
+    """
+    speed = 2.0 * learning_rate / (1.0 - momentum) * steps_per_epoch
+    most = largest_rho(learning_rate, momentum) / 2
+    return tuple(min(pull / speed, most) for pull in _PULLS)
 
 
 def largest_rho(learning_rate: float, momentum: float) -> float:
