@@ -172,11 +172,14 @@ class Trainer:
             penalty = PatternPenalty(model, constraints, rho)
         else:
             make_forward = functools.partial(StraightThrough, constraints=constraints)
-        result = self._train(
+        result = self._fit(
             model, config, "patterns", penalty=penalty, make_forward=make_forward, kept=kept
         )
+        kept = kept or project_model(model, constraints)
+        # The statistics must be those of the weights that stay.
+        self._recalibrate(model)
         measures = tuple(epoch.measures for epoch in result.epochs if epoch.measures)
-        return Projected(kept or project_model(model, constraints), measures)
+        return Projected(kept, measures)
 
     def evaluate(self, model: keras.Model) -> float:
         """Accuracy on the validation images, 0..1; on the test images if there are no others.
@@ -216,14 +219,25 @@ class Trainer:
         phase: str,
         *,
         penalty: Penalty | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        if self.own_compile:
+            self._train_as_compiled(model, config, phase, self._seed_of(model))
+            return
+        self._fit(model, config, phase, penalty=penalty, kept=kept)
+        self._recalibrate(model)
+
+    def _fit(
+        self,
+        model: keras.Model,
+        config: FitConfig,
+        phase: str,
+        *,
+        penalty: Penalty | None = None,
         make_forward: MakeForward | None = None,
         kept: Kept | None = None,
     ) -> FitResult:
-        """Trains and recalibrates; a model with an optimizer of its own tells no epochs."""
         seed = self._seed_of(model)
-        if self.own_compile:
-            self._train_as_compiled(model, config, phase, seed)
-            return FitResult((), 0, False, 0.0)
         log_dir, on_step, folder = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
             model,
@@ -239,12 +253,15 @@ class Trainer:
             checkpoint=None if folder is None else folder / f"{phase}.npz",
             replicas=self.replicas,
         )
-        if num_batches := self.config.training.recalibration_batches:
-            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
         return result
+
+    def _recalibrate(self, model: keras.Model) -> None:
+        if num_batches := self.config.training.recalibration_batches:
+            seed = self._seed_of(model)
+            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
 
     def _seed_of(self, model: keras.Model) -> int:
         # A function of the model's size, so that a resumed run trains as the first one would have.

@@ -11,7 +11,7 @@ import pytest
 
 from cprune_tf import sparse
 from cprune_tf.config import FitConfig, PruneConfig, TrainingConfig
-from cprune_tf.training import fit
+from cprune_tf.training import fit, recalibrate_batch_norm
 from cprune_tf.training.hooks import Trainer
 from cprune_tf.training.pattern_training import (
     CONNECTIVITY,
@@ -122,6 +122,18 @@ def test_the_residuals_shrink_and_the_end_is_feasible(small_data):
     second = projected.kept["second"]
     assert (second.chosen >= 0).sum() == sparse.num_kept_at(3.6, 8, 8, 2) == 9
     assert (projected.kept["first"].chosen >= 0).all()
+
+
+def test_the_statistics_are_those_of_what_stays(small_data):
+    config = PruneConfig(training=TrainingConfig(short_term=_SHORT))
+    trainer, model = Trainer(config, small_data, small_model()), small_model()
+    towards = TowardsPatterns("straight_through", constraints(model), 1, 0.02, ())
+    trainer.train_patterns(model, towards)
+    before = model.get_weights()
+    seed = config.seed + model.count_params()
+    recalibrate_batch_norm(model, small_data, 20, seed=seed, include_frozen=False)
+    for one, two in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
