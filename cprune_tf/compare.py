@@ -152,8 +152,11 @@ def compare_strategies(
 
 
 def _checked_names(strategies: Sequence[str]) -> tuple[str, ...]:
-    known = tuple(registered_strategies())
-    names = tuple(strategies) or known
+    registered = registered_strategies()
+    known = tuple(registered)
+    names = tuple(strategies) or tuple(
+        name for name in known if registered[name].strategy.removes_only_filters
+    )
     unknown = [name for name in names if name not in (*known, *CONTENDERS)]
     if unknown:
         raise CompareError(

@@ -58,6 +58,7 @@ def check_deployments(
     thread_counts: Sequence[int] | None = None,
     metric: str = "top1",
     score: Score | None = None,
+    expects_speedup: bool = True,
 ) -> CrossCheck:
     """Runs deployments on Keras, TVM and LiteRT and compares all outputs, accuracy and latency.
 
@@ -75,6 +76,7 @@ def check_deployments(
         metric: The metric of the accuracies: "top1" or "top5", or what `score` computes.
         score: Judges all outputs of a model on these images, in the models' order, where there are
             no labels; None: there are no accuracies then.
+        expects_speedup: Whether a deployment that is slower than the first is a problem.
 
     Returns:
         The comparison.
@@ -116,7 +118,7 @@ def check_deployments(
             *_problems_of_weights(deployments),
             *_problems_of_device(info),
             *(problem for result in results for problem in _problems_of_result(result, precisions)),
-            *_problems_of_speedups(speedups),
+            *(_problems_of_speedups(speedups) if expects_speedup else ()),
         ),
     )
 

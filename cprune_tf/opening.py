@@ -333,6 +333,7 @@ def _hooks(
         None if cluster is None else cluster.share(default).short_term_train_all,
         metric,
         None if long_term_train else default.train_one_step,
+        None if own_compile or short_term_train or long_term_train else default,
     )
 
 

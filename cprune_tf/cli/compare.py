@@ -23,7 +23,7 @@ _STRATEGIES = flags.DEFINE_list(
     "strategies",
     [],
     "The strategies, as in config.strategy.name, and the baselines tfmot_magnitude and tfmot_2_4 "
-    "(they need cprune_tf[tfmot]); default: all strategies.",
+    "(they need cprune_tf[tfmot]); default: all strategies that remove filters alone.",
 )
 
 

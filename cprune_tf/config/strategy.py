@@ -103,8 +103,9 @@ class StrategyConfig:
             confidence,
             "0 or a number in [0.5, 1)",
         )
-        for name in strategies:
-            getattr(self, name).validate()
+        for name, registration in strategies.items():
+            if registration.config is not None:
+                getattr(self, name).validate()
 
     def _validate_metric(self) -> None:
         require(
@@ -133,7 +134,11 @@ class StrategyConfig:
 
 def strategy_config_class() -> type[StrategyConfig]:
     """Returns a StrategyConfig class with a field for the config of each registered strategy."""
-    configs = {name: registration.config for name, registration in registered_strategies().items()}
+    configs = {
+        name: registration.config
+        for name, registration in registered_strategies().items()
+        if registration.config is not None
+    }
     return _with_strategy_fields(tuple(configs.items()))
 
 

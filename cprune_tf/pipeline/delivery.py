@@ -15,6 +15,7 @@ from cprune_tf.pipeline.context import TFLITE, RunContext
 from cprune_tf.runs import events
 from cprune_tf.runs.results import ExportedFile
 from cprune_tf.storage import files
+from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Workbench
 
 _PIXEL_FILE = "deploy/model_pixels.tflite"
@@ -123,6 +124,7 @@ def cross_check(context: RunContext, deployments: tuple[Deployment, ...]) -> Non
     if context.journal.last(events.CrossChecked) is not None:
         return
     data = context.given.data
+    strategy = registered_strategies()[context.config.strategy.name].strategy
     with context.progress.stage("Cross-check"):
         checked = check_deployments(
             deployments,
@@ -133,6 +135,7 @@ def cross_check(context: RunContext, deployments: tuple[Deployment, ...]) -> Non
             thread_counts=(1, context.device.num_cores()),
             metric=context.given.hooks.metric.name,
             score=context.given.score_outputs,
+            expects_speedup=strategy.aims_at_latency,
         )
         if context.config.deploy.pixel_input:
             problems = check_pixel_file(

@@ -117,7 +117,10 @@ def _smaller(given: PipelineInput, config: PruneConfig) -> PipelineInput:
             long_term_train=hooks.train_one_step or _leave,
             evaluate=lambda model: 1.0,
             sample=hooks.sample,
+            # Not called; the strategy checks that they are there.
+            soft_start=hooks.soft_start,
             metric=hooks.metric,
+            patterns=hooks.patterns,
         ),
         data=data,
         own_score=True,

@@ -11,6 +11,7 @@ from cprune_tf.accuracy import AccuracyGate, Evaluation
 from cprune_tf.pipeline.context import RunContext
 from cprune_tf.runs import events
 from cprune_tf.strategies.workbench import CurrentModel, Workbench
+from cprune_tf.strategies.workbench.sparse_training import train_accepted
 
 
 def train_for_long(
@@ -63,7 +64,7 @@ def _trained_point(
     if iteration:
         before = [np.array(weight) for weight in model.get_weights()]
         with context.progress.stage("Long-term training"):
-            bench.hooks.long_term_train(model)
+            train_accepted(bench, model, iteration)
             graph.flush_subnormals(model)
             trained = bench.evaluate(model)
         if trained.accuracy >= evaluation.accuracy:

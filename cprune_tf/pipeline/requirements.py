@@ -13,6 +13,7 @@ from cprune_tf.data import ImageData
 from cprune_tf.pipeline.context import TFLITE, RunContext
 from cprune_tf.runs import events
 from cprune_tf.runtimes import Runtime, find_runtime
+from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.training.plausibility import guessing_note
 
 
@@ -24,8 +25,8 @@ def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
         runtime: The class of the runtime that will measure.
 
     Raises:
-        ConfigError: If no channel group can be pruned, or more threads are wanted than there are
-            cores.
+        ConfigError: If the strategy can prune nothing of the model, or more threads are wanted than
+            there are cores.
         UserError: If the runtime or a file that is compared cannot hold the model.
     """
     config = context.config
@@ -38,12 +39,8 @@ def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
         )
     model = graph.functional_twin(context.given.model)
     channels = graph.analyze(model, config.protect)
-    if not channels.prunable:
-        reasons = sorted({str(group.protected) for group in channels.groups})
-        raise ConfigError(
-            f"The model {model.name!r} has no channel group that could be pruned: "
-            f"{'; '.join(reasons) or 'no layer makes channels'}."
-        )
+    strategy = registered_strategies()[config.strategy.name].strategy
+    strategy.check_model(config, model, channels)
     if context.journal.last(events.Baseline) is None:
         graph.check_storable(model)
     options = context.runtime_options

@@ -10,7 +10,15 @@ from typing import Any
 
 from cprune_tf.accuracy import TOP1, Metric
 from cprune_tf.errors import UserError
-from cprune_tf.report import comparisons, cross_check, history, sentences, shipping, types
+from cprune_tf.report import (
+    comparisons,
+    cross_check,
+    history,
+    patterns,
+    sentences,
+    shipping,
+    types,
+)
 from cprune_tf.runs import directory, journal
 from cprune_tf.runs.events import (
     RUN_EVENTS,
@@ -22,6 +30,7 @@ from cprune_tf.runs.events import (
     Exported,
     Finished,
     LongTermTrained,
+    PatternsTrained,
     RunStarted,
     Stopped,
 )
@@ -137,6 +146,7 @@ class _Builder:
             decision_counts=history.decision_counts(decisions),
             ruled_out=history.ruled_out(self.records),
             layers=history.layers(self.original, self.pruned),
+            patterns=self._patterns(),
             tasks_original=history.tasks(self.models[0][1]) if self.models else (),
             tasks_pruned=history.tasks(self.models[self.result][1]) if self.num_accepted else (),
             cross_check=self.check,
@@ -245,6 +255,14 @@ class _Builder:
             threads,
             bool(self.device.emulated),
         )
+
+    def _patterns(self) -> types.Patterns | None:
+        event = history.last(self.records, PatternsTrained)
+        if event is None:
+            return None
+        result = self.iterations[self.result] if self.iterations else None
+        is_delivered = result is not None and result.after_candidate == event.index + 1
+        return patterns.summarize(event, self.files, is_delivered)
 
     def _runtime(self) -> str:
         """Returns the runtime that the run was for."""

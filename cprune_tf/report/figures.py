@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cprune_tf.accuracy import Metric
-from cprune_tf.report import formats, theme, types
+from cprune_tf.report import formats, pattern_figures, theme, types
 from cprune_tf.runs.events import REFUSED_ACCURACY, REFUSED_LATENCY
 from cprune_tf.storage import files
 
@@ -328,5 +328,15 @@ _PLOTS: dict[str, tuple[str, Callable[[types.Report], bool], Callable[..., Figur
         "Channels of each layer before and after",
         lambda report: any(layer.after is not None for layer in report.layers),
         _draw_channels,
+    ),
+    "patterns": (
+        "Patterns of kernels",
+        lambda report: report.patterns is not None,
+        pattern_figures.draw_patterns,
+    ),
+    "residuals": (
+        "Weights on their way to the patterns",
+        lambda report: report.patterns is not None and bool(report.patterns.epochs),
+        pattern_figures.draw_residuals,
     ),
 }

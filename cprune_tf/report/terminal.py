@@ -34,6 +34,8 @@ def render(report: types.Report) -> rich.console.Group:
         parts.append(_decisions(report))
     if report.ruled_out:
         parts.append(_ruled_out(report.ruled_out))
+    if report.patterns is not None:
+        parts += [_sparse_layers(report.patterns), _stored(report.patterns)]
     if report.cross_check is not None:
         parts.append(_cross_check(report.cross_check, report.judged_by))
     if report.files:
@@ -183,6 +185,31 @@ def _shippable(report: types.Report) -> rich.table.Table:
 
 def _too_bad(metric: Metric) -> str:
     return "too high" if metric.is_minimized else "too low"
+
+
+def _sparse_layers(patterns: types.Patterns) -> rich.table.Table:
+    result = "" if patterns.is_delivered else ", which the result does not have"
+    title = f"Patterns ({len(patterns.drawn)}, {patterns.method}{result})"
+    columns = ("block", "kernels kept", "rate", "patterns", "density")
+    table = _table(title, "layer", "kernel", *columns, numbers=len(columns))
+    for row in patterns.layers:
+        table.add_row(
+            rich.text.Text(row.layer),
+            row.kernel,
+            formats.count(row.block_size),
+            f"{formats.count(row.num_kept)} of {formats.count(row.num_kernels)}",
+            formats.factor(row.rate),
+            formats.count(row.num_patterns),
+            formats.percent(row.density),
+        )
+    return table
+
+
+def _stored(patterns: types.Patterns) -> rich.table.Table:
+    table = _table("Bytes of weights", "form", "size", numbers=1)
+    for row in patterns.storage:
+        table.add_row(rich.text.Text(row.name), formats.file_bytes(row.bytes))
+    return table
 
 
 def _cross_check(check: types.CrossCheck, metric: Metric) -> rich.table.Table:

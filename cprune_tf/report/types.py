@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from cprune_tf.accuracy import Metric
-from cprune_tf.runs.results import ExportedFile, TaskRecord
+from cprune_tf.runs.results import DrawnPattern, ExportedFile, PatternEpoch, TaskRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +304,67 @@ class Device:
 
 
 @dataclasses.dataclass(frozen=True)
+class SparseLayer:
+    """What stays of a pattern-sparse layer.
+
+    Attributes:
+        layer: The layer's name.
+        kernel: The size of its kernels, in words.
+        block_size: Filters that share their kernels and patterns.
+        num_kernels: Its kernels before.
+        num_kept: Those of which anything stays.
+        rate: num_kernels / num_kept.
+        num_patterns: Patterns that these keep to.
+        density: The part (0..1) of its weights that stays.
+    """
+
+    layer: str
+    kernel: str
+    block_size: int
+    num_kernels: int
+    num_kept: int
+    rate: float
+    num_patterns: int
+    density: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The bytes of weights in one form.
+
+    Attributes:
+        name: The form, or the file.
+        bytes: Its size.
+    """
+
+    name: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Patterns:
+    """The patterns of a run.
+
+    Attributes:
+        method: How weights came to them: "admm", "one_shot" or "straight_through".
+        is_delivered: Whether the result has them.
+        num_epochs: Epochs of the training towards them.
+        epochs: How far weights were from their projections after each; may be empty.
+        drawn: The patterns.
+        layers: What stays of each sparse layer.
+        storage: In how many bytes.
+    """
+
+    method: str
+    is_delivered: bool
+    num_epochs: int
+    epochs: tuple[PatternEpoch, ...]
+    drawn: tuple[DrawnPattern, ...]
+    layers: tuple[SparseLayer, ...]
+    storage: tuple[Stored, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """The report of a run, built from its directory alone.
 
@@ -336,6 +397,7 @@ class Report:
         decision_counts: Number of candidates by decision.
         ruled_out: Channel counts that their price ruled out, by target.
         layers: Channels of each layer before and after pruning.
+        patterns: The patterns that weights keep to; None in a run without them.
         tasks_original: The original's tasks, the one with the largest share first.
         tasks_pruned: Tasks of the last accepted model; empty if no candidate was accepted.
         cross_check: The cross-check without its latencies; None if it was not made.
@@ -373,6 +435,7 @@ class Report:
     decision_counts: dict[str, int]
     ruled_out: tuple[RuledOut, ...]
     layers: tuple[LayerChannels, ...]
+    patterns: Patterns | None
     tasks_original: tuple[TaskRecord, ...]
     tasks_pruned: tuple[TaskRecord, ...]
     cross_check: CrossCheck | None

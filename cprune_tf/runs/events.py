@@ -10,7 +10,14 @@ from cprune_tf.accuracy import Evaluation, PairedDifference
 from cprune_tf.devices.base import DeviceInfo
 from cprune_tf.devices.latency import Latency
 from cprune_tf.runs.records import Schema
-from cprune_tf.runs.results import CrossCheck, ExportedFile, ModelRecord
+from cprune_tf.runs.results import (
+    CrossCheck,
+    DrawnPattern,
+    ExportedFile,
+    ModelRecord,
+    PatternEpoch,
+    PatternLayer,
+)
 
 ACCEPTED = "accepted"
 REFUSED_LATENCY = "refused_latency"
@@ -224,6 +231,43 @@ class SoftStarted:
 
 
 @dataclasses.dataclass(frozen=True)
+class PatternsTrained:
+    """A candidate was trained towards patterns and projected on them.
+
+    Attributes:
+        index: The candidate's number, from 0.
+        method: How it was trained: "admm", "one_shot" or "straight_through".
+        num_epochs: Number of epochs of that training.
+        epochs: What the epochs told; empty where the method tells nothing.
+        patterns: The patterns, those of each kernel size together, the most frequent first.
+        layers: What stays of each sparse layer.
+        kept: The file that says which weights stay, relative to the run directory.
+        weights: The `.keras` file of the candidate after the projection, relative to the run
+            directory.
+    """
+
+    kind: ClassVar[str] = "patterns_trained"
+    index: int
+    method: str
+    num_epochs: int
+    epochs: tuple[PatternEpoch, ...]
+    patterns: tuple[DrawnPattern, ...]
+    layers: tuple[PatternLayer, ...]
+    kept: str
+    weights: str
+
+    def __str__(self) -> str:
+        kernels = sum(layer.num_kernels for layer in self.layers)
+        size = sum(layer.num_kernels * layer.height * layer.width for layer in self.layers)
+        kept = sum(layer.num_kept for layer in self.layers) / kernels
+        weights = sum(layer.num_weights for layer in self.layers) / size
+        return (
+            f"{len(self.patterns)} patterns in {len(self.layers)} layers, which keep {kept:.1%} of "
+            f"their kernels and {weights:.1%} of their weights"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class CandidateJudged:
     """A candidate was accepted or refused.
 
@@ -389,6 +433,7 @@ RUN_EVENTS = Schema(
         ProposalTrained,
         CandidateMeasured,
         SoftStarted,
+        PatternsTrained,
         CandidateJudged,
         Accepted,
         Stopped,

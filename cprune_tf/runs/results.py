@@ -86,6 +86,67 @@ class ModelRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class PatternLayer:
+    """What stays of the weights of a pattern-sparse layer.
+
+    Attributes:
+        name: The layer's name.
+        height: Of its kernels.
+        width: Of its kernels.
+        num_inputs: Input channels that a filter reads.
+        num_outputs: Number of filters.
+        block_size: Filters that share their kernels and patterns.
+        num_kernels: num_inputs x num_outputs.
+        num_kept: Kernels of which anything stays.
+        num_patterns: Patterns that these kernels keep to.
+        num_weights: Weights that stay.
+    """
+
+    name: str
+    height: int
+    width: int
+    num_inputs: int
+    num_outputs: int
+    block_size: int
+    num_kernels: int
+    num_kept: int
+    num_patterns: int
+    num_weights: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnPattern:
+    """A pattern of a model.
+
+    Attributes:
+        height: Of the kernels that it is for.
+        width: Of the kernels that it is for.
+        entries: The entries that stay, counted row by row from 0.
+        natural_share: The part (0..1) of the original's kernels whose natural pattern it is.
+        used_share: The part (0..1) of the kept kernels of that size that have it.
+    """
+
+    height: int
+    width: int
+    entries: tuple[int, ...]
+    natural_share: float
+    used_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PatternEpoch:
+    """How far weights were from their projections after an epoch, as parts of their norm.
+
+    Attributes:
+        patterns: From the patterns; the mean over all layers.
+        connectivity: From the connectivity; None where the method does not tell.
+    """
+
+    patterns: float
+    connectivity: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportedFile:
     """A file that a run delivers.
 

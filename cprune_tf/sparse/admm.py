@@ -13,15 +13,15 @@ The last three lines are done at the end of every epoch. rho grows over the trai
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from cprune_tf.sparse.kernels import kernel_of
 from cprune_tf.sparse.patterns import Floats, PatternSet
 from cprune_tf.sparse.projection import (
     Ints,
@@ -100,8 +100,9 @@ class Admm:
     """
 
     def __init__(self, model: keras.Model, constraints: Mapping[str, LayerConstraint]) -> None:
+        self._model = model
         self._constraints = dict(constraints)
-        self._kernels = {name: _kernel(model, name) for name in constraints}
+        self._kernels = {name: kernel_of(model, name) for name in constraints}
         self._split: dict[str, dict[str, tf.Variable]] = {}
         for name, kernel in self._kernels.items():
             weights = np.asarray(kernel)
@@ -180,12 +181,12 @@ class Admm:
         Returns:
             What stays of each layer.
         """
-        kept = {}
-        for name, constraint in self._constraints.items():
-            weights = np.asarray(self._kernels[name])
-            kept[name] = constraint.on_both(weights)
-            self._kernels[name].assign(weights * kept[name].mask())
-        return kept
+        return project_model(self._model, self._constraints)
+
+    @property
+    def variables(self) -> tuple[tf.Variable, ...]:
+        """Z, Y, U and V of all layers, for a checkpoint."""
+        return tuple(self._variables().values())
 
     def state(self) -> dict[str, np.ndarray]:
         """The variables as arrays, to go on later; see `restore`."""
@@ -222,109 +223,25 @@ class Admm:
         }
 
 
-class PatternPruning(keras.callbacks.Callback):
-    """Trains a model towards patterns in any `fit`, by `Admm`.
-
-    The penalty joins the model's losses when `fit` begins, and leaves them when it ends. Each epoch
-    logs the mean residuals as `admm_patterns` and `admm_connectivity`. After the last epoch, call
-    `admm.finish()` and train once more inside `keep_zeros`.
+def project_model(
+    model: keras.Model, constraints: Mapping[str, LayerConstraint]
+) -> dict[str, SparseKernel]:
+    """Projects layers of a model on both of their constraints at once.
 
     Args:
-        admm: The variables, for the model that is fitted.
-        rho: The strength of the pull in each stage; the stages are equally long.
+        model: Changed in place.
+        constraints: By the names of layers with a kernel [height, width, inputs, outputs].
+
+    Returns:
+        What stays of each layer.
+
+    Raises:
+        ValueError: If a layer is missing or its kernel has another shape.
     """
-
-    def __init__(self, admm: Admm, rho: tuple[float, ...] = (1e-4, 1e-3, 1e-2)) -> None:
-        super().__init__()
-        if not rho or any(value <= 0 for value in rho):
-            raise ValueError(f"rho is {rho}; expected one or more positive numbers.")
-        self._admm = admm
-        self._stages = rho
-        self._last_rho = rho[0]
-        self._rho = tf.Variable(rho[0], trainable=False, dtype=tf.float32)
-
-    def set_model(self, model: Any) -> None:
-        """See Keras: called before the training function is made, so the penalty is part of it."""
-        super().set_model(model)
-        for name in self._admm.layers:
-            _kernel(model, name).regularizer = _Pull(self._admm, name, self._rho)
-        model.train_function = None
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """See Keras: chooses the stage's rho."""
-        num_epochs = max(int(self.params.get("epochs", 1)), 1)
-        rho = self._stages[min(epoch * len(self._stages) // num_epochs, len(self._stages) - 1)]
-        if rho != self._last_rho:
-            self._admm.scale_duals(self._last_rho / rho)
-            self._rho.assign(rho)
-            self._last_rho = rho
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """See Keras: projects anew and updates the dual variables."""
-        residuals = self._admm.update().values()
-        if logs is not None:
-            logs["admm_patterns"] = float(np.mean([one.patterns for one in residuals]))
-            logs["admm_connectivity"] = float(np.mean([one.connectivity for one in residuals]))
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """See Keras: takes the penalty out of the model's losses."""
-        for name in self._admm.layers:
-            _kernel(self.model, name).regularizer = None
-        self.model.train_function = None
-
-
-class _Pull(keras.regularizers.Regularizer):
-    """rho / 2 times the penalty of one layer, in the form of a Keras regularizer."""
-
-    def __init__(self, admm: Admm, name: str, rho: tf.Variable) -> None:
-        self._admm = admm
-        self._name = name
-        self._rho = rho
-
-    def __call__(self, kernel: Any) -> tf.Tensor:
-        return self._rho / 2 * self._admm.penalty(self._name, kernel)
-
-
-class _Zeros(keras.constraints.Constraint):
-    """Sets the weights that a mask leaves out to zero after every step."""
-
-    def __init__(self, mask: np.ndarray) -> None:
-        self._mask = tf.constant(mask, tf.float32)
-
-    def __call__(self, kernel: Any) -> tf.Tensor:
-        return kernel * self._mask
-
-
-@contextlib.contextmanager
-def keep_zeros(model: keras.Model, kept: Mapping[str, SparseKernel]) -> Iterator[None]:
-    """Lets any training inside the block leave the zeros of a projected model alone.
-
-    Args:
-        model: The model; its training function is made anew.
-        kept: What stays of each layer, from `Admm.finish`.
-    """
-    kernels = {name: _kernel(model, name) for name in kept}
-    own = {name: kernel.constraint for name, kernel in kernels.items()}
-    for name, kernel in kernels.items():
-        kernel.constraint = _Zeros(kept[name].mask())
-    model.train_function = None
-    try:
-        yield
-    finally:
-        for name, kernel in kernels.items():
-            kernel.constraint = own[name]
-        model.train_function = None
-
-
-def _kernel(model: keras.Model, name: str) -> Any:
-    """The variable of a convolution's weights."""
-    layer = next((layer for layer in model.layers if layer.name == name), None)
-    kernel = getattr(layer, "kernel", None)
-    if kernel is None or len(kernel.shape) != 4:
-        shape = "no kernel" if kernel is None else f"a kernel of shape {tuple(kernel.shape)}"
-        found = "there is no such layer" if layer is None else f"it has {shape}"
-        raise ValueError(
-            f"The layer {name!r} cannot be trained for patterns: {found}; expected a convolution "
-            "with a kernel [height, width, inputs, outputs]."
-        )
-    return kernel
+    kept = {}
+    for name, constraint in constraints.items():
+        kernel = kernel_of(model, name)
+        weights = np.asarray(kernel)
+        kept[name] = constraint.on_both(weights)
+        kernel.assign(weights * kept[name].mask())
+    return kept

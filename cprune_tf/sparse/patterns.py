@@ -18,10 +18,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
-# PatDNN keeps four of the nine entries of a 3x3 kernel; other sizes keep the same share.
-_KEPT_SHARE = 4 / 9
 # A pattern is one number of 64 bits while patterns are counted.
-_MAX_ENTRIES = 63
+MAX_KERNEL_SIZE = 63
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,17 +60,18 @@ class PatternSet:
         return np.tensordot(self.masks.astype(np.float64), np.square(kernel, dtype=np.float64), 2)
 
 
-def default_num_entries(height: int, width: int) -> int:
+def default_num_entries(height: int, width: int, entries_of_nine: int = 4) -> int:
     """The number of entries that stay of a kernel: 4 of 3x3, the same share of other sizes.
 
     Args:
         height: The kernel's height.
         width: The kernel's width.
+        entries_of_nine: What stays of 3x3.
 
     Returns:
-        The share rounded up: 1 of 1x1, 2 of 1x3 and 3x1, 12 of 5x5.
+        The share rounded up; at 4 of 9: 1 of 1x1, 2 of 1x3 and 3x1, 12 of 5x5.
     """
-    return math.ceil(height * width * _KEPT_SHARE)
+    return math.ceil(height * width * entries_of_nine / 9)
 
 
 def natural_patterns(
@@ -106,10 +105,10 @@ def natural_patterns(
     ((height, width),) = sizes
     size = height * width
     num_entries = num_entries or default_num_entries(height, width)
-    if not (1 <= num_entries <= size <= _MAX_ENTRIES and num_patterns >= 1):
+    if not (1 <= num_entries <= size <= MAX_KERNEL_SIZE and num_patterns >= 1):
         raise ValueError(
             f"{num_patterns} patterns of {num_entries} entries of {height} x {width}; expected at "
-            f"least one pattern, and 1 to {size} entries of a kernel of at most {_MAX_ENTRIES}."
+            f"least one pattern, and 1 to {size} entries of a kernel of at most {MAX_KERNEL_SIZE}."
         )
     natural = _natural_masks(np.concatenate(rows), num_entries, _centre(height, width))
     # The first entry is the highest bit, so that a larger number keeps earlier entries.

@@ -45,12 +45,17 @@ class SparseKernel:
         """The share of the weights that stays, 0..1."""
         return float(self.mask().mean())
 
+    def by_filter(self) -> Ints:
+        """The number of each kernel's pattern, or REMOVED, [inputs, outputs]."""
+        by_filter = np.empty((self.chosen.shape[0], len(self.order)), np.intp)
+        by_filter[:, self.order] = self.chosen[:, block_numbers(len(self.order), self.block_size)]
+        return by_filter
+
     def mask(self) -> Bools:
         """Which weights stay, [height, width, inputs, outputs]."""
         size = math.prod(self.patterns.kernel_size)
         masks = np.vstack([self.patterns.masks.reshape(len(self.patterns), size), np.zeros(size)])
-        by_filter = np.empty((self.chosen.shape[0], len(self.order)), np.intp)
-        by_filter[:, self.order] = self.chosen[:, block_numbers(len(self.order), self.block_size)]
+        by_filter = self.by_filter()
         # REMOVED is the last row: no entry at all.
         whole = masks[by_filter].astype(bool)
         return np.moveaxis(whole, -1, 0).reshape(*self.patterns.kernel_size, *by_filter.shape)

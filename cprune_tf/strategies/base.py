@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cprune_tf.accuracy import AccuracyGate, Evaluation, Metric
+from cprune_tf.config.checks import ConfigError
 from cprune_tf.runs.events import ACCEPTED
 
 if typing.TYPE_CHECKING:
     from cprune_tf.config import PruneConfig
     from cprune_tf.devices import Latency
+    from cprune_tf.graph import ChannelGraph
     from cprune_tf.importance.registry import Array
     from cprune_tf.runs.events import CandidatePlanned
     from cprune_tf.runtimes import RuntimeModel
@@ -150,6 +152,10 @@ class Strategy(abc.ABC):
     default_importance: ClassVar[str] = "l1"
     # Whether it has trainings that don't depend on each other, which config.ray_address is for.
     trains_side_by_side: ClassVar[bool] = False
+    # Whether its results are to be faster than the original.
+    aims_at_latency: ClassVar[bool] = True
+    # Whether its results differ from the original in their numbers of filters alone.
+    removes_only_filters: ClassVar[bool] = True
 
     def __init__(self, bench: Workbench, original: CurrentModel, required_accuracy: float) -> None:
         self.bench = bench
@@ -168,6 +174,25 @@ class Strategy(abc.ABC):
         Raises:
             ConfigError: The run cannot do it.
         """
+
+    @classmethod
+    def check_model(cls, config: PruneConfig, model: Any, channels: ChannelGraph) -> None:
+        """Checks that the original has what the strategy prunes, before expensive work.
+
+        Args:
+            config: The config of the run, validated.
+            model: The original, without nested models.
+            channels: Its channel groups; those that the user protects are protected.
+
+        Raises:
+            ConfigError: By default, if no channel group can be pruned.
+        """
+        if not channels.prunable:
+            reasons = sorted({str(group.protected) for group in channels.groups})
+            raise ConfigError(
+                f"The model {model.name!r} has no channel group that could be pruned: "
+                f"{'; '.join(reasons) or 'no layer makes channels'}."
+            )
 
     @property
     def metric(self) -> Metric:

@@ -29,24 +29,27 @@ class Registration:
     Attributes:
         strategy: The strategy's class.
         config: The class of the strategy's own config: a frozen dataclass with a method
-            `validate()`.
+            `validate()`. None if it has none.
     """
 
     strategy: type[Strategy]
-    config: type[Any]
+    config: type[Any] | None
 
 
 _REGISTERED: dict[str, Registration] = {}
 
 
-def register_strategy(name: str, config: type[Any]) -> Callable[[StrategyClass], StrategyClass]:
+def register_strategy(
+    name: str, config: type[Any] | None
+) -> Callable[[StrategyClass], StrategyClass]:
     """Registers the decorated class as a strategy.
 
     Args:
         name: The strategy's name, as in `config.strategy.name`. The strategy's own config is
             `config.strategy.NAME`.
         config: The class of that config: a frozen dataclass whose fields have defaults, with a
-            method `validate()` that raises ConfigError.
+            method `validate()` that raises ConfigError. None for a strategy that is made of
+            others and has their configs.
 
     Returns:
         The decorator; it returns the class with its attribute `name` set.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 
@@ -14,6 +14,7 @@ from cprune_tf.data import Data
 from cprune_tf.data.representative import representative_inputs
 from cprune_tf.litert import Quantized
 from cprune_tf.litert.imitation import read_rounding
+from cprune_tf.sparse import SparseKernel
 from cprune_tf.training.deployed import quantize_as_configured, score_of_file
 from cprune_tf.training.rounded import RoundedForward
 from cprune_tf.training.scoring import Scorer
@@ -61,6 +62,7 @@ def train_aware(
     on_step: Callable[[int, int, float], None] | None = None,
     log_dir: pathlib.Path | None = None,
     checkpoint: pathlib.Path | None = None,
+    kept: Mapping[str, SparseKernel] | None = None,
 ) -> AwareResult:
     """Trains a model in place with the rounding of its int8 file.
 
@@ -78,6 +80,7 @@ def train_aware(
         on_step: Called after each step with (steps done, steps in all, loss).
         log_dir: Where to write TensorBoard scalars for each epoch.
         checkpoint: A file that keeps the state after each epoch; see `trainer.fit`.
+        kept: What stays of some layers' weights; see `trainer.fit`.
 
     Returns:
         How good the int8 file is before and after, and the file.
@@ -105,13 +108,14 @@ def train_aware(
         on_step=on_step,
         log_dir=log_dir,
         checkpoint=checkpoint,
+        kept=kept,
     )
     quantized, after = quantize()
-    kept = after >= before
-    if not kept:
+    is_better = after >= before
+    if not is_better:
         model.set_weights(weights)
         quantized = first
     judged_by = Metric(metric) if scorer is None else scorer.metric
     return AwareResult(
-        judged_by, before, after, kept, first, quantized, rounding.left_out, training
+        judged_by, before, after, is_better, first, quantized, rounding.left_out, training
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,24 +17,37 @@ import tensorflow as tf
 from cprune_tf.accuracy import Hits
 from cprune_tf.config import FitConfig, PruneConfig
 from cprune_tf.data import Data, ImageData
+from cprune_tf.sparse import SparseKernel, project_model
 from cprune_tf.training.aware import train_aware
 from cprune_tf.training.batch_norm import recalibrate_batch_norm
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError
 from cprune_tf.training.evaluation import evaluate, evaluate_batches
+from cprune_tf.training.pattern_training import (
+    PatternPenalty,
+    Projected,
+    StraightThrough,
+    TowardsPatterns,
+    default_rho,
+)
+from cprune_tf.training.penalty import Penalty
 from cprune_tf.training.scoring import Scorer
 from cprune_tf.training.teaching import Teacher
-from cprune_tf.training.trainer import Penalty, fit
+from cprune_tf.training.trainer import FitResult, MakeForward, count_batches, fit
 from cprune_tf.training.twin import chosen_precision
 
 # Called after each step of a training with (steps done, steps planned, text). Steps planned are 0
 # while nobody knows how many an epoch has. At the end both numbers are equal.
 StepProgress = Callable[[int, int, str], None]
 
+# What stays of layers' weights, by their names.
+Kept = Mapping[str, SparseKernel]
+
 _PHASES = {
     "short": "short-term training",
     "long": "long-term training",
     "soft": "soft start",
+    "patterns": "training towards patterns",
     "aware": "training for int8",
 }
 
@@ -67,15 +81,25 @@ class Trainer:
     scorer: Scorer | None = None
     _teachers: dict[str, Teacher] = dataclasses.field(default_factory=dict, init=False)
 
-    def short_term_train(self, model: keras.Model) -> None:
-        """Trains a candidate in place for a few epochs."""
-        self._train(model, self.config.training.short_term, "short")
+    def short_term_train(self, model: keras.Model, kept: Kept | None = None) -> None:
+        """Trains a candidate in place for a few epochs.
 
-    def long_term_train(self, model: keras.Model) -> None:
-        """Trains the result in place; in a run at int8, for that too if the config asks for it."""
-        self._train(model, self.config.training.long_term, "long")
+        Args:
+            model: The candidate.
+            kept: What stays of its layers' weights; None: all.
+        """
+        self._train(model, self.config.training.short_term, "short", kept=kept)
+
+    def long_term_train(self, model: keras.Model, kept: Kept | None = None) -> None:
+        """Trains the result in place; in a run at int8, for that too if the config asks for it.
+
+        Args:
+            model: The result.
+            kept: What stays of its layers' weights; None: all.
+        """
+        self._train(model, self.config.training.long_term, "long", kept=kept)
         if self.config.precision == "int8" and self.config.quantization.aware.epochs:
-            self._train_aware(model)
+            self._train_aware(model, kept)
 
     def train_one_step(self, model: keras.Model) -> None:
         """Trains a model in place for one batch as long-term training would; keeps no record."""
@@ -115,7 +139,47 @@ class Trainer:
             ema=0.0,
             stop_after=0,
         )
-        self._train(model, config, "soft", penalty)
+        self._train(model, config, "soft", penalty=penalty)
+
+    def train_patterns(self, model: keras.Model, towards: TowardsPatterns) -> Projected:
+        """Trains all weights in place towards patterns, and projects them.
+
+        As in short-term training, but at a constant rate, without averaging and without an early
+        end: the pull is strongest at the end, and the loss grows with it.
+
+        Args:
+            model: The model before.
+            towards: How, and to what.
+
+        Returns:
+            What stays, exactly; all else is zero.
+        """
+        config = dataclasses.replace(
+            self.config.training.short_term,
+            epochs=towards.epochs,
+            learning_rate=towards.learning_rate,
+            schedule="constant",
+            warmup_epochs=0.0,
+            ema=0.0,
+            stop_after=0,
+        )
+        constraints, penalty, make_forward, kept = towards.constraints, None, None, None
+        if towards.method == "one_shot":
+            kept = project_model(model, constraints)
+        elif towards.method == "admm":
+            num_batches = count_batches(self.data, config, self._seed_of(model))
+            rho = towards.rho or default_rho(config.learning_rate, config.momentum, num_batches)
+            penalty = PatternPenalty(model, constraints, rho)
+        else:
+            make_forward = functools.partial(StraightThrough, constraints=constraints)
+        result = self._fit(
+            model, config, "patterns", penalty=penalty, make_forward=make_forward, kept=kept
+        )
+        kept = kept or project_model(model, constraints)
+        # The statistics must be those of the weights that stay.
+        self._recalibrate(model)
+        measures = tuple(epoch.measures for epoch in result.epochs if epoch.measures)
+        return Projected(kept, measures)
 
     def evaluate(self, model: keras.Model) -> float:
         """Accuracy on the validation images, 0..1; on the test images if there are no others.
@@ -149,14 +213,32 @@ class Trainer:
         return self.data
 
     def _train(
-        self, model: keras.Model, config: FitConfig, phase: str, penalty: Penalty | None = None
+        self,
+        model: keras.Model,
+        config: FitConfig,
+        phase: str,
+        *,
+        penalty: Penalty | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        # A function of the model's size, so that a resumed run trains as the first one would have.
-        seed = self.config.seed + model.count_params()
         if self.own_compile:
-            self._train_as_compiled(model, config, phase, seed)
+            self._train_as_compiled(model, config, phase, self._seed_of(model))
             return
-        log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
+        self._fit(model, config, phase, penalty=penalty, kept=kept)
+        self._recalibrate(model)
+
+    def _fit(
+        self,
+        model: keras.Model,
+        config: FitConfig,
+        phase: str,
+        *,
+        penalty: Penalty | None = None,
+        make_forward: MakeForward | None = None,
+        kept: Kept | None = None,
+    ) -> FitResult:
+        seed = self._seed_of(model)
+        log_dir, on_step, folder = self.log_dir, self.on_step, self.checkpoint_dir
         result = fit(
             model,
             self.data,
@@ -164,19 +246,29 @@ class Trainer:
             seed=seed,
             teacher=self._teacher_at(config) if config.distill > 0 else None,
             penalty=penalty,
+            make_forward=make_forward,
+            kept=kept,
             on_step=self._report_of(phase),
             log_dir=None if log_dir is None else log_dir / f"{phase}_{model.count_params()}",
-            checkpoint=None if kept_in is None or penalty else kept_in / f"{phase}.npz",
+            checkpoint=None if folder is None else folder / f"{phase}.npz",
             replicas=self.replicas,
         )
-        if num_batches := self.config.training.recalibration_batches:
-            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
         if result.stopped and on_step is not None:
             text = _describe(phase, result.epochs[-1].loss)
             on_step(result.num_steps, result.num_steps, text)
+        return result
 
-    def _train_aware(self, model: keras.Model) -> None:
-        log_dir, on_step, kept_in = self.log_dir, self.on_step, self.checkpoint_dir
+    def _recalibrate(self, model: keras.Model) -> None:
+        if num_batches := self.config.training.recalibration_batches:
+            seed = self._seed_of(model)
+            recalibrate_batch_norm(model, self.data, num_batches, seed=seed, include_frozen=False)
+
+    def _seed_of(self, model: keras.Model) -> int:
+        # A function of the model's size, so that a resumed run trains as the first one would have.
+        return self.config.seed + model.count_params()
+
+    def _train_aware(self, model: keras.Model, kept: Kept | None) -> None:
+        log_dir, on_step, folder = self.log_dir, self.on_step, self.checkpoint_dir
         result = train_aware(
             model,
             self.data,
@@ -186,7 +278,8 @@ class Trainer:
             scorer=self.scorer,
             on_step=self._report_of("aware"),
             log_dir=None if log_dir is None else log_dir / f"aware_{model.count_params()}",
-            checkpoint=None if kept_in is None else kept_in / "aware.npz",
+            checkpoint=None if folder is None else folder / "aware.npz",
+            kept=kept,
         )
         if on_step is not None:
             num_steps = result.training.num_steps

@@ -84,6 +84,10 @@ class RoundedForward:
             self._follow(extremes)
         return keras.tree.map_structure(lambda tensor: values[tensor], self._graph.outputs)
 
+    def end_epoch(self, done: int, planned: int) -> dict[str, float]:
+        """See Forward: ranges follow each batch, so there is nothing to change."""
+        return {}
+
     def _computed(
         self, position: int, call: Call, values: dict[Tensor, Any], training: bool
     ) -> list[Any]:

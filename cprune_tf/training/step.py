@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -32,6 +32,9 @@ class Forward(Protocol):
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Computes the output for a batch of training images."""
+
+    def end_epoch(self, done: int, planned: int) -> Mapping[str, float]:
+        """Changes what it needs after an epoch; see `penalty.Penalty.end_epoch`."""
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):

@@ -8,12 +8,13 @@ import hashlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from cprune_tf import sparse
 from cprune_tf.config import FitConfig
 from cprune_tf.data import Data, ImageData
 from cprune_tf.training import distribution
@@ -22,15 +23,13 @@ from cprune_tf.training.averaging import WeightAverage
 from cprune_tf.training.checkpoint import Checkpoint, fingerprint
 from cprune_tf.training.errors import TrainingError, check_model
 from cprune_tf.training.objectives import make_objective
+from cprune_tf.training.penalty import Penalty
 from cprune_tf.training.teaching import Teacher
 from cprune_tf.training.twin import chosen_precision, training_twin
 
 # Keeps the seeds of the epochs of two trainings apart.
 _MOST_EPOCHS = 100_000
 
-# Computes what is added to the loss, float32 [], from the copy of the model that is trained and the
-# part (0..1) of all steps that is done, float32 [].
-Penalty = Callable[[keras.Model, tf.Tensor], tf.Tensor]
 # Makes what computes the outputs of the copy of the model that is trained, in its place.
 MakeForward = Callable[[keras.Model], steps.Forward]
 
@@ -47,6 +46,7 @@ class EpochResult:
             for other tasks.
         learning_rate: At the epoch's end.
         duration_sec: Wall time.
+        measures: What the penalty, or what computes in the model's place, tells of the epoch.
     """
 
     epoch: int
@@ -55,6 +55,7 @@ class EpochResult:
     accuracy: float
     learning_rate: float
     duration_sec: float
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ def fit(
     teacher: keras.Model | Teacher | None = None,
     penalty: Penalty | None = None,
     make_forward: MakeForward | None = None,
+    kept: Mapping[str, sparse.SparseKernel] | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -107,17 +109,18 @@ def fit(
         teacher: The model whose outputs are to be kept; needed when config.distill > 0. A
             `Teacher` that several trainings share computes each output only once, where it can;
             not with replicas, which need copies of their own.
-        penalty: Added to the loss. It gets the copy that the steps run on, whose weights are in the
-            model's order.
+        penalty: Added to the loss.
         make_forward: Called once with the copy; what it makes computes the outputs of each step in
             the copy's place. Not with replicas. None: the copy computes them.
+        kept: What stays of some layers' weights: all others of these layers are set to zero, and
+            are zero after each step and in the average. Not with replicas.
         on_epoch: Called after each epoch, when the model has the new weights.
         on_step: Called after each step with (steps done, steps in all, loss).
         stop: Asked before each step; True ends the training, keeping what was learned.
         log_dir: Where to write TensorBoard scalars for each epoch.
         checkpoint: A file that keeps the state after each epoch. If it holds this very training
-            (same weights, config, seed and teacher), the training goes on from there. Not with a
-            penalty, since no two penalties can be told apart, nor with several workers.
+            (same weights, config, seed, teacher, penalty and zeros), the training goes on from
+            there. Not with several workers.
         replicas: Each batch is split over them; see `distribution`. With several workers, each
             calls this with the same arguments and gets the same weights; `stop`, which would end
             only one of them, is not possible then. None: one device trains.
@@ -131,8 +134,6 @@ def fit(
         StorageError: When the checkpoint cannot be written.
     """
     config.validate("fit")
-    if penalty is not None and checkpoint is not None:
-        raise ValueError("fit: both a penalty and a checkpoint were given; expected one at most.")
     several = distribution.is_multi_worker(replicas)
     if several and (checkpoint is not None or stop is not None):
         raise ValueError(
@@ -142,6 +143,8 @@ def fit(
         raise ValueError("fit: a Teacher was given with replicas; expected the model itself.")
     if replicas is not None and make_forward is not None:
         raise ValueError("fit: make_forward was given with replicas; expected one of them at most.")
+    if replicas is not None and kept:
+        raise ValueError("fit: zeros are to be kept with replicas; expected one of them at most.")
     check_model(model, data)
     start = time.perf_counter()
     if not config.epochs:
@@ -150,8 +153,9 @@ def fit(
     writer = tf.summary.create_file_writer(str(log_dir)) if logged else None
     with distribution.lost_workers_explained(replicas):
         training = _Training(
-            model, data, config, seed, teacher, penalty, make_forward, checkpoint, replicas
-        )
+            model, data, config, seed, teacher, penalty, make_forward, kept or {},
+            checkpoint, replicas,
+        )  # fmt: skip
         while not training.has_ended and training.train_epoch(on_step, stop):
             _log(writer, training.epochs[-1])
             if on_epoch is not None:
@@ -180,6 +184,7 @@ class _Training:
         teacher: keras.Model | Teacher | None,
         penalty: Penalty | None,
         make_forward: MakeForward | None,
+        kept: Mapping[str, sparse.SparseKernel],
         checkpoint: pathlib.Path | None,
         replicas: tf.distribute.Strategy | None,
     ) -> None:
@@ -194,6 +199,7 @@ class _Training:
         with contextlib.nullcontext() if replicas is None else replicas.scope():
             precision = chosen_precision(config.precision)
             twin = training_twin(model, seed=seed, precision=precision)
+            sparse.hold_zeros(twin, kept)
             # Not of the copy: it is not compiled.
             objective = make_objective(model, data, config)
             forward = None if make_forward is None else make_forward(twin)
@@ -212,12 +218,23 @@ class _Training:
             )
         # Outside the scope: one average is enough for weights that all replicas share.
         self._average = WeightAverage(twin, config.ema)
-        name, kept = ("", ()) if forward is None else (forward.name, forward.variables)
+        self._followers = [one for one in (forward, penalty) if one is not None]
+        name = ""
+        if checkpoint is not None:
+            names = [*(one.name for one in self._followers), sparse.fingerprint(kept)]
+            name = fingerprint(model, config, seed, *others) + "".join(names)
         self._checkpoint = Checkpoint(
             checkpoint,
-            "" if checkpoint is None else fingerprint(model, config, seed, *others) + name,
+            ""
+            if checkpoint is None
+            else fingerprint(model, config, seed, *others) + "".join(names),
             # `variables` hold the states of dropout's random generators, `weights` do not.
-            (*twin.variables, *self._optimizer.variables, *self._average.variables, *kept),
+            (
+                *twin.variables,
+                *self._optimizer.variables,
+                *self._average.variables,
+                *(variable for one in self._followers for variable in one.variables),
+            ),
         )
         self.epochs = [EpochResult(**values) for values in self._checkpoint.restore()]
         self.num_steps = len(self.epochs) * num_batches
@@ -252,9 +269,13 @@ class _Training:
             return False
         loss, accuracy = np.mean(values, axis=0).tolist()
         rate = float(tf.convert_to_tensor(self._optimizer.learning_rate))
+        num_epochs = self._config.epochs
+        measures: dict[str, float] = {}
+        for one in self._followers:
+            measures |= one.end_epoch(number, num_epochs)
         duration_sec = time.perf_counter() - start
         self.epochs.append(
-            EpochResult(number, self._config.epochs, loss, accuracy, rate, duration_sec)
+            EpochResult(number, num_epochs, loss, accuracy, rate, duration_sec, measures)
         )
         self._checkpoint.save([dataclasses.asdict(epoch) for epoch in self.epochs])
         return True
@@ -351,8 +372,9 @@ def _log(writer: tf.summary.SummaryWriter | None, result: EpochResult) -> None:
     metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
     metadata.plugin_data.plugin_name = "scalars"
     with writer.as_default(step=result.epoch):
-        for name in ("loss", "accuracy", "learning_rate"):
-            if math.isnan(getattr(result, name)):
+        own = {name: getattr(result, name) for name in ("loss", "accuracy", "learning_rate")}
+        for name, number in {**own, **result.measures}.items():
+            if math.isnan(number):
                 continue
-            value = tf.constant(getattr(result, name), tf.float32)
+            value = tf.constant(number, tf.float32)
             tf.summary.write(f"train/{name}", value, metadata=metadata)

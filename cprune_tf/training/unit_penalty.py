@@ -18,7 +18,8 @@ rises in steps over the training; what stays is free to take over their part.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,24 @@ class UnitPenalty:
     coefficients: Mapping[int, npt.NDArray[np.float32]]
     factor: float
     num_stages: int
+
+    @property
+    def name(self) -> str:
+        """See Penalty."""
+        digest = hashlib.sha256()
+        for position, values in self.coefficients.items():
+            digest.update(f"{position} {values.shape} ".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return f"units {self.factor} {self.num_stages} {digest.hexdigest()}"
+
+    @property
+    def variables(self) -> Sequence[tf.Variable]:
+        """See Penalty: lambda depends on the progress alone."""
+        return ()
+
+    def end_epoch(self, done: int, planned: int) -> dict[str, float]:
+        """See Penalty: there is nothing to change."""
+        return {}
 
     def __call__(self, model: Any, progress: tf.Tensor) -> tf.Tensor:
         """Computes the penalty; usable inside a tf.function.

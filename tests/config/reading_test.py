@@ -35,7 +35,14 @@ def test_lists_on_a_command_line_have_several_items(written):
 
 
 def test_the_lists_of_texts_are_known():
-    expected = ("compared_precisions", "protect", "data.class_names", "quantization.keep_float")
+    expected = (
+        "compared_precisions",
+        "protect",
+        "data.class_names",
+        "strategy.patdnn.layer_rates",
+        "strategy.patdnn.layer_block_sizes",
+        "quantization.keep_float",
+    )
     assert text_lists() == expected
 
 

@@ -19,7 +19,7 @@ from cprune_tf.runs.events import (
 )
 from cprune_tf.runs.journal import Journal
 
-from . import sample_run
+from . import patterns_test, sample_run
 
 _VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -63,6 +63,7 @@ _VARIANTS = {
     "accepted": {"until": "accepted"},
     "baseline": {"until": "baseline"},
     "started": {"until": "run_started"},
+    "patterns": {"patterns": patterns_test.EVENT},
     "emulated": {"emulated": True, "problems": ("pruned on tvm: outputs <differ>.",)},
 }
 

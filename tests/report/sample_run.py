@@ -21,6 +21,7 @@ from cprune_tf.runs.events import (
     Exported,
     Finished,
     LongTermTrained,
+    PatternsTrained,
     RunStarted,
     StageEnded,
     Stopped,
@@ -250,6 +251,7 @@ def make_run(
     root: pathlib.Path,
     *,
     until: str = "finished",
+    patterns: PatternsTrained | None = None,
     emulated: bool = False,
     problems: tuple[str, ...] = (),
     num_tried: int = len(_TRIED),
@@ -260,6 +262,7 @@ def make_run(
     Args:
         root: The directory.
         until: The kind of event after which the run was killed.
+        patterns: What was trained towards patterns, before the first candidate was judged.
         emulated: Whether the device is.
         problems: The cross-check's.
         num_tried: Candidates tried at most.
@@ -272,6 +275,9 @@ def make_run(
         if data is not None:
             run.journal.append(data)
         for event in _events(run, emulated, problems, num_tried):
+            if patterns is not None and isinstance(event, CandidateJudged):
+                run.journal.append(patterns)
+                patterns = None
             run.journal.append(event)
             if event.kind == until:
                 break

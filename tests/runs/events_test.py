@@ -74,6 +74,16 @@ _EVENTS = (
     events.ProposalTrained(0, "conv@16", 0.9),
     events.CandidateMeasured(0, {"conv": (1, 5)}, _LATENCY, 1.2, 0.83),
     events.SoftStarted(0, 2, 9, 0.1, "models/soft_start.keras"),
+    events.PatternsTrained(
+        0,
+        "admm",
+        3,
+        (results.PatternEpoch(0.5, 0.25), results.PatternEpoch(0.1, None)),
+        (results.DrawnPattern(3, 3, (0, 1, 3, 4), 0.25, 0.5),),
+        (results.PatternLayer("conv", 3, 3, 4, 8, 2, 32, 9, 1, 36),),
+        "models/patterns.npz",
+        "models/patterns.keras",
+    ),
     _JUDGED,
     dataclasses.replace(
         _JUDGED, decision=events.REFUSED_LATENCY, measured=None, accuracy=None, accepted=None

@@ -23,6 +23,7 @@ print(*sorted({"keras", "tensorflow", "tvm", "scipy"} & set(sys.modules)))
         "global_ranking",
         "latency_budget",
         "netadapt",
+        "patdnn",
         "performance_aware",
         "predictive",
         "uniform",

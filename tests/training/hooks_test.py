@@ -17,6 +17,7 @@ from cprune_tf.training import TrainingError, recalibrate_batch_norm
 from cprune_tf.training.compiled import check_compiled
 from cprune_tf.training.hooks import Trainer
 from tests.strategies.kills import Killed
+from tests.training.penalties import Plain
 
 _FIT = FitConfig(epochs=2, learning_rate=0.01, max_steps_per_epoch=3)
 _CONFIG = PruneConfig(training=TrainingConfig(short_term=_FIT, long_term=_FIT))
@@ -193,7 +194,8 @@ def test_a_soft_start_keeps_the_rate_and_the_last_weights_whatever_short_term_tr
         model,
         on_step=lambda *report: reports.append(report),
     )
-    trainer.soft_start(model, lambda copy, progress: -1e4 * copy.weights[1].value[0], epochs=2)
+    penalty = Plain(lambda copy, progress: -1e4 * copy.weights[1].value[0])
+    trainer.soft_start(model, penalty, epochs=2)
     assert model.get_weights()[1][0] == pytest.approx(6 * 0.5 * 1e4, rel=1e-3)
     assert [report[:2] for report in reports] == [(step, 6) for step in range(1, 7)]
     assert reports[0][2].startswith("soft start: loss ")

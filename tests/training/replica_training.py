@@ -23,6 +23,7 @@ from cprune_tf.config import FitConfig
 from cprune_tf.data import ImageData
 from cprune_tf.training import TrainingError, distribution, fit
 from tests.strategies.kills import Killed
+from tests.training.penalties import Plain
 
 # The last batch is smaller than the number of replicas.
 NUM_IMAGES, BATCH = 33, 16
@@ -81,7 +82,7 @@ def train_whole_loss(
 
     model, teacher = small_model(synchronized=True), small_model(synchronized=True, seed=1)
     result = fit(
-        model, small_data(), WHOLE_LOSS, seed=seed, teacher=teacher, penalty=_penalty,
+        model, small_data(), WHOLE_LOSS, seed=seed, teacher=teacher, penalty=Plain(_penalty),
         replicas=replicas, on_step=on_step,
     )  # fmt: skip
     _save(path, model, [epoch.loss for epoch in result.epochs])

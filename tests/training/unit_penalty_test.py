@@ -12,6 +12,7 @@ from cprune_tf.config import FitConfig
 from cprune_tf.training import fit
 from cprune_tf.training.twin import training_twin
 from cprune_tf.training.unit_penalty import largest_factor, unit_norms, unit_penalty
+from tests.training.penalties import Plain
 
 layers = keras.layers
 
@@ -113,7 +114,7 @@ def test_a_branch_that_vanishes_is_penalised_wholly():
 def test_training_adds_a_penalty_that_knows_how_much_is_done(small_data):
     """A penalty without derivatives changes the loss alone."""
     losses = []
-    for penalty in (None, lambda model, progress: 100.0 * progress):
+    for penalty in (None, Plain(lambda model, progress: 100.0 * progress)):
         keras.utils.set_random_seed(0)
         pooled = [keras.Input((28, 28, 1)), layers.AveragePooling2D(7), layers.Flatten()]
         seen = []

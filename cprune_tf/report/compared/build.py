@@ -22,6 +22,7 @@ from cprune_tf.runs.events import (
     CandidateJudged,
     DataDescribed,
     LongTermTrained,
+    PatternsTrained,
     ProposalTrained,
     SoftStarted,
 )
@@ -144,7 +145,8 @@ class _Run:
         prune_sec, tune_sec = seconds.get(_PRUNING, 0.0), seconds.get(_TUNING, 0.0)
         candidates = history.of_kind(self.records, CandidateJudged)
         proposals = history.of_kind(self.records, ProposalTrained)
-        soft_starts = history.of_kind(self.records, SoftStarted)
+        before_training = (SoftStarted, PatternsTrained)
+        earlier = [one for kind in before_training for one in history.of_kind(self.records, kind)]
         # A candidate that was chosen among trained proposals is not trained again.
         chosen = {proposal.index for proposal in proposals}
         trained = [
@@ -157,7 +159,7 @@ class _Run:
             prune_sec=prune_sec,
             tune_sec=tune_sec,
             num_candidates=len(candidates),
-            num_trained=len(proposals) + len(trained) + len(soft_starts),
+            num_trained=len(proposals) + len(trained) + len(earlier),
             num_sessions=self.report.sessions,
         )
 

@@ -32,7 +32,9 @@ from cprune_tf.strategies.workbench import targets
 from cprune_tf.strategies.workbench.current_model import CurrentModel
 from cprune_tf.strategies.workbench.hooks import Hooks
 from cprune_tf.strategies.workbench.soft_start import start_softly
+from cprune_tf.strategies.workbench.sparse_training import train_briefly, train_patterns
 from cprune_tf.strategies.workbench.targets import Target
+from cprune_tf.training.pattern_training import TowardsPatterns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -274,6 +276,12 @@ class Workbench:
         """
         return start_softly(self, current, candidate, index, config)
 
+    def train_patterns(
+        self, current: CurrentModel, candidate: Candidate, index: int, towards: TowardsPatterns
+    ) -> events.PatternsTrained:
+        """Trains a candidate towards patterns; see `sparse_training.train_patterns`."""
+        return train_patterns(self, current, candidate, index, towards)
+
     def train(
         self, candidate: Candidate, index: int, gate: AccuracyGate | None = None
     ) -> Evaluation:
@@ -289,7 +297,7 @@ class Workbench:
             The candidate's accuracy after the training.
         """
         with self.progress.stage(f"Train candidate {index + 1}"):
-            self.hooks.short_term_train(candidate.draft.model)
+            train_briefly(self, candidate.draft.model, index)
             graph.flush_subnormals(candidate.draft.model)
             if gate is None:
                 return self.evaluate(candidate.draft.model)

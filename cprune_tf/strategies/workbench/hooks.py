@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,24 @@ from cprune_tf.accuracy import (
     unpack_hits,
 )
 from cprune_tf.runs import events
+
+if typing.TYPE_CHECKING:
+    from cprune_tf.sparse import SparseKernel
+    from cprune_tf.training.pattern_training import Projected, TowardsPatterns
+
+
+class PatternTraining(Protocol):
+    """Trains pattern-sparse models in place."""
+
+    def train_patterns(self, model: Any, towards: TowardsPatterns) -> Projected:
+        """Trains all weights towards patterns, and projects them; see `training.hooks.Trainer`."""
+
+    def short_term_train(self, model: Any, kept: Mapping[str, SparseKernel]) -> None:
+        """As `Hooks.short_term_train`, with the zeros of a projected model kept."""
+
+    def long_term_train(self, model: Any, kept: Mapping[str, SparseKernel]) -> None:
+        """As `Hooks.long_term_train`, with the zeros of a projected model kept."""
+
 
 EvaluateBatches = Callable[[Any, npt.NDArray[np.integer[Any]] | None], Iterator[Hits]]
 
@@ -48,6 +67,8 @@ class Hooks:
         metric: What the scores are.
         train_one_step: Trains a model in place for one batch, as long_term_train would begin; None:
             the caller's own function trains, which nothing can shorten.
+        patterns: Trains pattern-sparse models; None where the caller's own functions or optimizer
+            train, which know of no zeros.
     """
 
     short_term_train: Callable[[Any], None]
@@ -61,6 +82,7 @@ class Hooks:
     short_term_train_all: Callable[[Sequence[Any]], Iterator[int]] | None = None
     metric: Metric = TOP1
     train_one_step: Callable[[Any], None] | None = None
+    patterns: PatternTraining | None = None
 
     @property
     def judges_files(self) -> bool:
