@@ -36,7 +36,6 @@ from cprune_tf.compiler.session import CompilerSession
 from cprune_tf.compiler.tasks import Task
 from cprune_tf.config import MeasureConfig, TuningConfig
 from cprune_tf.devices import Device, ModelFile, open_device
-from cprune_tf.sparse.storage import csr_index_bytes, to_fkw
 
 # name: (inputs, filters, height and width, stride)
 LAYERS: Mapping[str, tuple[int, int, int, int]] = {
@@ -113,11 +112,11 @@ def measure(
     for block_size in BLOCKS:
         model = with_patterns(convolution(*shape), block_size)
         weights = np.asarray(model.get_layer("conv").kernel)
-        compact = to_fkw(weights)
+        compact = sparse.to_fkw(weights)
         assert compact is not None and compact.block_size == block_size
         kernels[str(block_size)] = {
             "index_bytes": compact.index_bytes,
-            "csr_index_bytes": csr_index_bytes(weights),
+            "csr_index_bytes": 4 * (np.count_nonzero(weights) + weights.shape[3] + 1),
             "weight_bytes": compact.weight.nbytes,
             "dense_bytes": weights.nbytes,
         }

@@ -33,7 +33,7 @@ def draw_patterns(report: types.Report, palette: theme.Palette) -> Figure:
                 left = column * (width + _GAP)
                 _draw_pattern(axes, palette, pattern, left, bottom)
                 right = max(right, left + width)
-            bottom += height + 2 * _GAP
+            bottom += height + 3 * _GAP
     axes.set_xlim(-0.1, right + 0.1)
     axes.set_ylim(bottom, -0.2)
     axes.set_aspect("equal")
@@ -53,7 +53,7 @@ def _draw_pattern(
         corner = left + column + 0.05, top + row + 0.05
         axes.add_patch(Rectangle(corner, 0.9, 0.9, color=color, linewidth=0))
     below = top + pattern.height + 0.2
-    share = formats.share(pattern.used_share)
+    share = formats.share(pattern.used_share) + "\n" + formats.share(pattern.natural_share)
     axes.text(left + pattern.width / 2, below, share, ha="center", va="top", fontsize=8.5)
 
 

@@ -25,14 +25,15 @@ def summarize(
         is_delivered: Whether the run's result, so far or in the end, has the patterns.
 
     Returns:
-        The summary. The bytes of dense and CSR weights are computed for the sparse layers alone:
-        float32, with indices of 32 bits, and one row for each filter.
+        The summary. The bytes of weights in a form are those of the sparse layers alone: float32;
+        CSR with indices of 32 bits, and one row for each filter; FKW as `sparse.to_fkw` stores it.
     """
     layers = tuple(_layer(layer) for layer in event.layers)
     dense = sum(layer.num_kernels * layer.height * layer.width for layer in event.layers)
     storage = [
         types.Stored("sparse layers, dense", dense * _FLOAT_BYTES),
         types.Stored("sparse layers, CSR", sum(map(_csr_bytes, event.layers))),
+        types.Stored("sparse layers, FKW", sum(layer.fkw_bytes for layer in event.layers)),
     ]
     storage += [
         types.Stored(file.path, file.bytes) for file in files if file.path.endswith(_SUFFIXES)

@@ -100,6 +100,7 @@ class PatternLayer:
         num_kept: Kernels of which anything stays.
         num_patterns: Patterns that these kernels keep to.
         num_weights: Weights that stay.
+        fkw_bytes: The bytes of the weights and their indices in FKW form.
     """
 
     name: str
@@ -112,6 +113,7 @@ class PatternLayer:
     num_kept: int
     num_patterns: int
     num_weights: int
+    fkw_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,12 @@ from cprune_tf.sparse.projection import (
     project_on_patterns,
 )
 from cprune_tf.sparse.pull import PatternPruning, Pull
+from cprune_tf.sparse.storage import FkwKernel, StorageError, to_fkw
 
 __all__ = [
     "REMOVED",
     "Admm",
+    "FkwKernel",
     "KeptFileError",
     "LayerConstraint",
     "PatternPruning",
@@ -27,6 +29,7 @@ __all__ = [
     "Residual",
     "SparseKernel",
     "SparseSettings",
+    "StorageError",
     "default_num_entries",
     "fingerprint",
     "hold_zeros",
@@ -43,5 +46,6 @@ __all__ = [
     "project_on_patterns",
     "save_kept",
     "sparse_layers",
+    "to_fkw",
     "unmatched",
 ]

@@ -121,7 +121,7 @@ def _constraint(
     num_blocks = math.ceil(num_outputs / block_size)
     per_block = num_kept // num_blocks if num_kept else num_inputs
     order = order_filters(kernel, patterns, per_block, block_size)
-    return LayerConstraint(patterns, num_kept, block_size, order)
+    return LayerConstraint(patterns, num_kept, block_size, order, balanced=True)
 
 
 def _pattern_sets(

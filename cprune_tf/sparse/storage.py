@@ -137,18 +137,6 @@ class FkwKernel:
         return flat[..., :outputs].reshape(self.shape)
 
 
-def csr_index_bytes(kernel: Floats) -> int:
-    """The bytes of the indices of a compressed sparse row with one row for each filter.
-
-    Args:
-        kernel: The weights with their zeros, [height, width, inputs, outputs].
-
-    Returns:
-        32 bits for each weight and for each row, as in PatDNN's figure 16.
-    """
-    return 4 * (int(np.count_nonzero(kernel)) + kernel.shape[3] + 1)
-
-
 def to_fkw(kernel: Floats) -> FkwKernel | None:
     """Finds the kernels, patterns and blocks of weights by their zeros.
 

@@ -26,8 +26,8 @@ EVENT = PatternsTrained(
         *(DrawnPattern(3, 3, (0, 1, 3, 4), 0.1, 0.125) for _ in range(10)),
     ),
     layers=(
-        PatternLayer("stem_conv", 3, 3, 3, 16, 1, 48, 48, 8, 192),
-        PatternLayer("stage1_conv1", 3, 3, 16, 16, 4, 256, 64, 6, 256),
+        PatternLayer("stem_conv", 3, 3, 3, 16, 1, 48, 48, 8, 192, 1000),
+        PatternLayer("stage1_conv1", 3, 3, 16, 16, 4, 256, 64, 6, 256, 1200),
     ),
     kept="models/patterns.npz",
     weights="models/patterns.keras",
@@ -42,6 +42,7 @@ def test_layers_rates_and_bytes(tmp_path):
     storage = {one.name: one.bytes for one in found.storage}
     assert storage["sparse layers, dense"] == 4 * 9 * (48 + 256)
     assert storage["sparse layers, CSR"] == 8 * (192 + 256) + 2 * 4 * 17
+    assert storage["sparse layers, FKW"] == 2200
     assert storage["final.keras"] == 243_100 and "final.so" not in storage
     # The candidate with patterns was not the one that was delivered.
     assert not found.is_delivered

@@ -80,7 +80,7 @@ _EVENTS = (
         3,
         (results.PatternEpoch(0.5, 0.25), results.PatternEpoch(0.1, None)),
         (results.DrawnPattern(3, 3, (0, 1, 3, 4), 0.25, 0.5),),
-        (results.PatternLayer("conv", 3, 3, 4, 8, 2, 32, 9, 1, 36),),
+        (results.PatternLayer("conv", 3, 3, 4, 8, 2, 32, 9, 1, 36, 200),),
         "models/patterns.npz",
         "models/patterns.keras",
     ),

@@ -63,7 +63,10 @@ def train_patterns(
         towards.epochs,
         tuple(PatternEpoch(one[PATTERNS], one.get(CONNECTIVITY)) for one in projected.epochs),
         drawn_patterns(projected.kept),
-        tuple(_layer(name, one) for name, one in projected.kept.items()),
+        tuple(
+            _layer(name, one, np.asarray(model.get_layer(name).kernel))
+            for name, one in projected.kept.items()
+        ),
         _KEPT_NAME,
         _WEIGHTS_NAME,
     )
@@ -151,7 +154,8 @@ def _used(layers: Sequence[sparse.SparseKernel]) -> np.ndarray:
     return counts
 
 
-def _layer(name: str, kept: sparse.SparseKernel) -> PatternLayer:
+def _layer(name: str, kept: sparse.SparseKernel, kernel: np.ndarray) -> PatternLayer:
+    compact = sparse.to_fkw(kernel)
     by_filter = kept.by_filter()
     chosen = by_filter[by_filter != sparse.REMOVED]
     num_inputs, num_outputs = by_filter.shape
@@ -165,4 +169,5 @@ def _layer(name: str, kept: sparse.SparseKernel) -> PatternLayer:
         chosen.size,
         len(np.unique(chosen)),
         chosen.size * kept.patterns.num_entries,
+        kernel.nbytes if compact is None else compact.total_bytes,
     )
