@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from cprune_tf.report.types import Report
     from cprune_tf.strategies.workbench.reweighting import Sparsifier
 
-_LIBRARY = "final.so"  # only of a run for TVM
+_LIBRARIES = "final*.so"  # only of a run for TVM; one for each number of threads
 _DELIVERED = (
     "final.keras",
-    _LIBRARY,
     "final.tflite",
     "report.html",
     "report.json",
@@ -68,14 +67,15 @@ class PruneResult:
         """
         root = pathlib.Path(directory)
         root.mkdir(parents=True, exist_ok=True)
-        existing = [name for name in (*_DELIVERED, "deploy") if (root / name).exists()]
+        libraries = sorted(path.name for path in self.workdir.glob(_LIBRARIES))
+        names = (*_DELIVERED, *libraries)
+        existing = [name for name in (*names, "deploy") if (root / name).exists()]
         if existing and not overwrite:
             raise FileExistsError(
                 f"{root} already holds {', '.join(existing)}; pass overwrite=True to replace them."
             )
-        for name in _DELIVERED:
-            if name != _LIBRARY or (self.workdir / name).exists():
-                shutil.copy2(self.workdir / name, root / name)
+        for name in names:
+            shutil.copy2(self.workdir / name, root / name)
         shutil.copytree(self.workdir / "deploy", root / "deploy", dirs_exist_ok=True)
         return root
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cprune_tf.accuracy import RANKS, Hits, PairedDifference
 from cprune_tf.config import DataConfig, MeasureConfig
 from cprune_tf.data.pipeline import preprocess
-from cprune_tf.deployment import Deployment
+from cprune_tf.deployment import DeployedFile, Deployment
 from cprune_tf.devices import Device, DeviceInfo, Latency, ModelFile
 from cprune_tf.errors import UserError
 from cprune_tf.litert.pixels import to_pixels
@@ -62,7 +62,8 @@ def check_deployments(
 ) -> CrossCheck:
     """Runs deployments on Keras, TVM and LiteRT and compares all outputs, accuracy and latency.
 
-    TVM is left out if the deployments have no library.
+    TVM is left out if the deployments have no library. A library that was made for one number of
+    threads is timed and run with this number only.
 
     Args:
         deployments: The deployments to compare. The speed-ups of all others refer to the first.
@@ -72,7 +73,8 @@ def check_deployments(
             are no classifiers: then `score` alone gives accuracies.
         device: The device that TVM and LiteRT run on.
         measure: How latencies are measured; its num_threads is ignored. None for the defaults.
-        thread_counts: Numbers of threads to measure with; None: 1, and the number of used cores.
+        thread_counts: Numbers of threads to measure with, besides those that libraries were made
+            for; None: 1, and the number of used cores.
         metric: The metric of the accuracies: "top1" or "top5", or what `score` computes.
         score: Judges all outputs of a model on these images, in the models' order, where there are
             no labels; None: there are no accuracies then.
@@ -92,9 +94,11 @@ def check_deployments(
         judge = _Judge(metric, None, _checked_labels(inputs[0], labels, metric))
     measure = measure or MeasureConfig()
     info = device.info()
-    counts = tuple(sorted(set(thread_counts or (1, device.num_cores()))))
-    latencies = _time(deployments, device, counts, measure)
-    precisions = {one.label: one.precision for d in deployments for one in d.compared_files()}
+    compared = [one for deployment in deployments for one in deployment.compared_files()]
+    made_for = {one.num_threads for one in compared if one.num_threads is not None}
+    counts = tuple(sorted({*(thread_counts or (1, device.num_cores())), *made_for}))
+    latencies = _time(compared, device, counts, measure)
+    precisions = {one.label: one.precision for one in compared}
     results: list[RuntimeResult] = []
     first_hits: dict[str, Hits] = {}
     for deployment in deployments:
@@ -107,7 +111,7 @@ def check_deployments(
             results.append(dataclasses.replace(result, paired=paired))
     speedups: tuple[Speedup, ...] = ()
     if not info.emulated:
-        speedups = _speedups([d.name for d in deployments], counts, latencies)
+        speedups = _speedups([d.name for d in deployments], latencies)
     return CrossCheck(
         device=info,
         metric=metric,
@@ -161,17 +165,21 @@ _Latencies = dict[tuple[str, str], tuple[Latency, ...]]
 
 
 def _time(
-    deployments: Sequence[Deployment],
+    compared: Sequence[DeployedFile],
     device: Device,
     thread_counts: Sequence[int],
     measure: MeasureConfig,
 ) -> _Latencies:
-    compared = [one for deployment in deployments for one in deployment.compared_files()]
-    files = [one.file for one in compared]
-    runs = [device.time_models(files, count, measure) for count in thread_counts]
-    return {
-        (one.file.name, one.label): tuple(run[i] for run in runs) for i, one in enumerate(compared)
+    """Times all files that were made for a number of threads, or for any, against each other."""
+    latencies: dict[tuple[str, str], list[Latency]] = {
+        (one.file.name, one.label): [] for one in compared
     }
+    for count in thread_counts:
+        files = [one for one in compared if one.num_threads in (None, count)]
+        timed = device.time_models([one.file for one in files], count, measure)
+        for one, latency in zip(files, timed, strict=True):
+            latencies[one.file.name, one.label].append(latency)
+    return {key: tuple(found) for key, found in latencies.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,7 +216,7 @@ def _run(
     hits = judge.hits(reference)
     yield _compare(deployment.name, "keras", reference, reference, judge, hits), hits
     for one in deployment.compared_files():
-        outputs = device.run_model(one.file, inputs, num_threads)
+        outputs = device.run_model(one.file, inputs, one.num_threads or num_threads)
         hits = judge.hits(outputs)
         result = dataclasses.replace(
             _compare(deployment.name, one.label, outputs, reference, judge, hits),
@@ -268,16 +276,15 @@ def _hits(outputs: FloatArray, labels: npt.NDArray[Any], metric: str) -> Hits:
     return hits
 
 
-def _speedups(
-    names: Sequence[str], thread_counts: Sequence[int], latencies: _Latencies
-) -> tuple[Speedup, ...]:
+def _speedups(names: Sequence[str], latencies: _Latencies) -> tuple[Speedup, ...]:
     speedups = []
     for name in names[1:]:
         for runtime in [label for deployment, label in latencies if deployment == name]:
             if (names[0], runtime) not in latencies:
                 continue
             pairs = zip(latencies[names[0], runtime], latencies[name, runtime], strict=True)
-            for count, (base, other) in zip(thread_counts, pairs, strict=True):
+            for base, other in pairs:
+                count = other.num_threads
                 ratio = base.median_ms / other.median_ms
                 low, high = base.q1_ms / other.q3_ms, base.q3_ms / other.q1_ms
                 speedups.append(Speedup(name, names[0], runtime, count, ratio, low, high))

@@ -4,11 +4,13 @@ python run.py                        runs a random input
 python run.py image.npy              runs a preprocessed input, saved by numpy
 python run.py image.npy litert       runs that input with LiteRT
 python run.py image.npy vector.npy   runs a model with two inputs, in the order of metadata.json
+python run.py image.npy --threads=4  runs the library that was made for 4 threads, or LiteRT on 4
 
 Without "litert", TVM runs model.so if it is in this folder; otherwise, LiteRT runs model.tflite.
 """
 
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -18,23 +20,38 @@ import numpy as np
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def run_tvm(arrays: list) -> list:
-    """Returns the outputs of model.so for one input; needs `pip install apache-tvm`."""
+def run_tvm(arrays: list, num_threads: int) -> list:
+    """Returns the outputs of the library for so many threads; needs `pip install apache-tvm`.
+
+    0 threads: the first library's number.
+    """
+    metadata = json.loads((HERE / "metadata.json").read_text())
+    libraries = {one["num_threads"]: one["file"] for one in metadata["libraries"]}
+    num_threads = num_threads or next(iter(libraries))
+    if num_threads not in libraries:
+        known = ", ".join(map(str, libraries))
+        sys.exit(f"--threads is {num_threads}; expected a number that a library is for: {known}.")
+    os.environ["TVM_NUM_THREADS"] = str(num_threads)  # TVM reads it when it is loaded
+
     import tvm
     from tvm import relax
 
-    kind = json.loads((HERE / "metadata.json").read_text())["target"]["kind"]
+    kind = metadata["target"]["kind"]
     device = tvm.cpu() if kind == "llvm" else tvm.device(kind)
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(HERE / "model.so")), device)
+    machine = relax.VirtualMachine(
+        tvm.runtime.load_module(str(HERE / libraries[num_threads])), device
+    )
     result = machine["main"](*(tvm.runtime.tensor(array, device=device) for array in arrays))
     return [one.numpy() for one in ([result] if hasattr(result, "numpy") else result)]
 
 
-def run_litert(arrays: list) -> list:
+def run_litert(arrays: list, num_threads: int) -> list:
     """Returns the outputs of model.tflite for one input; needs `pip install ai-edge-litert`."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(HERE / "model.tflite"))
+    interpreter = Interpreter(
+        model_path=str(HERE / "model.tflite"), num_threads=num_threads or None
+    )
     interpreter.allocate_tensors()
     inputs, outputs = tensors(interpreter)
     for index, array in zip(inputs, arrays, strict=True):
@@ -70,11 +87,22 @@ def in_type(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(kind)
 
 
+def chosen_threads() -> int:
+    """Returns the number of --threads=...; 0 without it."""
+    given = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("--threads=")]
+    if not given:
+        return 0
+    if not given[-1].isdecimal() or int(given[-1]) < 1:
+        sys.exit(f"--threads is {given[-1]!r}; expected a positive number.")
+    return int(given[-1])
+
+
 def main() -> None:
     """Reads the inputs, runs the model and prints the outputs."""
     metadata = json.loads((HERE / "metadata.json").read_text())
     specs = metadata["inputs"]
-    arguments = [argument for argument in sys.argv[1:] if argument not in ("tvm", "litert")]
+    words = [word for word in sys.argv[1:] if not word.startswith("--threads=")]
+    arguments = [word for word in words if word not in ("tvm", "litert")]
     if len(arguments) not in (0, len(specs)):
         names = ", ".join(spec["name"] for spec in specs)
         sys.exit(f"Received {len(arguments)} files; expected one for each input: {names}.")
@@ -87,8 +115,9 @@ def main() -> None:
         for array, spec in zip(read, specs, strict=True)
     ]
     has_library = (HERE / "model.so").exists()
-    run = run_litert if sys.argv[-1] == "litert" or not has_library else run_tvm
-    for spec, output in zip(metadata["outputs"], run(arrays), strict=True):
+    run = run_litert if "litert" in words or not has_library else run_tvm
+    outputs = run(arrays, chosen_threads())
+    for spec, output in zip(metadata["outputs"], outputs, strict=True):
         if len(metadata["outputs"]) > 1:
             print(f"{spec['name']}, {'x'.join(map(str, output.shape))}:")
         print(output)

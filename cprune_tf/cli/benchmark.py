@@ -3,7 +3,8 @@
     python tools/benchmark.py --device=adb: --cores=big --models=final.so,final.tflite,model.keras
 
 A .so is a TVM library as `tools/prune.py` writes it; a .keras file is converted and timed with
-LiteRT. Ratios are relative to the first model; an emulated device gives none. With
+LiteRT. A run's folder deploy/ stands for the library in it that was made for --threads, and for its
+model.tflite. Ratios are relative to the first model; an emulated device gives none. With
 --benchmark_model, TensorFlow Lite's own tool (built for the device) times all models that LiteRT
 runs a second time, afterwards.
 """
@@ -11,6 +12,7 @@ runs a second time, afterwards.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,8 +25,9 @@ from cprune_tf.devices import Latency, ModelFile, ToolLatency
 from cprune_tf.storage import files
 
 flags.adopt_module_key_flags(loading)
+_METADATA = "metadata.json"
 _DEVICE = flags.DEFINE_string("device", "local", "The device to run on; see tools/doctor.py.")
-_MODELS = flags.DEFINE_list("models", None, "The models' files: .so, .tflite or .keras.")
+_MODELS = flags.DEFINE_list("models", None, "Files: .so, .tflite or .keras; or folders deploy/.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Number of threads of each model.", lower_bound=1)
 _CORES = flags.DEFINE_string("cores", "", "big, middle, little or numbers like 4-7; default: all.")
 _MAX_TIME_SEC = flags.DEFINE_float("max_time_sec", 2.0, "Longest running time of each model.")
@@ -60,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
     if _JSON.value:
         command_line.writable_file("json", _JSON.value)
     with tempfile.TemporaryDirectory() as directory:
-        models = [_model_file(path, pathlib.Path(directory)) for path in _MODELS.value]
+        paths = [path for given in _MODELS.value for path in _files_of(given)]
+        models = [_model_file(path, pathlib.Path(directory)) for path in paths]
         with open_device(_DEVICE.value, measure.cores) as device:
             info = device.info()
             print(info)
@@ -78,6 +82,27 @@ def main(argv: Sequence[str]) -> None:
             print(f"{model.name} [benchmark_model]: {tool_latencies[model.name]}")
     if _JSON.value:
         _write_json(models, latencies, tool_latencies, info.to_json())
+
+
+def _files_of(given: str) -> list[str]:
+    """Returns a file as it is; of a folder for deployment, what runs with this many threads."""
+    folder = pathlib.Path(given)
+    if not folder.is_dir():
+        return [given]
+    if not (folder / _METADATA).is_file():
+        raise command_line.UsageError(
+            f"--models: the folder {given!r} holds no {_METADATA}; expected a file, or the folder "
+            "deploy/ of a run."
+        )
+    metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+    libraries = {one["num_threads"]: one["file"] for one in metadata.get("libraries", ())}
+    if libraries and _THREADS.value not in libraries:
+        raise command_line.UsageError(
+            f"--threads is {_THREADS.value}, but the libraries in {given!r} were made for "
+            f"{' and '.join(map(str, libraries))}; expected one of these numbers."
+        )
+    names = [libraries[_THREADS.value]] if libraries else []
+    return [str(folder / name) for name in (*names, "model.tflite")]
 
 
 def _model_file(path: str, directory: pathlib.Path) -> ModelFile:

@@ -141,6 +141,29 @@ def writable_folder(flag_name: str, path: str) -> pathlib.Path:
     return folder
 
 
+def thread_counts(words: Sequence[str]) -> tuple[int, ...]:
+    """Reads the words of the flag --threads.
+
+    Args:
+        words: The flag's value.
+
+    Returns:
+        The numbers of threads, in the given order.
+
+    Raises:
+        UsageError: If they are not different positive numbers.
+    """
+    try:
+        counts = tuple(int(word) for word in words)
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
+        raise UsageError(
+            f"--threads is {','.join(words)!r}; expected positive numbers, each once, like 1,4."
+        )
+    return counts
+
+
 def read_config(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
     """Returns the value of a config file flag.
 

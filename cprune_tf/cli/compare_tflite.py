@@ -77,14 +77,7 @@ def _check_flags() -> tuple[int, ...]:
             f"{' and '.join(missing)} must be given {'with' if _LAYERS.value else 'without'} "
             "--layers; see --help."
         )
-    try:
-        thread_counts = tuple(int(count) for count in _THREADS.value)
-    except ValueError:
-        thread_counts = ()
-    if not thread_counts or min(thread_counts) < 1:
-        raise command_line.UsageError(
-            f"--threads is {','.join(_THREADS.value)!r}; expected positive numbers like 1,4."
-        )
+    thread_counts = command_line.thread_counts(_THREADS.value)
     if _LAYERS.value and len(thread_counts) != 1:
         raise command_line.UsageError(
             f"--threads is {list(thread_counts)}; --layers takes one number."

@@ -10,13 +10,21 @@ a few images and ends there, within about a minute.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
 
+from cprune_tf import config as configs
 from cprune_tf.cli import command_line, run_flags
 
 flags.adopt_module_key_flags(run_flags)
+THREADS = flags.DEFINE_list(
+    "threads",
+    None,
+    "Instead of config.measure.num_threads and further_threads, e.g. 1,4: the first number "
+    "decides; for each, TVM tunes and builds a library at the end.",
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only try all stages with as little work as possible; keep nothing."
 )
@@ -31,7 +39,7 @@ def run() -> None:
 def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say and prints the report."""
     del argv
-    config = run_flags.read()
+    config = _with_threads(run_flags.read())
     # The import takes seconds, so the command line was checked first.
     run_flags.import_tensorflow()
     import rich.console
@@ -55,6 +63,19 @@ def main(argv: Sequence[str]) -> None:
     )
     console.print(terminal.render(result.report))
     console.print(f"\nReport: {result.workdir / 'report.html'}")
+
+
+def _with_threads(config: configs.PruneConfig) -> configs.PruneConfig:
+    """Returns the config with the numbers of threads of the flag, if it was given.
+
+    Raises:
+        UsageError: If the flag is no list of different positive numbers.
+    """
+    if THREADS.value is None:
+        return config
+    first, *further = command_line.thread_counts(THREADS.value)
+    measure = dataclasses.replace(config.measure, num_threads=first, further_threads=tuple(further))
+    return dataclasses.replace(config, measure=measure).validate()
 
 
 if __name__ == "__main__":

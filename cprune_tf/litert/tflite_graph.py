@@ -138,6 +138,30 @@ def unpack(content: bytes | bytearray) -> Any:
     return model
 
 
+def repacked(content: bytes | bytearray) -> bytes:
+    """Writes a file in the form that older readers expect; it computes the same.
+
+    Codes of operators also stand in the field that older files have, and no constant lies behind
+    the rest of the file. ai-edge-quantizer writes neither.
+
+    Args:
+        content: The content of the file.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = unpack(content)
+    for code in model.operatorCodes:
+        code.deprecatedBuiltinCode = min(
+            code.builtinCode, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES
+        )
+    for buffer in model.buffers:
+        buffer.offset = buffer.size = 0
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def read_operators(content: bytes | bytearray, graph: FlatGraph) -> tuple[FileOperator, ...]:
     """Reads the operators of a file whose calls were traced by `scopes.scoped_forward`.
 

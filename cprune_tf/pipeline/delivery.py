@@ -9,11 +9,13 @@ from typing import Any
 from cprune_tf import litert
 from cprune_tf.cross_check import check_deployments, check_pixel_file
 from cprune_tf.data import ImageData
-from cprune_tf.deployment import Deployment, write_deploy_folder
+from cprune_tf.deployment import Deployment, further_name, write_deploy_folder
 from cprune_tf.litert.pixels import taking_pixels
 from cprune_tf.pipeline.context import TFLITE, RunContext
 from cprune_tf.runs import events
-from cprune_tf.runs.results import ExportedFile
+from cprune_tf.runs.results import ExportedFile, file_label
+from cprune_tf.runtimes import open_runtime
+from cprune_tf.runtimes.base import Progress
 from cprune_tf.storage import files
 from cprune_tf.strategies.registry import registered_strategies
 from cprune_tf.strategies.workbench import CurrentModel, Workbench
@@ -25,6 +27,8 @@ def export(
     context: RunContext, bench: Workbench, first: CurrentModel, final: Any
 ) -> tuple[Deployment, Deployment]:
     """Tunes the original and the result with equal effort and writes the files to deploy.
+
+    For TVM, that is done once for each number of threads.
 
     Args:
         context: The run.
@@ -51,6 +55,8 @@ def export(
     with context.progress.stage("Tune the result") as stage:
         for runtime_model in (prepared, first.prepared):
             runtime.tune(runtime_model, trials, stage.progress)
+        if has_tvm:
+            _build_further_libraries(context, deployments, stage.progress)
     with context.progress.stage("Export"):
         runtime.build(prepared, final_file)
         runtime.build(first.prepared, original_file)
@@ -72,7 +78,10 @@ def export(
         )
         if context.config.deploy.pixel_input:
             run.write_bytes(_PIXEL_FILE, _tflite_taking_pixels(context, final))
-    built = (final_file.name, "final.tflite", original_file.name, "original.tflite")
+    further = (
+        pathlib.Path(path).name for one in deployments[::-1] for _, path in one.further_libraries
+    )
+    built = (final_file.name, "final.tflite", original_file.name, "original.tflite", *further)
     names = tuple(dict.fromkeys(("final.keras", *built)))
     exported = tuple(
         ExportedFile(name, name, run.path(name).stat().st_size)
@@ -92,7 +101,48 @@ def _deployment(context: RunContext, name: str, model: Any, built: pathlib.Path)
         for other in config.compared_precisions
         if other != precision
     )
-    return Deployment(name, model, library, tflite, precision, config.weights, others)
+    further: tuple[tuple[int, pathlib.Path], ...] = ()
+    if library is not None:
+        counts = config.measure.further_threads
+        further = tuple((n, library.with_name(further_name(library, n))) for n in counts)
+    return Deployment(
+        name,
+        model,
+        library,
+        tflite,
+        precision,
+        config.weights,
+        others,
+        config.measure.num_threads,
+        further,
+    )
+
+
+def _build_further_libraries(
+    context: RunContext, deployments: tuple[Deployment, ...], progress: Progress
+) -> None:
+    """Tunes and builds the models anew for each further number of threads.
+
+    A program's latency holds for one number of threads, so each has a database of its own.
+    """
+    config = context.config
+    trials = max(config.tuning.trials_per_task, config.tuning.final_trials_per_task)
+    for count in config.measure.further_threads:
+
+        def describe(done: int, planned: int, text: str, count: int = count) -> None:
+            progress(done, planned, f"{file_label('tvm', config.weights, count)}: {text}")
+
+        options = dataclasses.replace(
+            context.runtime_options,
+            num_threads=count,
+            workdir=context.run.tuning_dir / f"{count}_threads",
+        )
+        with open_runtime(config.runtime, context.device, options) as runtime:
+            for one in deployments[::-1]:
+                path = dict(one.further_libraries)[count]
+                model = runtime.prepare(one.keras_model)
+                runtime.tune(model, trials, describe)
+                runtime.build(model, path)
 
 
 def _tflite(context: RunContext, model: Any, precision: str) -> bytes:
@@ -132,7 +182,7 @@ def cross_check(context: RunContext, deployments: tuple[Deployment, ...]) -> Non
             data.test_labels if isinstance(data, ImageData) else None,
             context.device,
             measure=context.config.measure,
-            thread_counts=(1, context.device.num_cores()),
+            thread_counts=(1, *context.config.measure.thread_counts, context.device.num_cores()),
             metric=context.given.hooks.metric.name,
             score=context.given.score_outputs,
             expects_speedup=strategy.aims_at_latency,

@@ -74,7 +74,11 @@ def _problems(run: RunDirectory) -> list[str]:
     """Wrong outputs of float32 files; so few images and samples tell nothing else."""
     checked = run.journal.last(events.CrossChecked)
     assert checked is not None
-    exact = [result for result in checked.results if result.runtime in ("tvm", "litert")]
+    exact = [
+        result
+        for result in checked.results
+        if result.runtime == "litert" or result.runtime.startswith("tvm")
+    ]
     return [problem for result in exact for problem in problems_of_outputs(result, "float32")]
 
 

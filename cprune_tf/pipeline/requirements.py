@@ -30,13 +30,7 @@ def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
         UserError: If the runtime or a file that is compared cannot hold the model.
     """
     config = context.config
-    threads, cores = config.measure.num_threads, context.device.num_cores()
-    if threads > cores:
-        chosen = " in config.measure.cores" if config.measure.cores else ""
-        raise ConfigError(
-            f"config.measure.num_threads is {threads}; expected at most {cores}, the number of "
-            f"the device's cores{chosen}."
-        )
+    _check_threads(context)
     model = graph.functional_twin(context.given.model)
     channels = graph.analyze(model, config.protect)
     strategy = registered_strategies()[config.strategy.name].strategy
@@ -54,6 +48,25 @@ def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
     if runtime.suffix != TFLITE and not context.run.path("original.tflite").exists():
         context.run.write_bytes("original.tflite", litert.convert(model))
     return model
+
+
+def _check_threads(context: RunContext) -> None:
+    """Raises ConfigError if the device cannot run on one of the numbers of threads."""
+    measure, cores = context.config.measure, context.device.num_cores()
+    if max(measure.thread_counts) > cores:
+        further = measure.num_threads <= cores
+        field = "further_threads" if further else "num_threads"
+        value = ", ".join(map(str, measure.further_threads)) if further else measure.num_threads
+        chosen = " in config.measure.cores" if measure.cores else ""
+        raise ConfigError(
+            f"config.measure.{field} is {value}; expected at most {cores}, the number of "
+            f"the device's cores{chosen}."
+        )
+    if measure.further_threads and context.device.accelerator() is not None:
+        raise ConfigError(
+            f"config.measure.further_threads is {measure.further_threads}, and the device is a "
+            "GPU, whose libraries do not depend on the CPU's threads; expected none."
+        )
 
 
 def required_accuracy(context: RunContext, original: Any) -> tuple[float, float]:

@@ -64,8 +64,8 @@ def _row_order(row: tuple[str, int], num_threads: int | None, first: str) -> tup
 
 
 def _runtime_order(runtime: str, first: str) -> tuple[bool, int, str]:
-    is_listed = runtime in RUNTIME_ORDER
-    place = RUNTIME_ORDER.index(runtime) if is_listed else len(RUNTIME_ORDER)
+    known = runtime.partition(" ")[0]
+    place = RUNTIME_ORDER.index(known) if known in RUNTIME_ORDER else len(RUNTIME_ORDER)
     return (runtime != first, place, runtime)
 
 

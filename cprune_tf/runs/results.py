@@ -163,16 +163,20 @@ class ExportedFile:
     bytes: int
 
 
-def file_label(runtime: str, precision: str) -> str:
+def file_label(runtime: str, precision: str, further_threads: int = 0) -> str:
     """Returns what a kind of file is called: its runtime, with the precision where that tells more.
 
     Args:
         runtime: "tvm" or "litert".
         precision: The dtype in which the file stores weights. TVM computes in float32 with each.
+        further_threads: The number of threads that a library was made for, if that is one of
+            config.measure.further_threads.
 
     Returns:
-        "tvm", "litert", "litert float16" or "litert int8".
+        "tvm", "tvm for 4 threads", "litert", "litert float16" or "litert int8".
     """
+    if further_threads:
+        return f"{runtime} for {further_threads} thread{'' if further_threads == 1 else 's'}"
     return runtime if runtime == "tvm" or precision == "float32" else f"{runtime} {precision}"
 
 

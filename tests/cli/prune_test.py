@@ -36,6 +36,9 @@ def _refused(*flags: str) -> str:
         (["--config.strategy.importance=l3"], "fpgm, l1, l2"),
         (["--config.tuning.trials_per_task=0"], "a positive number"),
         (["--config.frontend=onnx"], "keras or tflite"),
+        (["--threads=1,0"], "--threads is '1,0'; expected positive numbers"),
+        (["--threads=2,2"], "--threads is '2,2'; expected positive numbers, each once"),
+        (["--config.measure.further_threads=(-1,)"], "config.measure.further_threads is (-1,)"),
     ],
 )
 def test_a_wrong_field_is_named_before_anything_is_imported(tmp_path, flags, expected):
@@ -68,6 +71,13 @@ def test_images_of_a_wrong_shape_are_refused(tmp_path):
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     message = _refused(_CONFIG, f"--workdir={tmp_path / 'run'}", f"--config.data.name={path}")
     assert "28" in message and "32" in message
+
+
+def test_more_threads_than_cores_are_refused_before_tuning(tmp_path):
+    workdir = tmp_path / "run"
+    message = _refused(_CONFIG, f"--workdir={workdir}", "--threads=1,4096")
+    assert "config.measure.further_threads is 4096; expected at most" in message
+    assert not list((workdir / "tuning").glob("*record*"))
 
 
 def test_an_impossible_accuracy_is_refused_before_tuning(tmp_path):

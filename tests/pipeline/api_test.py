@@ -238,6 +238,10 @@ class _Subclassed(keras.Model):
         ({"model": _multi_output()}, "one image"),
         ({"device": "toaster"}, "toaster"),
         ({"config": {"measure": {"num_threads": 4096}}}, "num_threads is 4096"),
+        (
+            {"config": {"measure": {"further_threads": (1,)}}},
+            r"further_threads is \(1,\); expected",
+        ),
         ({"config": {"protect": ["stem", "wide", "last"]}}, "could be pruned"),
         (
             {

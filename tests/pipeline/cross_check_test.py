@@ -10,11 +10,9 @@ import pytest
 
 from cprune_tf.config import MeasureConfig
 from cprune_tf.cross_check import check_deployments
-from cprune_tf.deployment import Deployment
 from cprune_tf.devices import DeviceError, open_device
-from cprune_tf.litert import convert
+from tests.pipeline.handmade import NUM_CLASSES, deploy, keras_model, tvm_library
 
-NUM_CLASSES = 10
 QUICK = MeasureConfig(warmup_ms=5.0, min_samples=20, max_time_sec=0.5, stable_fraction=0.1)
 ONE_AND_ALL = tuple(sorted({1, len(os.sched_getaffinity(0))}))
 
@@ -28,47 +26,6 @@ def device():
 @pytest.fixture
 def images():
     return np.random.default_rng(0).random((64, 8, 8, 1), dtype=np.float32)
-
-
-def keras_model(num_units, seed=0):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(num_units, activation="relu"),
-            keras.layers.Dense(NUM_CLASSES, activation="softmax"),
-        ]
-    )
-
-
-def tvm_library(model, path):
-    """The same network written in Relax by hand, so that this room tests without the importer."""
-    import tvm
-    from tvm import relax
-
-    from cprune_tf.devices.local import host_cpu
-
-    builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((1, 8, 8, 1), "float32"))
-    w1, b1, w2, b2 = (relax.const(np.asarray(values)) for values in model.get_weights())
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            y = relax.op.reshape(x, (1, 64))
-            y = relax.op.nn.relu(relax.op.add(relax.op.matmul(y, w1), b1))
-            y = relax.op.nn.softmax(relax.op.add(relax.op.matmul(y, w2), b2))
-            result = builder.emit_output(y)
-        builder.emit_func_output(result)
-    target = tvm.target.Target({"kind": "llvm", "mcpu": host_cpu()})
-    with target:
-        tvm.compile(builder.get(), target=target).export_library(str(path))
-    return path
-
-
-def deploy(name, model, directory):
-    tflite = directory / f"{name}.tflite"
-    tflite.write_bytes(convert(model))
-    return Deployment(name, model, tvm_library(model, directory / f"{name}.so"), tflite)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +99,34 @@ def test_each_runtime_is_timed_with_one_and_all_threads(checked):
         checked.latency("pruned", "tvm", 77)
     with pytest.raises(KeyError, match="no result for pruned/onnx"):
         checked.result("pruned", "onnx")
+
+
+@pytest.mark.skipif(len(ONE_AND_ALL) < 2, reason="needs two cores")
+def test_a_library_is_timed_only_with_the_threads_that_it_was_made_for(
+    deployments, images, labels, device, tmp_path
+):
+    made = [
+        dataclasses.replace(
+            one,
+            num_threads=2,
+            further_libraries=((1, tvm_library(one.keras_model, tmp_path / f"{one.name}.so")),),
+        )
+        for one in deployments
+    ]
+    checked = quick(made, images, labels, device)
+    times = {
+        result.runtime: [latency.num_threads for latency in result.latencies]
+        for result in checked.results
+        if result.deployment == "pruned"
+    }
+    assert times == {"keras": [], "tvm": [2], "tvm for 1 thread": [1], "litert": [1, 2]}
+    assert [(s.runtime, s.num_threads) for s in checked.speedups] == [
+        ("tvm", 2),
+        ("tvm for 1 thread", 1),
+        ("litert", 1),
+        ("litert", 2),
+    ]
+    assert all(result.max_abs_error < 1e-5 for result in checked.results)
 
 
 def test_speedups_are_ratios_of_medians_with_their_spread(checked):

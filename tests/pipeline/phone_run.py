@@ -1,6 +1,9 @@
-"""Prunes for the emulated phone, which is unplugged in the middle of the first attempt.
+"""Prunes for the emulated phone.
 
-python -m tests.pipeline.phone_run MODEL WORKDIR      by device_test.py, in a private network
+By device_test.py, in a private network:
+
+python -m tests.pipeline.phone_run MODEL WORKDIR unplugged   the first attempt loses the phone
+python -m tests.pipeline.phone_run MODEL WORKDIR int8        for int8 in LiteRT
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import sys
 import threading
 import time
 
-from cprune_tf.devices import DeviceUnreachableError
+from cprune_tf.devices import DeviceUnreachableError, open_device
 from tests.devices import private_network
 from tests.devices.servers import wait_for
 from tests.pipeline import device_run
@@ -21,13 +24,18 @@ from tests.rig import phone as emulated_phone
 DEVICE = "adb:?reconnect_sec=2"
 
 
-def main(model_path: str, workdir: pathlib.Path) -> None:
+def main(model_path: str, workdir: pathlib.Path, what: str) -> None:
     assert private_network.is_private(), "adbd is an unauthenticated shell"
     rig = emulated.rig()
     os.environ["CPRUNE_TF_BUNDLES"] = str(rig.bundles)
     home = workdir.parent / "home"
     home.mkdir()
     with emulated_phone.adb_server(rig, home), emulated_phone.plugged_in(rig) as phone:
+        if what == "int8":
+            device_run.prune(model_path, DEVICE, workdir, int8=True)
+            with open_device(DEVICE) as device:
+                device_run.check_same_scores(workdir, device)
+            return
         _lost(phone, model_path, workdir)
         measured = device_run.num_records(workdir)
         phone.plug_in()
@@ -56,4 +64,4 @@ def _lost(phone: emulated_phone.EmulatedPhone, model_path: str, workdir: pathlib
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], pathlib.Path(sys.argv[2]))
+    main(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])

@@ -51,20 +51,43 @@ def import_through_tflite(model: keras.Model) -> ImportedModel:
         GraphError: The model is not a built functional or Sequential Keras 3 model.
     """
     graph = flatten(savable_twin(model))
-    tflite = _require_tflite()
-    file = trace(graph)
+    require_tflite()
+    return import_traced(graph, trace(graph))
+
+
+def import_traced(
+    graph: FlatGraph, file: TracedFile, recorder: type[OperatorRecorder] | None = None
+) -> ImportedModel:
+    """Converts a traced file to Relax.
+
+    Args:
+        graph: The flat graph of the Keras model.
+        file: The model's file, whose operators are tied to its calls.
+        recorder: TVM's converter; None: `OperatorRecorder`.
+
+    Returns:
+        See `import_through_tflite`.
+
+    Raises:
+        MissingTfliteError: See `import_through_tflite`.
+        UnsupportedOperationError: See `import_through_tflite`.
+    """
+    tflite = require_tflite()
     operator_of: dict[str, int] = {}
     content = tflite.Model.GetRootAsModel(file.content, 0)
-    mod = from_tflite(content, op_converter=functools.partial(_Recorder, file, operator_of))
+    recorder = recorder or OperatorRecorder
+    converter = functools.partial(recorder, file, operator_of)
+    mod = from_tflite(content, op_converter=converter)
     # The frontend rearranges kernels at run time; folding rearranges them once, here.
     mod = relax.transform.FoldConstant()(mod)
     imported = _MainRebuilder(graph, file, mod["main"], operator_of).imported()
-    _check_lowerable(imported)
+    _check_lowerable(imported, recorder.advice)
     _report_untied(imported.untied_layers, graph)
     return imported
 
 
-def _require_tflite() -> Any:
+def require_tflite() -> Any:
+    """Returns the package that reads `.tflite` files, or raises MissingTfliteError."""
     try:
         import tflite
     except ImportError as error:
@@ -76,7 +99,7 @@ def _require_tflite() -> Any:
     return tflite
 
 
-def _check_lowerable(imported: ImportedModel) -> None:
+def _check_lowerable(imported: ImportedModel, advice: str) -> None:
     """Raises UnsupportedOperationError if TVM cannot compile the module.
 
     TVM's frontend expresses some operators in Relax that LegalizeOps cannot lower. They are refused
@@ -92,7 +115,7 @@ def _check_lowerable(imported: ImportedModel) -> None:
     if operators:
         raise UnsupportedOperationError(
             "TVM cannot compile these operators, which its TFLite frontend created: "
-            f"{'; '.join(operators)}. Use config.frontend='keras'."
+            f"{'; '.join(operators)}. {advice}"
         )
 
 
@@ -114,7 +137,7 @@ def _report_untied(untied_layers: tuple[str, ...], graph: FlatGraph) -> None:
             )
 
 
-class _Recorder(OperatorConverter):
+class OperatorRecorder(OperatorConverter):
     """TVM's converter, which also records the variable that holds each operator's result.
 
     Args:
@@ -122,7 +145,12 @@ class _Recorder(OperatorConverter):
         operator_of: Filled with the name of a bound variable -> the number of the operator whose
             result it holds.
         *args: The arguments of the base class.
+
+    Attributes:
+        advice: What to do about an operator that cannot be converted.
     """
+
+    advice = "Use config.frontend='keras'."
 
     def __init__(self, file: TracedFile, operator_of: dict[str, int], *args: Any):
         super().__init__(*args)
@@ -137,29 +165,39 @@ class _Recorder(OperatorConverter):
     def check_unsupported_ops(self) -> None:
         """Raises UnsupportedOperationError if TVM has no converter for an operator."""
         descriptions = [
-            _describe(operator, calls)
+            describe(operator, calls)
             for operator, calls in zip(self._file.operators, self._file.calls, strict=True)
             if operator.code not in self.convert_map
         ]
         if descriptions:
             raise UnsupportedOperationError(
                 "TVM's TFLite frontend has no converter for "
-                f"{'; '.join(dict.fromkeys(descriptions))}. Use config.frontend='keras'."
+                f"{'; '.join(dict.fromkeys(descriptions))}. {self.advice}"
             )
         super().check_unsupported_ops()
+
+    def converted(self, code: str, convert: Callable[..., Any], op: Any) -> Any:
+        """Returns what an operator computes.
+
+        Args:
+            code: The name of its operator code.
+            convert: TVM's function that converts it.
+            op: The operator in the file.
+        """
+        return convert(op=op)
 
     def _convert(self, convert: Callable[..., Any], op: Any) -> Any:
         self._number += 1
         operator, calls = self._file.operators[self._number], self._file.calls[self._number]
         try:
-            result = convert(op=op)
+            result = self.converted(operator.code, convert, op)
             if isinstance(result, relax.Call | relax.Tuple | relax.TupleGetItem):
                 result = self._reshape_as_in_file(self.bb.normalize(result), operator)
                 result = self.bb.emit(result, name_hint=f"operator{self._number}_")
         except Exception as error:
             raise UnsupportedOperationError(
-                f"TVM's TFLite frontend cannot convert {_describe(operator, calls)} "
-                f"({type(error).__name__}: {error}). Use config.frontend='keras'."
+                f"TVM's TFLite frontend cannot convert {describe(operator, calls)} "
+                f"({type(error).__name__}: {error}). {self.advice}"
             ) from error
         if isinstance(result, relax.Var):
             self._operator_of.setdefault(result.name, self._number)
@@ -175,7 +213,8 @@ class _Recorder(OperatorConverter):
         return relax.op.reshape(self.bb.emit(result), expected)
 
 
-def _describe(operator: Operator, calls: tuple[Call, ...]) -> str:
+def describe(operator: Operator, calls: tuple[Call, ...]) -> str:
+    """Returns an operator's code and its layers."""
     names = ", ".join(dict.fromkeys(call.name for call in calls)) or "no known layer"
     return f"{operator.code} of {names}"
 

@@ -127,12 +127,12 @@ def test_an_operator_that_tvm_cannot_compile_is_named_with_its_layer():
 def test_an_operator_without_a_converter_is_named_with_its_layer(monkeypatch):
     from cprune_tf.compiler.importer import tflite_frontend
 
-    class WithoutMean(tflite_frontend._Recorder):
+    class WithoutMean(tflite_frontend.OperatorRecorder):
         def __init__(self, *args):
             super().__init__(*args)
             del self.convert_map["MEAN"]
 
-    monkeypatch.setattr(tflite_frontend, "_Recorder", WithoutMean)
+    monkeypatch.setattr(tflite_frontend, "OperatorRecorder", WithoutMean)
     with pytest.raises(UnsupportedOperationError, match=r"MEAN of pool.*'keras'"):
         import_through("tflite", mobilenet())
 
