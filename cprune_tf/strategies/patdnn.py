@@ -50,7 +50,8 @@ class PatDnnConfig:
         connectivity_rate: All kernels of a layer / those that stay; 1: all stay.
         layer_rates: Other rates, as "PATTERN=RATE" with a layer-name pattern (fnmatch); the first
             that matches counts.
-        block_size: Filters that share their kernels and patterns; 1 is PatDNN's form.
+        block_size: Filters that share their kernels and patterns; 1 is PatDNN's form, with which TVM
+            gains little over dense programs.
         layer_block_sizes: Other sizes, as "PATTERN=SIZE".
         spare_first: Whether all kernels of the first convolution stay; it gets patterns all the
             same.
@@ -68,7 +69,7 @@ class PatDnnConfig:
     num_entries: int = 4
     connectivity_rate: float = 3.6
     layer_rates: tuple[str, ...] = ()
-    block_size: int = 1
+    block_size: int = 4
     layer_block_sizes: tuple[str, ...] = ()
     spare_first: bool = True
     pointwise: bool = False

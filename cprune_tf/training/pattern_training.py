@@ -199,7 +199,8 @@ def describe_constraints(constraints: Mapping[str, LayerConstraint]) -> str:
     """A name of constraints: equal for equal ones."""
     digest = hashlib.sha256()
     for name, one in sorted(constraints.items()):
-        digest.update(f"{name} {one.num_kept} {one.block_size} {one.patterns.masks.shape}".encode())
+        numbers = (one.num_kept, one.block_size, one.balanced, *one.patterns.masks.shape)
+        digest.update(f"{name} {numbers}".encode())
         digest.update(np.packbits(one.patterns.masks).tobytes())
         if one.order is not None:
             digest.update(np.asarray(one.order, np.int64).tobytes())
