@@ -20,7 +20,7 @@ docs: install
 	@echo "Open build/site/index.html in a browser; no server and no network are needed."
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -52,7 +52,10 @@ def test_the_result_has_exact_zeros_in_the_same_architecture(result, tiny_model_
         kernel = np.asarray(final.get_layer(name).kernel)
         np.testing.assert_array_equal(kernel != 0, one.mask() & (kernel != 0))
     assert kept["stem"].density == pytest.approx(4 / 9)
-    assert kept["last"].density == pytest.approx(4 / 9 / 3.6, rel=0.01)
+    # All blocks keep equally many kernels: about every 3.6th.
+    assert kept["last"].density == pytest.approx(4 / 9 / 3.6, rel=0.1)
+    for name in ("wide", "last"):
+        assert len(set((kept[name].chosen != sparse.REMOVED).sum(axis=0))) == 1
     assert kept["wide"].block_size == 4
     (step,) = result.history
     assert step["decision"] == "accepted"
