@@ -9,12 +9,12 @@ from typing import Any
 from cprune_tf import graph, litert
 from cprune_tf.accuracy import capitalized
 from cprune_tf.config import ConfigError
-from cprune_tf.data import ImageData
+from cprune_tf.data import ImageData, SampleData
 from cprune_tf.pipeline.context import TFLITE, RunContext
 from cprune_tf.runs import events
 from cprune_tf.runtimes import Runtime, find_runtime
 from cprune_tf.strategies.registry import registered_strategies
-from cprune_tf.training.plausibility import guessing_note
+from cprune_tf.training.plausibility import constant_note, guessing_note
 
 
 def checked_original(context: RunContext, runtime: type[Runtime]) -> Any:
@@ -101,6 +101,8 @@ def required_accuracy(context: RunContext, original: Any) -> tuple[float, float]
                 f"{math.ceil(accuracy * 100) / 100:.2f} or more."
             )
         context.progress.note(guessing)
+    if constant := _constant(context, original):
+        context.progress.note(constant)
     if required > accuracy:
         raise ConfigError(
             f"config.strategy.required_accuracy is {metric.text(required)}, but the original "
@@ -116,3 +118,10 @@ def _guessing(context: RunContext, accuracy: float) -> str:
     if not isinstance(data, ImageData) or not metric.is_rank:
         return ""
     return guessing_note(accuracy, data, metric.name)
+
+
+def _constant(context: RunContext, original: Any) -> str:
+    data = context.given.data
+    if not isinstance(data, SampleData) or context.given.own_score:
+        return ""
+    return constant_note(original, data)
