@@ -22,7 +22,6 @@ _WIDEST_LANES = 16
 # A tile of registers has as many vectors of positions as the accumulators allow. If the number of
 # vectors has no divisor in this range, positions are added.
 _ACCUMULATORS = 24
-_MIN_TILE_SHARE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
