@@ -50,8 +50,8 @@ class PatDnnConfig:
         connectivity_rate: All kernels of a layer / those that stay; 1: all stay.
         layer_rates: Other rates, as "PATTERN=RATE" with a layer-name pattern (fnmatch); the first
             that matches counts.
-        block_size: Filters that share their kernels and patterns; 1 is PatDNN's form, which TVM
-            computes hardly faster than dense programs.
+        block_size: Filters that share their kernels and patterns; 1 is PatDNN's form, with which
+            TVM gains least.
         layer_block_sizes: Other sizes, as "PATTERN=SIZE".
         spare_first: Whether all kernels of the first convolution stay; it gets patterns all the
             same.
