@@ -67,16 +67,10 @@ def convolution(inputs: int, filters: int, size: int, stride: int) -> keras.Mode
 
 def with_patterns(model: keras.Model, block_size: int) -> keras.Model:
     """Removes weights, as one-shot projection does, and returns the same model."""
-    layer = model.get_layer("conv")
-    kernel = np.asarray(layer.kernel)
-    inputs, filters = kernel.shape[2:]
-    patterns = sparse.natural_patterns([kernel], 8)
-    kept = sparse.num_kept_at(RATE, inputs, filters, block_size)
-    order = sparse.order_filters(kernel, patterns, round(inputs / RATE), block_size)
-    found = sparse.project(
-        kernel, patterns, kept, block_size=block_size, order=order, balanced=True
+    settings = sparse.SparseSettings(
+        connectivity_rate=RATE, block_size=block_size, spare_first=False
     )
-    layer.kernel.assign(kernel * found.mask())
+    sparse.project_model(model, sparse.plan_constraints(model, settings))
     return model
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
+from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building.builder import build_program
 from cprune_tf.compiler.database import Program, ProgramDatabase
 from cprune_tf.compiler.lowerings import lowering_of
@@ -248,9 +249,5 @@ class ProgramTimer:
             build_program(schedule.mod, self._target, str(path), self._device.linker)
             infos = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
             index_limits = lowering_of(workload.mod).index_limits(workload.mod)
-            self._libraries[key] = (path, _shapes(infos), index_limits)
+            self._libraries[key] = (path, tvm_internals.shapes_of(infos), index_limits)
         return self._libraries[key]
-
-
-def _shapes(infos: Sequence[ms.arg_info.ArgInfo]) -> Shapes:
-    return tuple((str(info.dtype), tuple(int(extent) for extent in info.shape)) for info in infos)

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 
 import tvm
 from tvm import relax
-from tvm.s_tir import meta_schedule as ms
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building import lowering
@@ -139,10 +138,7 @@ class Task:
     @property
     def argument_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The (dtype, shape) of each argument of the workload; the result is the last argument."""
-        return tuple(
-            (str(info.dtype), tuple(int(size) for size in info.shape))
-            for info in ms.arg_info.ArgInfo.from_prim_func(self.mod["main"])
-        )
+        return tvm_internals.argument_shapes(self.mod)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tvm
@@ -117,6 +117,18 @@ def block_names(schedule: Schedule) -> list[str]:
     """The names of a workload's blocks, in order of computation."""
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     return [str(schedule.get(block).name_hint) for block in blocks]
+
+
+def argument_shapes(mod: tvm.IRModule) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The (dtype, shape) of each argument of a module's "main"; the result is the last argument."""
+    return shapes_of(ms.arg_info.ArgInfo.from_prim_func(mod["main"]))
+
+
+def shapes_of(arguments: Iterable[ms.arg_info.ArgInfo]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The (dtype, shape) of each of MetaSchedule's arguments."""
+    return tuple(
+        (str(info.dtype), tuple(int(extent) for extent in info.shape)) for info in arguments
+    )
 
 
 def tile_decisions(trace: tvm.s_tir.schedule.Trace) -> tuple[tuple[int, ...], ...]:

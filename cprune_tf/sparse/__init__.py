@@ -15,11 +15,12 @@ from cprune_tf.sparse.projection import (
     project_on_patterns,
 )
 from cprune_tf.sparse.pull import PatternPruning, Pull
-from cprune_tf.sparse.storage import FkwKernel, StorageError, to_fkw
+from cprune_tf.sparse.storage import FkwError, FkwKernel, to_fkw
 
 __all__ = [
     "REMOVED",
     "Admm",
+    "FkwError",
     "FkwKernel",
     "KeptFileError",
     "LayerConstraint",
@@ -29,7 +30,6 @@ __all__ = [
     "Residual",
     "SparseKernel",
     "SparseSettings",
-    "StorageError",
     "default_num_entries",
     "fingerprint",
     "hold_zeros",

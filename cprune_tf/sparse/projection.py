@@ -88,8 +88,10 @@ def project(
         ValueError: If the shapes or numbers do not fit.
     """
     energies, order = _pattern_energies(kernel, patterns, block_size, order)
-    best = energies.argmax(axis=0)
-    kept = (_largest_of_each_block if balanced else _largest)(energies.max(axis=0), num_kept)
+    best, values = energies.argmax(axis=0), energies.max(axis=0)
+    if not 1 <= num_kept <= values.size:
+        raise ValueError(f"{num_kept} kernels are to stay; expected 1 to {values.size}.")
+    kept = (_largest_of_each_block if balanced else _largest)(values, num_kept)
     return SparseKernel(patterns, order, block_size, np.where(kept, best, REMOVED))
 
 
@@ -180,8 +182,6 @@ def _pattern_energies(
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> Bools:
     """Where the `count` largest values stand; of equal ones, the first."""
-    if not 1 <= count <= values.size:
-        raise ValueError(f"{count} kernels are to stay; expected 1 to {values.size}.")
     chosen = np.argsort(-values, axis=None, kind="stable")[:count]
     found = np.zeros(values.size, bool)
     found[chosen] = True
@@ -191,8 +191,6 @@ def _largest(values: npt.NDArray[np.float64], count: int) -> Bools:
 def _largest_of_each_block(values: npt.NDArray[np.float64], count: int) -> Bools:
     """Where the largest values of each column stand, equally many in each and about `count`."""
     num_inputs, num_blocks = values.shape
-    if not 1 <= count <= values.size:
-        raise ValueError(f"{count} kernels are to stay; expected 1 to {values.size}.")
     each = min(max(round(count / num_blocks), 1), num_inputs)
     chosen = np.argsort(-values, axis=0, kind="stable")[:each]
     found = np.zeros(values.shape, bool)

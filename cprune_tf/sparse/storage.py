@@ -15,18 +15,17 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from cprune_tf.sparse.patterns import Floats
+from cprune_tf.sparse.patterns import MAX_KERNEL_SIZE, Floats
 
 # The sizes of blocks that are looked for. More filters than these do not fit into registers.
 BLOCK_SIZES = (8, 4, 2, 1)
 # What loading an input costs beside the multiplications that it takes part in, one for each filter.
 _LOAD_COST = 1.0
 _MAX_PATTERNS = 255
-_MAX_KERNEL_ENTRIES = 63
 _MAX_CHANNELS = 2**16 - 1
 
 
-class StorageError(ValueError):
+class FkwError(ValueError):
     """Arrays that are no weights in FKW form."""
 
 
@@ -59,7 +58,7 @@ class FkwKernel:
         """Refuses arrays that do not belong together.
 
         Raises:
-            StorageError: If a shape is wrong, or an index is out of range.
+            FkwError: If a shape is wrong, or an index is out of range.
         """
         height, width, inputs, outputs = self.shape
         places = self.reorder.size
@@ -85,7 +84,7 @@ class FkwKernel:
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
-            raise StorageError(
+            raise FkwError(
                 f"The FKW data of a layer of shape {self.shape} with {places} places are corrupt; "
                 f"expected {broken[0]}. Make them anew from the weights."
             )
@@ -150,7 +149,7 @@ def to_fkw(kernel: Floats) -> FkwKernel | None:
         The weights in FKW form; None if they are all 0, or have too many patterns or channels.
     """
     height, width, inputs, outputs = kernel.shape
-    if height * width > _MAX_KERNEL_ENTRIES or max(inputs, outputs) > _MAX_CHANNELS:
+    if height * width > MAX_KERNEL_SIZE or max(inputs, outputs) > _MAX_CHANNELS:
         return None
     # One number says which entries of a kernel stay: [inputs, outputs].
     bits = 1 << np.arange(height * width, dtype=np.int64)
@@ -162,6 +161,7 @@ def to_fkw(kernel: Floats) -> FkwKernel | None:
     blocks = _blocks(codes)
     numbers = np.searchsorted(patterns, codes)
     entries = _entries(patterns, height * width)
+    repeated = _repeated(entries)
     index, weight, stride = [], [], np.zeros((len(blocks), len(patterns)), np.uint16)
     for number, filters in enumerate(blocks):
         used = [place for place in filters if place < outputs]
@@ -173,7 +173,7 @@ def to_fkw(kernel: Floats) -> FkwKernel | None:
         values = np.zeros((len(channels), entries.shape[1], len(filters)), np.float32)
         own = flat[:, channels][:, :, used]
         values[..., : len(used)] = own[entries[kinds].T, np.arange(len(channels))].swapaxes(0, 1)
-        values[_repeated(entries)[kinds]] = 0
+        values[repeated[kinds]] = 0
         index.append(channels)
         weight.append(values)
     return FkwKernel(

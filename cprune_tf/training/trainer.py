@@ -225,9 +225,7 @@ class _Training:
             name = fingerprint(model, config, seed, *others) + "".join(names)
         self._checkpoint = Checkpoint(
             checkpoint,
-            ""
-            if checkpoint is None
-            else fingerprint(model, config, seed, *others) + "".join(names),
+            name,
             # `variables` hold the states of dropout's random generators, `weights` do not.
             (
                 *twin.variables,

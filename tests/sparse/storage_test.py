@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprune_tf import sparse
-from cprune_tf.sparse import StorageError, to_fkw
+from cprune_tf.sparse import FkwError, to_fkw
 
 
 def sparse_weights(shape, block_size, rate=3.6, seed=0):
@@ -73,5 +73,5 @@ def test_blocks_are_found_and_their_indices_are_few(block_size, limit):
 )
 def test_corrupt_data_are_refused(field, change, expected):
     compact = to_fkw(sparse_weights((3, 3, 16, 16), 4))
-    with pytest.raises(StorageError, match=expected):
+    with pytest.raises(FkwError, match=expected):
         dataclasses.replace(compact, **{field: change(getattr(compact, field))})

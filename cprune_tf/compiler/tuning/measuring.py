@@ -11,6 +11,7 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
+from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.building.builder import BuildResult, ProgramBuilder
 from cprune_tf.compiler.database import ProgramDatabase
 from cprune_tf.compiler.lowerings import lowering_of
@@ -192,9 +193,7 @@ class ProgramMeasurer:
         if build.library is None:
             return f"build: {build.error}"
         arguments = ms.arg_info.ArgInfo.from_entry_func(job.schedule.mod, remove_preproc=True)
-        shapes = [
-            (str(info.dtype), tuple(int(extent) for extent in info.shape)) for info in arguments
-        ]
+        shapes = tvm_internals.shapes_of(arguments)
         try:
             samples_ms = self._device.time_kernel(
                 build.library,

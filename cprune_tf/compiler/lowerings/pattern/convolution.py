@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tvm
 from tvm import te
 
+from cprune_tf.compiler.lowerings.convolutions import INDEX
 from cprune_tf.compiler.lowerings.pattern.geometry import Geometry
 from cprune_tf.sparse.storage import FkwKernel
 
@@ -92,8 +93,8 @@ def convolve(
             weights[b, kernel, entry, f]
             * planes[
                 n,
-                channels[b, kernel].astype("int64"),
-                q + offsets[patterns[b, kernel].astype("int64"), entry].astype("int64"),
+                channels[b, kernel].astype(INDEX),
+                q + offsets[patterns[b, kernel].astype(INDEX), entry].astype(INDEX),
             ],
             axis=[kernel, entry],
         ),
@@ -103,7 +104,7 @@ def convolve(
     def output(
         n: tvm.tirx.Var, y: tvm.tirx.Var, x: tvm.tirx.Var, o: tvm.tirx.Var
     ) -> tvm.tirx.PrimExpr:
-        where = o if places is None else places[o].astype("int64")
+        where = o if places is None else places[o].astype(INDEX)
         return sums[n, where // size, where % size, y * geometry.pitch + x]
 
     return te.compute(geometry.output, output, name=OUTPUT)

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
+from cprune_tf.compiler.lowerings.convolutions import is_plain, shape_of
+
 # Positions are computed in multiples of the widest vectors.
 _WIDEST_LANES = 16
 # A tile of registers has as many vectors of positions as the accumulators allow. If the number of
@@ -38,9 +40,9 @@ class Geometry:
         after: The padding behind the last row and column.
     """
 
-    data: tuple[int, int, int, int]
-    kernel: tuple[int, int, int, int]
-    output: tuple[int, int, int, int]
+    data: tuple[int, ...]
+    kernel: tuple[int, ...]
+    output: tuple[int, ...]
     strides: tuple[int, int]
     dilation: tuple[int, int]
     before: tuple[int, int]
@@ -127,25 +129,18 @@ def geometry_of(call: relax.Call) -> Geometry | None:
         The geometry; None for grouped convolutions, other layouts and other types than float32.
     """
     attrs, (data, kernel) = call.attrs, call.args
-    if attrs.data_layout != "NHWC" or attrs.kernel_layout != "HWIO" or attrs.groups != 1:
-        return None
-    if kernel.ty.dtype != "float32" or data.ty.dtype != "float32":
+    if not is_plain(call):
         return None
     top, left, bottom, right = (int(size) for size in attrs.padding)
     return Geometry(
-        _shape(data.ty),
-        _shape(kernel.ty),
-        _shape(call.ty),
+        shape_of(data),
+        shape_of(kernel),
+        shape_of(call),
         _pair(attrs.strides),
         _pair(attrs.dilation),
         (top, left),
         (bottom, right),
     )
-
-
-def _shape(kind: Any) -> tuple[int, int, int, int]:
-    first, second, third, fourth = (int(size) for size in kind.shape)
-    return first, second, third, fourth
 
 
 def _pair(sizes: Any) -> tuple[int, int]:

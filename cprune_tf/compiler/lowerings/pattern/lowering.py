@@ -9,11 +9,11 @@ import numpy as np
 import tvm
 from tvm import relax, te
 from tvm.s_tir import Schedule
-from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import Trace
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.lowerings.base import Lowering, OperatorCall, ScheduleFunction, Seed
+from cprune_tf.compiler.lowerings.convolutions import INDEX, is_conv2d_on_cpu
 from cprune_tf.compiler.lowerings.pattern import convolution
 from cprune_tf.compiler.lowerings.pattern.geometry import Geometry, geometry_of
 from cprune_tf.compiler.lowerings.pattern.schedule import schedule_pattern, seed_decisions
@@ -21,8 +21,6 @@ from cprune_tf.compiler.lowerings.register_tiles import vector_unit
 from cprune_tf.compiler.lowerings.registry import register_lowering
 from cprune_tf.sparse.storage import FkwKernel, to_fkw
 
-# The type of shapes and indices in Relax.
-_INDEX = "int64"
 # The largest fraction of the dense convolution's multiplications that may be left. With more, the
 # dense convolution's regular loops are faster.
 _MAX_WORK = 0.6
@@ -37,7 +35,7 @@ class Pattern(Lowering):
 
     def matches(self, operator: OperatorCall, target: tvm.target.Target) -> bool:
         """See Lowering; matches on CPUs only: the schedules are for vector registers and caches."""
-        if tvm_internals.is_gpu(target) or operator.operator != "relax.nn.conv2d":
+        if not is_conv2d_on_cpu(operator, target):
             return False
         return geometry_of(operator.call) is not None and _kept(operator) is not None
 
@@ -86,10 +84,7 @@ class Pattern(Lowering):
         schedule = Schedule(mod)
         planes, sums = (_extents(schedule, name) for name in (convolution.PLANES, self.anchor))
         limits = {}
-        arguments = [
-            (str(info.dtype), tuple(int(size) for size in info.shape))
-            for info in ms.arg_info.ArgInfo.from_prim_func(mod["main"])
-        ]
+        arguments = tvm_internals.argument_shapes(mod)
         num_patterns = next(
             shape[0] for dtype, shape in arguments if (dtype, len(shape)) == ("int32", 2)
         )
@@ -148,4 +143,4 @@ def _function(
     output = convolution.convolve(data, weights, channels, patterns, offsets, places, geometry)
     order = [] if places is None else [places]
     arguments = [data, weights, channels, patterns, offsets, *order, output]
-    return te.create_prim_func(arguments, _INDEX)
+    return te.create_prim_func(arguments, INDEX)

@@ -18,6 +18,8 @@ import tvm
 from tvm import relax, te, topi
 from tvm.s_tir import Schedule
 
+from cprune_tf.compiler.lowerings.convolutions import is_plain
+
 GEMM = "winograd_gemm"
 PACK_ROWS = "winograd_pack_rows"
 PACK = "winograd_pack"
@@ -95,15 +97,13 @@ def output_tile(call: relax.Call) -> int | None:
         4 or 2, whichever needs fewer multiplications for the output's size; None if Winograd's
         algorithm does not apply or saves too little.
     """
-    attrs, (data, kernel) = call.attrs, call.args
-    if attrs.data_layout != "NHWC" or attrs.kernel_layout != "HWIO" or attrs.groups != 1:
+    attrs, (_, kernel) = call.attrs, call.args
+    if not is_plain(call):
         return None
     if {int(size) for size in (*attrs.strides, *attrs.dilation)} != {1}:
         return None
     rows, columns, inputs, filters = (int(size) for size in kernel.ty.shape)
     if (rows, columns) != (3, 3) or min(inputs, filters) < _MIN_CHANNELS:
-        return None
-    if kernel.ty.dtype != "float32" or data.ty.dtype != "float32":
         return None
     height, width = (int(size) for size in list(call.ty.shape)[1:3])
     costs = {m: -(-height // m) * -(-width // m) * (m + 2) ** 2 for m in TRANSFORMS}

@@ -8,18 +8,15 @@ from collections.abc import Iterator, Sequence
 import tvm
 from tvm import relax, te
 from tvm.s_tir import Schedule
-from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import Trace
 
 from cprune_tf.compiler import tvm_internals
 from cprune_tf.compiler.lowerings.base import Lowering, OperatorCall, ScheduleFunction, Seed
+from cprune_tf.compiler.lowerings.convolutions import INDEX, is_conv2d_on_cpu, shape_of
 from cprune_tf.compiler.lowerings.register_tiles import vector_unit
 from cprune_tf.compiler.lowerings.registry import register_lowering
 from cprune_tf.compiler.lowerings.winograd import convolution
 from cprune_tf.compiler.lowerings.winograd.schedule import schedule_winograd, seed_decisions
-
-# The type of shapes and indices in Relax.
-_INDEX = "int64"
 
 
 @register_lowering
@@ -31,7 +28,7 @@ class Winograd(Lowering):
 
     def matches(self, operator: OperatorCall, target: tvm.target.Target) -> bool:
         """See Lowering; matches on CPUs only: the schedules are for vector registers and caches."""
-        if tvm_internals.is_gpu(target) or operator.operator != "relax.nn.conv2d":
+        if not is_conv2d_on_cpu(operator, target):
             return False
         return operator.value(1) is not None and convolution.output_tile(operator.call) is not None
 
@@ -41,7 +38,9 @@ class Winograd(Lowering):
         padding = tuple(int(size) for size in operator.call.attrs.padding)
         tile = convolution.output_tile(operator.call)
         assert tile is not None  # `matches` accepted the call
-        transform, convolve, transformed = _functions(_shape(data), _shape(kernel), padding, tile)
+        transform, convolve, transformed = _functions(
+            shape_of(data), shape_of(kernel), padding, tile
+        )
         weight = builder.emit(
             relax.call_tir(builder.add_func(transform, "winograd_weight"), [kernel], transformed)
         )
@@ -63,10 +62,7 @@ class Winograd(Lowering):
         """See Lowering."""
         del sketches, limit, seed
         tile = convolution.tile_of(mod)
-        shapes = [
-            tuple(int(size) for size in info.shape)
-            for info in ms.arg_info.ArgInfo.from_prim_func(mod["main"])
-        ]
+        shapes = [shape for _, shape in tvm_internals.argument_shapes(mod)]
         (kernel,) = [shape for shape in shapes if shape[:2] == (tile + 2, tile + 2)]
         decisions = seed_decisions(
             shapes[-1],
@@ -82,10 +78,6 @@ class Winograd(Lowering):
         """See Lowering; the products have more axes than the output, but filters are last too."""
         del output_rank
         return -1
-
-
-def _shape(value: relax.Expr) -> tuple[int, ...]:
-    return tuple(int(size) for size in value.ty.shape)
 
 
 @functools.lru_cache(maxsize=256)
@@ -112,9 +104,9 @@ def _functions(
         te.placeholder(kernel_shape, name="kernel"),
     )
     weight = convolution.transform_kernel(kernel, tile)
-    transform = te.create_prim_func([kernel, weight], _INDEX)
+    transform = te.create_prim_func([kernel, weight], INDEX)
     transformed = te.placeholder(weight.shape, name="weight")
     output = convolution.convolve(data, transformed, tile, ((top, bottom), (left, right)))
-    convolve = te.create_prim_func([data, transformed, output], _INDEX)
+    convolve = te.create_prim_func([data, transformed, output], INDEX)
     shape = [int(size) for size in weight.shape]
     return transform, convolve, relax.TensorType(shape, "float32")
